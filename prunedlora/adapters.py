@@ -1,0 +1,111 @@
+"""Finding the LoRA layers of a model: B, A and scaling of every adapted module."""
+
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer, ParamWrapper
+from torch import nn
+
+from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One adapted module of a model.
+
+    Attributes:
+        name: its dotted name in the model.
+        layer: the PEFT layer that holds the factors.
+        adapter: name of the adapter in that layer.
+    """
+
+    name: str
+    layer: LoraLayer
+    adapter: str
+
+    @property
+    def B(self) -> nn.Parameter:
+        """Left factor, (d_out, r)."""
+        return self.layer.lora_B[self.adapter].weight
+
+    @property
+    def A(self) -> nn.Parameter:
+        """Right factor, (r, d_in)."""
+        return self.layer.lora_A[self.adapter].weight
+
+    @property
+    def rank(self) -> int:
+        """Number of components that the tensors hold, masked ones included."""
+        return int(self.A.shape[0])
+
+    @property
+    def scaling(self) -> float:
+        """The factor s in ``W = W0 + s B A``."""
+        return float(self.layer.scaling[self.adapter])
+
+
+def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraModule]:
+    """All modules of `model` that carry LoRA factors of the adapter, in the order of the model.
+
+    Works on a `PeftModel`, on a model with injected layers, and on either inside a wrapper such as
+    DistributedDataParallel.
+
+    Raises:
+        UnsupportedAdapterError: no LoRA layer, or one of a kind that cannot be pruned: DoRA and other variants,
+            embeddings, convolutions, wrapped parameters, trained LoRA biases, tied factors, sharded tensors,
+            merged weights.
+        ConfigurationError: LoRA layers, but no adapter of that name.
+
+    >>> import peft
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    >>> model = peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["0"]), model)
+    >>> [(m.name, m.rank, m.scaling) for m in find_lora_modules(model)]
+    [('0', 2, 4.0)]
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    if not layers:
+        raise UnsupportedAdapterError(
+            "the model holds no LoRA layer; wrap it with peft.get_peft_model(model, LoraConfig(...)) first"
+        )
+    known = sorted({adapter for _, layer in layers for adapter in layer.scaling})
+    if adapter not in known:
+        raise ConfigurationError(f"the model has no adapter {adapter!r}; it has: {', '.join(known)}")
+    modules = [LoraModule(name, layer, adapter) for name, layer in layers if adapter in layer.scaling]
+    for module in modules:
+        reason = _why_unsupported(module)
+        if reason:
+            raise UnsupportedAdapterError(f"cannot prune {module.name}: {reason}")
+    _refuse_shared(modules)
+    return modules
+
+
+def _why_unsupported(module: LoraModule) -> str | None:
+    layer, adapter = module.layer, module.adapter
+    if isinstance(layer, ParamWrapper):
+        return "it adapts a bare parameter (target_parameters), which is not yet supported"
+    if adapter in layer.lora_variant:
+        return f"it uses {type(layer.lora_variant[adapter]).__name__}; train it as plain LoRA"
+    if adapter in layer.lora_embedding_A:
+        return "it adapts an embedding; leave embeddings out of target_modules"
+    if adapter not in layer.lora_A or adapter not in layer.lora_B:
+        return "its factors A and B are not plain linear layers"
+    if layer.lora_bias.get(adapter, False):
+        return "it trains a bias in B; set lora_bias=False"
+    if adapter in layer.merged_adapters:
+        return "the adapter is merged into the weights; call model.unmerge_adapter() first"
+    if any(not isinstance(p, nn.Parameter) or p.dim() != 2 for p in (module.A, module.B)):
+        return "a factor is no matrix (a convolution, or sharded by FSDP or ZeRO-3), which is not yet supported"
+    if isinstance(module.A.data, torch.distributed.tensor.DTensor):
+        return "its factors are sharded over devices, which is not yet supported"
+    return None
+
+
+def _refuse_shared(modules: list[LoraModule]) -> None:
+    owner: dict[int, str] = {}
+    for module in modules:
+        for parameter in (module.A, module.B):
+            first = owner.setdefault(id(parameter), module.name)
+            if first != module.name:
+                raise UnsupportedAdapterError(
+                    f"cannot prune {module.name}: it shares a factor with {first}; untie them"
+                )

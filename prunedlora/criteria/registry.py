@@ -1,0 +1,217 @@
+"""The registry of pruning criteria and the two ways to write one.
+
+A criterion is a pure function of tensors: it sees factors and statistics, never a model, an optimiser or a file.
+Every tensor may carry leading batch dimensions ``*m``, one entry for each module of equal shape.
+
+* A **score** (`register`) gives every component a number; those with the lowest are removed, nothing else moves.
+* A **reduction** (`register_reduction`) returns the changed factors itself, with compensation or rotation.
+
+A criterion of your own, then usable by its name everywhere:
+
+>>> @register("longest_row", needs=(), unit="weight")
+... def longest_row(factors, statistics):
+...     "Largest entry of each row of A."
+...     return factors.A.abs().amax(dim=-1)
+>>> factors = Factors(B=torch.ones(1, 2), A=torch.tensor([[3.0], [-1.0]]))
+>>> get_criterion("longest_row").reduce(factors, Statistics(), 1).removed
+tensor([1])
+>>> unregister("longest_row")
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prunedlora.errors import ConfigurationError
+
+Unit = Literal["weight", "loss", "none"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The two factors of an adapter (or of a batch of them); component j is ``B[:, j] A[j, :]``."""
+
+    B: Float[Tensor, "*m d_out r"]
+    A: Float[Tensor, "*m r d_in"]
+
+    @property
+    def rank(self) -> int:
+        """Number of components."""
+        return self.A.shape[-2]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What has been measured about an adapter; a field is None unless the criterion named it in `needs`.
+
+    Attributes:
+        gradient_B: gradient of the loss with respect to B, as the optimiser is about to use it.
+        gradient_A: the same for A.
+        gram_B: ``G_B^T G_B``, of the last step or averaged over steps; unit loss² / weight².
+        gram_A: ``G_A G_A^T``.
+        noise: uniform numbers in [0, 1), the same in every process.
+    """
+
+    gradient_B: Float[Tensor, "*m d_out r"] | None = None
+    gradient_A: Float[Tensor, "*m r d_in"] | None = None
+    gram_B: Float[Tensor, "*m r r"] | None = None
+    gram_A: Float[Tensor, "*m r r"] | None = None
+    noise: Float[Tensor, "*m r"] | None = None
+
+    def require(self, name: str) -> Tensor:
+        """The field `name`; an error if it was not collected."""
+        value = getattr(self, name)
+        if value is None:
+            raise ConfigurationError(f"this criterion needs the statistic {name!r}; name it in `needs`")
+        return value
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Factors after an event, of the shape they had: removed columns of B and rows of A are exactly zero.
+
+    Attributes:
+        factors: the new factors.
+        removed: indices of the removed components, in the order of their removal.
+        cost: what the criterion says each removal costs, in its own unit.
+    """
+
+    factors: Factors
+    removed: Int[Tensor, "*m count"]
+    cost: Float[Tensor, "*m count"]
+
+
+Score = Callable[..., Tensor]
+Reduce = Callable[..., Reduction]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A named pruning rule.
+
+    Attributes:
+        name: its name in the registry.
+        needs: fields of `Statistics` that it reads.
+        unit: of its scores; only scores of one unit can be compared between modules.
+        score: ``(factors, statistics, **options) -> (*m, r)``, low scores go first.
+        reduce: ``(factors, statistics, count, **options) -> Reduction``.
+        options: names and default values of its options.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    unit: Unit
+    score: Score
+    reduce: Reduce
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_REGISTRY: dict[str, Criterion] = {}
+
+
+def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Score], Score]:
+    """Register a score function ``(factors, statistics, *, option=default, ...) -> (*m, r)``.
+
+    Raises:
+        ConfigurationError: the name is taken, or `needs` names no statistic.
+    """
+
+    def decorate(score: Score) -> Score:
+        def reduce(factors: Factors, statistics: Statistics, count: int, **options: Any) -> Reduction:
+            return drop_lowest(factors, score(factors, statistics, **options), count)
+
+        _add(Criterion(name, needs, unit, score, reduce, _options(score)))
+        return score
+
+    return decorate
+
+
+def register_reduction(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Reduce], Reduce]:
+    """Register a reduction ``(factors, statistics, count, *, option=default, ...) -> Reduction``.
+
+    Its score is the cost at which each component would go if all went, made increasing along that order.
+
+    Raises:
+        ConfigurationError: the name is taken, or `needs` names no statistic.
+    """
+
+    def decorate(reduce: Reduce) -> Reduce:
+        def score(factors: Factors, statistics: Statistics, **options: Any) -> Tensor:
+            everything = reduce(factors, statistics, factors.rank, **options)
+            costs = everything.cost.cummax(dim=-1).values
+            return torch.zeros_like(costs).scatter(-1, everything.removed, costs)
+
+        _add(Criterion(name, needs, unit, score, reduce, _options(reduce)))
+        return reduce
+
+    return decorate
+
+
+def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> Reduction:
+    """Zero the `count` components of lowest score; ties go to the lowest index, on every device.
+
+    Raises:
+        ConfigurationError: `count` is not between 0 and the rank.
+    """
+    if not 0 <= count <= factors.rank:
+        raise ConfigurationError(f"cannot remove {count} of {factors.rank} components")
+    order = scores.argsort(dim=-1, stable=True)[..., :count]
+    keep = torch.ones_like(scores, dtype=torch.bool).scatter(-1, order, False)
+    kept = Factors(
+        B=factors.B.where(keep.unsqueeze(-2), torch.zeros_like(factors.B)),
+        A=factors.A.where(keep.unsqueeze(-1), torch.zeros_like(factors.A)),
+    )
+    return Reduction(kept, order, scores.gather(-1, order))
+
+
+def get_criterion(name: str) -> Criterion:
+    """The criterion of that name.
+
+    Raises:
+        ConfigurationError: there is none; the message lists those there are.
+    """
+    if name not in _REGISTRY:
+        raise ConfigurationError(f"no criterion {name!r}; there are: {', '.join(available_criteria())}")
+    return _REGISTRY[name]
+
+
+def available_criteria() -> list[str]:
+    """Names of all registered criteria, sorted."""
+    return sorted(_REGISTRY)
+
+
+def unregister(name: str) -> None:
+    """Forget a criterion; an error if there is none of that name."""
+    get_criterion(name)
+    del _REGISTRY[name]
+
+
+def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
+    """Refuse an option that the criterion does not have.
+
+    Raises:
+        ConfigurationError: an unknown option; the message lists the known ones.
+    """
+    unknown = sorted(set(options) - set(criterion.options))
+    if unknown:
+        known = ", ".join(f"{key}={value!r}" for key, value in criterion.options.items()) or "none"
+        raise ConfigurationError(f"{criterion.name} has no option {', '.join(unknown)}; it has: {known}")
+
+
+def _add(criterion: Criterion) -> None:
+    if criterion.name in _REGISTRY:
+        raise ConfigurationError(f"a criterion named {criterion.name!r} is registered already")
+    unknown = set(criterion.needs) - {f.name for f in fields(Statistics)}
+    if unknown:
+        raise ConfigurationError(f"{criterion.name} needs unknown statistics: {', '.join(sorted(unknown))}")
+    _REGISTRY[criterion.name] = criterion
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

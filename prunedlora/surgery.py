@@ -1,0 +1,170 @@
+"""Changing live tensors: writing reduced factors, keeping removed components at zero, making tensors smaller.
+
+Everything here acts on the parameters of a model and on the state that an optimiser keeps for them.
+"""
+
+import re
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from prunedlora.adapters import LoraModule
+from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+
+
+def write_factors(
+    module: LoraModule,
+    live: Int[Tensor, " r_live"],
+    B: Float[Tensor, "d_out r_live"],
+    A: Float[Tensor, "r_live d_in"],
+) -> None:
+    """Copy the live components back into the module's parameters; all others become exactly zero."""
+    with torch.no_grad():
+        module.B.zero_().index_copy_(1, live, B.to(module.B.dtype))
+        module.A.zero_().index_copy_(0, live, A.to(module.A.dtype))
+
+
+def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
+    """Zero gradient and optimiser state of all removed components, so that nothing moves them.
+
+    Raises:
+        UnsupportedOptimizerError: the optimiser keeps state that is not one number per weight.
+    """
+    for parameter, dim in ((module.B, 1), (module.A, 0)):
+        mask = removed if dim == 1 else removed.unsqueeze(1)
+        tensors = [value for _, value in _state_like(parameter, optimizer, module.name)]
+        if parameter.grad is not None:
+            tensors.append(parameter.grad)
+        for tensor in tensors:
+            tensor.masked_fill_(mask, 0.0)
+
+
+def hold_at_zero(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
+    """Zero the weights of all removed components, whatever a step made of them."""
+    with torch.no_grad():
+        module.B.masked_fill_(removed, 0.0)
+        module.A.masked_fill_(removed.unsqueeze(1), 0.0)
+
+
+def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Replace B and A by tensors without the removed components; the scaling does not change.
+
+    Where an optimiser is given, it gets the new parameters in place of the old, with its state sliced alike, so
+    that training can go on.
+
+    Args:
+        module: the module to shrink.
+        removed: which components go; their weights must be exactly zero.
+        optimizer: the optimiser that trains the module, if training may go on.
+
+    Raises:
+        ConfigurationError: no component would be left, or a removed one is not zero.
+        UnsupportedOptimizerError: the optimiser keeps state that cannot be sliced.
+    """
+    index = (~removed).nonzero().squeeze(1)
+    rank = index.numel()
+    if module.B[:, removed].any() or module.A[removed].any():
+        raise ConfigurationError(
+            f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
+            "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead"
+        )
+    if rank == 0:
+        raise ConfigurationError(f"{module.name} would be left without components; keep at least one")
+    scaling = module.scaling
+    linear_B, linear_A = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
+    linear_B.weight = _smaller(linear_B.weight, index, 1, optimizer, module.name)
+    linear_A.weight = _smaller(linear_A.weight, index, 0, optimizer, module.name)
+    linear_B.in_features = linear_A.out_features = rank
+    module.layer.r[module.adapter] = rank
+    module.layer.lora_alpha[module.adapter] = scaling * rank
+    module.layer.use_rslora[module.adapter] = False
+    module.layer.scaling[module.adapter] = scaling
+
+
+def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
+    """Make the adapter's PEFT configuration say the ranks and scalings that its layers have.
+
+    One rank becomes `r`; where modules differ, `rank_pattern` and `alpha_pattern` name each by an anchored
+    pattern.  rsLoRA is switched off, since the scaling is now written out as alpha / r.
+    """
+    config = peft_config(model, modules[0].adapter)
+    ranks = {m.name: m.rank for m in modules}
+    alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
+    config.r, config.lora_alpha, config.use_rslora = max(ranks.values()), alphas[modules[0].name], False
+    config.rank_pattern = {_pattern(n): r for n, r in ranks.items() if r != config.r}
+    config.alpha_pattern = {_pattern(n): a for n, a in alphas.items() if a != config.lora_alpha}
+
+
+def peft_config(model: nn.Module, adapter: str) -> Any:
+    """The PEFT configuration that the model carries for an adapter.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        if isinstance(configs, dict) and adapter in configs:
+            return configs[adapter]
+    raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
+
+
+def _pattern(name: str) -> str:
+    """A regular expression that PEFT matches against exactly this module."""
+    return "^" + re.escape(name.removeprefix("module.").removeprefix("base_model.model."))
+
+
+def _as_integer(value: float) -> int | float:
+    """The integer that `value` is up to rounding, or else the value itself."""
+    return round(value) if abs(value - round(value)) < 1e-9 * max(1.0, abs(value)) else value
+
+
+def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse adapters whose factors the optimiser does not train.
+
+    Raises:
+        ConfigurationError: a factor is frozen or is in none of the optimiser's groups.
+    """
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for module in modules:
+        for letter, parameter in (("B", module.B), ("A", module.A)):
+            if not parameter.requires_grad:
+                raise ConfigurationError(
+                    f"{letter} of {module.name} is frozen; load the adapter with is_trainable=True"
+                )
+            if id(parameter) not in trained:
+                raise ConfigurationError(
+                    f"the optimiser does not train {letter} of {module.name}; build it after the adapter, "
+                    "from the parameters that require a gradient"
+                )
+
+
+def _state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
+    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
+    like = []
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.numel() <= 1:
+            continue
+        if value.shape != parameter.shape or not value.is_floating_point():
+            raise UnsupportedOptimizerError(
+                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} and type {value.dtype} "
+                f"for {name}, which cannot be masked; use an optimiser with one number per weight, such as AdamW"
+            )
+        like.append((key, value))
+    return like
+
+
+def _smaller(
+    old: nn.Parameter, index: Tensor, dim: int, optimizer: torch.optim.Optimizer | None, name: str
+) -> nn.Parameter:
+    new = nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad)
+    if optimizer is None:
+        return new
+    sliced = {key: value.index_select(dim, index) for key, value in _state_like(old, optimizer, name)}
+    if old in optimizer.state:
+        optimizer.state[new] = {**optimizer.state.pop(old), **sliced}
+    for group in optimizer.param_groups:
+        group["params"] = [new if p is old else p for p in group["params"]]
+    return new
