@@ -164,11 +164,11 @@ def newton_step(
 
 
 def block_solution(
-    W: Float[Tensor, "d r"],
-    H: Float[Tensor, "r r"],
-    removed: Sequence[int],
-    gradient: Float[Tensor, "d r"] | None = None,
-) -> tuple[Float[Tensor, "d r"], Float[Tensor, ""]]:
+    W: Float[Tensor, "*m d r"],
+    H: Float[Tensor, "*m r r"],
+    removed: Sequence[int] | Int[Tensor, "*m count"],
+    gradient: Float[Tensor, "*m d r"] | None = None,
+) -> tuple[Float[Tensor, "*m d r"], Float[Tensor, "*m"]]:
     r"""Best change of `W` that zeroes the columns `removed`, and the value of the quadratic model there.
 
     Equations (7) and (8) of arXiv:2510.00192, literally; in float64, undamped.
@@ -176,7 +176,7 @@ def block_solution(
     Args:
         W: matrix whose columns are removed.
         H: curvature shared by all rows of `W`, positive definite.
-        removed: indices of the columns to zero.
+        removed: indices of the columns to zero; a list for the same ones in every batch entry.
         gradient: linear term :math:`G`; none by default.
 
     Returns:
@@ -186,14 +186,19 @@ def block_solution(
     >>> delta, cost
     (tensor([[-1.0000,  0.5000]], dtype=torch.float64), tensor(0.7500, dtype=torch.float64))
     """
-    W, H_inverse, M = W.double(), inverse(H), list(removed)
+    W, H_inverse = W.double(), inverse(H)
+    M = torch.as_tensor(removed, dtype=torch.long, device=W.device)
+    M = M.expand(*W.shape[:-2], M.shape[-1])
     step = torch.zeros_like(W) if gradient is None else gradient.double() @ H_inverse
-    shifted = (W - step)[:, M]
-    multipliers = torch.linalg.solve(H_inverse[M][:, M], shifted.mT).mT
-    delta = -step - multipliers @ H_inverse[M]
-    delta[:, M] = -W[:, M]
-    constant = 0.0 if gradient is None else (gradient.double() * step).sum()
-    return delta, 0.5 * ((multipliers * shifted).sum() - constant)
+    shifted = torch.take_along_dim(W - step, M.unsqueeze(-2), dim=-1)
+    rows = torch.take_along_dim(H_inverse, M.unsqueeze(-1), dim=-2)
+    block = torch.take_along_dim(rows, M.unsqueeze(-2), dim=-1)
+    multipliers = torch.linalg.solve(block, shifted.mT).mT
+    delta = -step - multipliers @ rows
+    columns = M.unsqueeze(-2).expand(*W.shape[:-1], M.shape[-1])
+    delta = delta.scatter(-1, columns, -W.gather(-1, columns))
+    constant = 0.0 if gradient is None else (gradient.double() * step).sum(dim=(-2, -1))
+    return delta, 0.5 * ((multipliers * shifted).sum(dim=(-2, -1)) - constant)
 
 
 def eliminate(
