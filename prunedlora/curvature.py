@@ -118,7 +118,7 @@ def square_root(M: Float[Tensor, "*m r r"], name: str = "M") -> tuple[Float[Tens
     diagonal = M.double().diagonal(dim1=-2, dim2=-1)
     largest = diagonal.amax(dim=-1, keepdim=True)
     floor = torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(torch.float64).eps
-    scale = torch.maximum(diagonal, floor).sqrt()
+    scale = torch.where(diagonal > 0, diagonal, floor).sqrt()
     eigenvalues, vectors = torch.linalg.eigh(M.double() / scale.unsqueeze(-1) / scale.unsqueeze(-2))
     top = eigenvalues[..., -1:].clamp(min=torch.finfo(torch.float64).eps)
     if (eigenvalues[..., :1] < -DAMPING_LADDER[3] * top).any():
