@@ -61,15 +61,13 @@ class _Problem:
     back_a: Tensor  # R_a⁻¹
     metric_b: Tensor  # BᵀB in whitened coordinates
     metric_a: Tensor
+    levels: tuple[float, float]  # c, c'
     kronecker: float = 0.0  # μ c
     frobenius: float = 0.0  # λ c'
 
     def weighted(self, mu: float, lam: float) -> "_Problem":
         """The same problem with other weights of the two regularisers."""
-        n, r = self.g.shape[0], self.g.shape[-1]
-        c = float(self.g.square().sum()) / n / r**2
-        dual = float(((inverse(self.metric_b) @ self.g) * (self.g @ inverse(self.metric_a))).sum())
-        return replace(self, kronecker=mu * c, frobenius=lam * max(dual, 0.0) / n / r**2)
+        return replace(self, kronecker=mu * self.levels[0], frobenius=lam * self.levels[1])
 
     def only(self, samples: Tensor) -> "_Problem":
         """The same problem on some of the samples."""
@@ -189,13 +187,17 @@ def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> 
 
 def _whiten(B: Tensor, A: Tensor, g: Tensor, M_b: Tensor, M_a: Tensor) -> _Problem:
     (R_b, back_b), (R_a, back_a) = square_root(M_b, "M_b"), square_root(M_a, "M_a")
+    gram_b, gram_a, g = B.double().mT @ B.double(), A.double() @ A.double().mT, g.double()
+    white = back_b.mT @ g @ back_a
+    dual = (inverse(gram_b) @ g * (g @ inverse(gram_a))).sum().clamp(min=0.0)
     return _Problem(
-        g=back_b.mT @ g.double() @ back_a,
+        g=white,
         target=R_b @ R_a.mT,
         back_b=back_b,
         back_a=back_a,
-        metric_b=back_b.mT @ B.double().mT @ B.double() @ back_b,
-        metric_a=back_a.mT @ A.double() @ A.double().mT @ back_a,
+        metric_b=back_b.mT @ gram_b @ back_b,
+        metric_a=back_a.mT @ gram_a @ back_a,
+        levels=(float(white.square().mean()), float(dual) / g.numel()),
     )
 
 
