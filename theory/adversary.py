@@ -16,8 +16,10 @@ from theory import instances
 from theory.registry import Statement
 from theory.result import Result
 
-#: Starts, steps and learning rate (relative to the scale of each field) of the search.
-STARTS, STEPS, RATE = 256, 400, 0.05
+#: Steps and learning rate (relative to the scale of each field) of the search.
+STEPS, RATE = 400, 0.05
+#: Scale at which a field that vanishes at the start joins the search.
+FROM_ZERO = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _Search:
             X = getattr(start, name)
             axes = tuple(range(1, X.ndim))
             scale = X.square().mean(dim=axes, keepdim=True).sqrt() if axes else X.abs()
-            scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+            scale = torch.where(scale > 0, scale, torch.full_like(scale, FROM_ZERO))
             self._unit[name] = (X / scale).detach().requires_grad_()
             self._log_scale[name] = scale.log().detach().requires_grad_()
         self.variables = [*self._unit.values(), *self._log_scale.values()]
@@ -80,11 +82,10 @@ def attack(
     seed: int,
     device: str = "cpu",
     tighten: float = 1.0,
-    starts: int = STARTS,
     steps: int = STEPS,
 ) -> Attack:
     """Search for the instance that comes closest to violating a bound, or goes furthest beyond it."""
-    began = time.perf_counter()
+    began, starts = time.perf_counter(), statement.starts
     start = statement.sample(Generator().manual_seed(seed), starts, **shape)
     search = _Search(instances.to_device(start, device))
     optimiser = torch.optim.Adam(search.variables, lr=RATE)

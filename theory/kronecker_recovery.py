@@ -29,10 +29,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from prunedlora.obs import block_solution
+from prunedlora.obs import block_solution, eliminate
 from theory import instances
 from theory.closed_form import removed_columns
-from theory.numerics import allowance, condition, frobenius, gram, usable
+from theory.numerics import allowance, condition, frobenius, gram, kronecker_loss, usable
 from theory.registry import Statement, register
 from theory.result import Result, compare
 
@@ -84,6 +84,16 @@ def check_recovery(instance: Kronecker) -> Result:
     kappa = condition(C) * condition(D)
     assumptions = {"C and D positive definite": usable(kappa)}
     return compare(error, allowance(kappa, instance.W.shape[-2] * instance.W.shape[-1]), assumptions)
+
+
+def check_cost(instance: Kronecker) -> Result:
+    """Costs of `eliminate`, which sees D only through ``W^T D W``, against the loss of the change that it makes."""
+    C, D, count = gram(instance.factor_C), gram(instance.factor_D), instance.removed.shape[-1]
+    out = eliminate([instance.W], [C], count, moments=[instance.W.mT @ D @ instance.W], damping=0.0)
+    delta = out.matrices[0] - instance.W
+    scale = frobenius(D) * frobenius(C) * (frobenius(delta) + frobenius(instance.W)).square()
+    error = torch.where(scale > 0, (kronecker_loss(delta, C, D) - out.cost.sum(dim=-1)).abs() / scale, 0.0)
+    return compare(error, allowance(condition(C), C.shape[-1]), {"C positive definite": usable(condition(C))})
 
 
 def expected_gram(instance: Tokens) -> Float[Tensor, "*n r r"]:
@@ -138,6 +148,17 @@ register(
         sample=sample_recovery,
         check=check_recovery,
         shapes=({"d": 2, "r": 3, "count": 1}, {"d": 3, "r": 5, "count": 3}, {"d": 6, "r": 4, "count": 2}),
+    )
+)
+register(
+    Statement(
+        key="S8.cost",
+        title="The loss of removal with recovery needs the r × r moment WᵀDW only",
+        formula="Σ cost of eliminate(W, C, moments=WᵀDW) = ½tr(DδCδᵀ)",
+        claim="identity",
+        sample=sample_recovery,
+        check=check_cost,
+        shapes=({"d": 2, "r": 3, "count": 1}, {"d": 3, "r": 5, "count": 3}, {"d": 12, "r": 6, "count": 4}),
     )
 )
 register(

@@ -31,6 +31,7 @@ class Statement:
         attained: the bound is claimed tight: a ratio of 0.99 must be reached.
         instances: instances per default run.
         adversary_shapes: shapes at which the adversary starts; empty for identities.
+        starts: starts of the adversary.
         ascent: ``instance -> (n,)``, what the adversary climbs; by default the log of measured / bound.
     """
 
@@ -45,6 +46,7 @@ class Statement:
     attained: bool = False
     instances: int = 10_000
     adversary_shapes: tuple[Mapping[str, int], ...] = ()
+    starts: int = 256
     ascent: Callable[[Any], Tensor] | None = None
 
     @property

@@ -27,7 +27,7 @@ Attained by :math:`H = I`, :math:`\hat H = \operatorname{diag}(1-\eta, 1+\eta)` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,14 +48,19 @@ NODES = 12
 
 @dataclass(frozen=True)
 class Classifier:
-    """Mean cross-entropy of the linear map `W` on inputs `Z` against soft labels ``softmax(teacher)``, and the set F
-    of changes.  With ``teacher = Z W^T`` the point `W` is stationary.
+    """Mean cross-entropy of the linear map `W` on inputs `Z` against the soft labels ``softmax(Z W^T + offset)``, and
+    F = {δ, −δ for δ in `steps`}.  Without `offset` the point `W` is stationary.
     """
 
     W: Float[Tensor, "*n d r"]
     Z: Float[Tensor, "*n N r"]
-    teacher: Float[Tensor, "*n N d"]
-    changes: Float[Tensor, "*n k d r"]
+    offset: Float[Tensor, "*n N d"]
+    steps: Float[Tensor, "*n k d r"]
+
+    @property
+    def changes(self) -> Float[Tensor, "*n m d r"]:
+        """The set F."""
+        return torch.cat((self.steps, -self.steps), dim=-3)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def cross_entropy(
 
 def along_segments(instance: Classifier) -> Callable[[Tensor], Tensor]:
     """The function ``t -> L(W + t delta)`` for every change at once; t is (..., n, k)."""
-    labels = torch.softmax(instance.teacher, dim=-1)
+    labels = torch.softmax(instance.Z @ instance.W.mT + instance.offset, dim=-1)
 
     def phi(t: Tensor) -> Tensor:
         W = instance.W.unsqueeze(-3) + t[..., None, None] * instance.changes
@@ -183,11 +188,10 @@ def sample_classifier(generator: Generator, n: int, *, d: int, r: int, N: int, c
     W = instances.matrices(generator, n, d, r, low=-2.0, high=0.3)
     Z = instances.normal(generator, n, N, r) * instances.log_uniform(generator, n, -1.0, 0.3).view(-1, 1, 1)
     stationary = (instances.uniform(generator, n) < 0.5).view(-1, 1, 1)
-    teacher = torch.where(stationary, Z @ W.mT, instances.normal(generator, n, N, d))
+    offset = torch.where(stationary, 0.0, instances.matrices(generator, n, N, d, low=-6.0, high=0.0))
     masks = instances.all_masks(r, count).expand(n, -1, -1)
     delta, _ = block_solution(over_masks(W, masks), over_masks(gram(Z) / N, masks), masks)
-    step = instances.scaled(delta, instances.log_uniform(generator, n, -2.0, 0.0))
-    return Classifier(W, Z, teacher, torch.cat((step, -step), dim=1))
+    return Classifier(W, Z, offset, instances.scaled(delta, instances.log_uniform(generator, n, -2.0, 0.0)))
 
 
 def sample_estimate(generator: Generator, n: int, *, d: int, r: int, count: int) -> Estimate:
@@ -208,10 +212,9 @@ def mirrored_changes(size: float = 1e-3) -> Classifier:
     W = torch.tensor([[[0.0], [-1.1]]], dtype=torch.float64)
     Z = torch.ones(1, 1, 1, dtype=torch.float64)
     delta = torch.tensor([[0.0], [size]], dtype=torch.float64)
-    pair = torch.stack((delta, -delta)).unsqueeze(0)
-    forward = Classifier(W, Z, Z @ W.mT, pair)
-    wrong_way_first = along_segments(forward)(torch.ones(1, 2, dtype=torch.float64)).argmin() == 0
-    return Classifier(W, Z, Z @ W.mT, pair.flip(1) if wrong_way_first else pair)
+    forward = Classifier(W, Z, 0 * Z @ W.mT, delta.view(1, 1, 2, 1))
+    uphill, downhill = along_segments(forward)(torch.ones(1, 2, dtype=torch.float64)).unbind(dim=-1)
+    return forward if uphill > downhill else replace(forward, steps=-forward.steps)
 
 
 def misjudged_curvature(eta: float = 0.5) -> Estimate:
@@ -236,6 +239,7 @@ register(
         instances=2_000,
         adversary_shapes=({"d": 2, "r": 2, "N": 2, "count": 1},),
         ascent=ascent_remainder,
+        starts=32,
     )
 )
 register(

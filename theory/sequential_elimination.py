@@ -28,7 +28,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from prunedlora.obs import block_solution, eliminate, inverse
+from prunedlora.curvature import inverse
+from prunedlora.obs import block_solution, eliminate
 from theory.closed_form import SHAPES, Removal
 from theory.closed_form import sample as sample_removal
 from theory.numerics import allowance, condition, frobenius, gram, usable
