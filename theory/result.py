@@ -86,14 +86,15 @@ class Summary:
         claim: ``bound``, ``identity``, or ``refuted`` for a printed statement that is false.
         instances: random instances checked.
         assumption_failures: how many instances fail each assumption; the statement is silent about them.
-        violations: instances, random or constructed, that meet the assumptions and violate the statement.
+        violations: instances, random, constructed or found by the adversary, that meet the assumptions and violate the statement.
         tightest_ratio: largest measured / bound over the random instances.
         worst: seed, batch and index from which the tightest random instance is made again (`runner.replay`).
         histogram: counts of log10 of the ratio, with the bin edges.
         extremal_ratio: ratio at the constructed extremal instance, if there is one.
         attained: whether the bound is claimed tight.
-        adversary: what the adversarial search reached.
-        verdict: ``verified``, ``violated``, ``refuted``, ``not refuted`` or ``not attained``.
+        adversary: what the adversarial search reached, one entry per shape.
+        verdict: ``verified``, ``violated``, ``refuted``, ``not refuted``, ``not attained``, or ``vacuous`` where no
+            instance met the assumptions.
         seconds: time spent.
     """
 
@@ -110,7 +111,7 @@ class Summary:
     histogram: dict[str, list[float]]
     extremal_ratio: float | None
     attained: bool
-    adversary: dict[str, Any] | None
+    adversary: list[dict[str, Any]]
     verdict: str
     seconds: float
 
