@@ -108,7 +108,7 @@ def block_solution(
     """
     M = torch.as_tensor(removed, dtype=torch.long, device=W.device)
     ordered = M.sort(dim=-1).values
-    if ((M < 0) | (M >= W.shape[-1])).any() or (ordered[..., 1:] == ordered[..., :-1]).any():
+    if not ((M >= 0) & (W.shape[-1] > M)).all() or (ordered.diff(dim=-1) == 0).any():
         raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}")
     G = torch.zeros_like(W) if gradient is None else gradient
     _check_finite(W, G)

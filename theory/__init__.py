@@ -14,6 +14,7 @@ a report.  From a notebook:
 
 from theory import (
     closed_form,
+    core_fisher,
     gauge,
     gradient_path,
     kronecker_recovery,
@@ -23,6 +24,7 @@ from theory import (
     sequential_elimination,
     softmax_bound,
     weight_perturbation,
+    weighted_truncation,
 )
 from theory.registry import Statement, available_statements, get_statement
 from theory.result import Result, Summary, compare
@@ -34,6 +36,7 @@ __all__ = [
     "available_statements",
     "closed_form",
     "compare",
+    "core_fisher",
     "gauge",
     "get_statement",
     "gradient_path",
@@ -44,4 +47,5 @@ __all__ = [
     "sequential_elimination",
     "softmax_bound",
     "weight_perturbation",
+    "weighted_truncation",
 ]

@@ -63,11 +63,11 @@ def run(arguments: Arguments) -> list[Summary]:
     return summaries
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """0 if every statement is what it claims to be, 1 if not, 2 for wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        summaries = run(tyro.cli(Arguments, prog="python -m theory"))
+        summaries = run(tyro.cli(Arguments, prog="python -m theory", args=arguments))
     except PrunedLoRAError as error:
         logging.error("%s", error)
         return 2

@@ -54,7 +54,8 @@ The comparison the paper wants is S7, not Proposition 2: a loss-aware choice is 
 the model, and equal where D is proportional to the identity. It needs a curvature that sees D; G_BᵀG_B need not.
 """
 
-CORE = """- **Best adapter of lower rank** (`{S11optimum[module]}`): truncation weighted by both second moments is the optimum
+CORE = """\
+- **Best adapter of lower rank** (`{S11optimum[module]}`): truncation weighted by both second moments is the optimum
   under the same curvature as S7, over all adapters, not only over choices of components ({S11optimum[violations]}
   violations in {S11optimum[instances]} instances, against competitors that the adversary improves).
 - **Exact Fisher in the core** (`{S12descent[module]}`): never worse in its objective than the Kronecker solution

@@ -83,8 +83,9 @@ def removed_columns(removed: Int[Tensor, "*n count"], r: int) -> Float[Tensor, "
 
 
 def stationary_point(instance: Removal) -> Float[Tensor, "*n d r"]:
-    """Solution of the stationarity conditions: ``(G + delta H)`` vanishes in the kept columns, ``delta + W`` in
-    the removed ones.
+    """Solution of the stationarity conditions.
+
+    ``G + delta H`` vanishes in the kept columns, ``delta + W`` in the removed ones.
 
     >>> one = Removal(torch.ones(1, 2), torch.zeros(1, 2), torch.eye(2), torch.zeros(1, 2), torch.tensor([0]))
     >>> stationary_point(one)

@@ -28,10 +28,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON text; an infinite or missing number becomes the string "inf", "-inf" or "nan", since JSON has none.
+    r"""JSON text; an infinite or missing number becomes the string "inf", "-inf" or "nan", since JSON has none.
 
     >>> to_json({"ratio": float("inf")})
-    '{\\n "ratio": "inf"\\n}\\n'
+    '{\n "ratio": "inf"\n}\n'
     """
     return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

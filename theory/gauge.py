@@ -99,9 +99,7 @@ def relative(change: Float[Tensor, "*n d_out d_in"], size: Float[Tensor, "*n"]) 
 
 def kept_by_rule(instance: Gauge) -> tuple[Float[Tensor, "*n d_out d_in"], Float[Tensor, "*n count"]]:
     """Product kept by Algorithm 1 (half of the components removed), and the cost of each removal."""
-    statistics = Statistics(
-        gram_B=instance.G_B.mT @ instance.G_B, gram_A=instance.G_A @ instance.G_A.mT
-    )
+    statistics = Statistics(gram_B=instance.G_B.mT @ instance.G_B, gram_A=instance.G_A @ instance.G_A.mT)
     out = prunedlora2025(Factors(instance.B, instance.A), statistics, instance.R.shape[-1] // 2, damping=DAMPING)
     return out.factors.B @ out.factors.A, out.cost
 
@@ -157,7 +155,9 @@ def check_truncation(instance: Gauge) -> Result:
     size = torch.maximum(spectral(instance.B) * spectral(instance.A), spectral(other.B) * spectral(other.A))
     amplification = condition(instance.R.mT @ instance.R).sqrt() * size / (singular[..., 0] * gap)
     error = torch.where(singular[..., 0] > 0, change / singular[..., 0], 0.0)
-    return compare(error, allowance(amplification, instance.R.shape[-1]), {"gap in the spectrum": usable(amplification)})
+    return compare(
+        error, allowance(amplification, instance.R.shape[-1]), {"gap in the spectrum": usable(amplification)}
+    )
 
 
 def flip() -> Gauge:

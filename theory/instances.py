@@ -38,11 +38,10 @@ def scaled(X: Float[Tensor, "n ..."], factor: Float[Tensor, "n"]) -> Float[Tenso
     return X * factor.view(-1, *[1] * (X.ndim - 1))
 
 
-def matrices(
-    generator: Generator, n: int, *shape: int, low: float = -3.0, high: float = 3.0
-) -> Float[Tensor, "n ..."]:
-    """Normal matrices of scale 10^low..10^high whose columns differ in scale by up to 10^2; half of them are
-    sparse, with up to 90 % zeros.
+def matrices(generator: Generator, n: int, *shape: int, low: float = -3.0, high: float = 3.0) -> Float[Tensor, "n ..."]:
+    """Normal matrices of scale 10^low..10^high whose columns differ in scale by up to 10^2.
+
+    Half of them are sparse, with up to 90 % zeros.
     """
     X = normal(generator, n, *shape)
     spread = scaled(uniform(generator, n, shape[-1]), 2 * uniform(generator, n))

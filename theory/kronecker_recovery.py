@@ -117,7 +117,10 @@ def check_gram(instance: Tokens) -> Result:
     error = frobenius(expected_gram(instance) - predicted) / frobenius(predicted)
     mean = instance.g.mean(dim=-2).norm(dim=-1)
     typical = instance.g.square().sum(dim=-1).mean(dim=-1).sqrt()
-    assumptions = {"mean gradient zero": mean <= 1e-12 * typical, "gradients and inputs not all zero": frobenius(predicted) > 0}
+    assumptions = {
+        "mean gradient zero": mean <= 1e-12 * typical,
+        "gradients and inputs not all zero": frobenius(predicted) > 0,
+    }
     return compare(error, allowance(torch.ones_like(error), instance.z.shape[-1] ** 2), assumptions)
 
 

@@ -16,10 +16,11 @@ where the eigenvalues may be taken of :math:`D` restricted to any subspace that 
 the form (7), acts in the column space of :math:`W`; the check takes that subspace, which for a wide layer with few
 columns can make :math:`\kappa` much smaller.
 
-**Proof.**  :math:`2 \Delta L(\delta) = \operatorname{tr}(D X)` with :math:`X = \delta C \delta^\top \succeq 0`, whose
-range lies in the subspace, so :math:`\lambda_{min} a(\delta) \le 2 \Delta L(\delta) \le \lambda_{max} a(\delta)`.  Then
-:math:`2 \Delta L(\delta_{act}) \le \lambda_{max} a(\delta_{act}) \le \lambda_{max} a(\delta^*) \le \kappa \cdot 2 \Delta
-L(\delta^*)`.  The first inequality of the statement is the definition of :math:`\delta^*`.  ∎
+**Proof.**  :math:`2 \Delta L(\delta) = \operatorname{tr}(D X)` with :math:`X = \delta C \delta^\top \succeq 0`,
+whose range lies in the subspace, so :math:`\lambda_{min} a(\delta) \le 2 \Delta L(\delta) \le \lambda_{max}
+a(\delta)`.  Then :math:`2 \Delta L(\delta_{act}) \le \lambda_{max} a(\delta_{act}) \le \lambda_{max}
+a(\delta^*) \le \kappa \cdot 2 \Delta L(\delta^*)`.  The first inequality of the statement is the definition of
+:math:`\delta^*`.  ∎
 
 **Attained** (:func:`blind_choice`): :math:`D = \operatorname{diag}(1, 1/\kappa)`, :math:`C = I`, :math:`W =
 \operatorname{diag}(1, 1 + \eta)`, one column to remove.  Activations remove column 0, cost :math:`1 < (1+\eta)^2`, loss

@@ -18,10 +18,10 @@ printed bound is :math:`(1 + \tau(\sqrt N + 1) \varepsilon / \sqrt d)\, \varepsi
 ratio tends to :math:`\sqrt N p_0`: no constant saves the claim.  (:math:`Q`, :math:`K`, :math:`\hat V` have rank one,
 so it makes no difference whether :math:`\|\cdot\|` is the spectral or the Frobenius norm.)  ∎
 
-**A second slip** (:func:`vanishing_queries`).  :math:`Q K^\top - \hat Q \hat K^\top = (Q-\hat Q) K^\top + \hat Q (K -
-\hat K)^\top` needs :math:`\|\hat Q\|`, not :math:`\|Q\|`.  With :math:`Q = K = 0` and :math:`V = \hat V` the printed
-bound is :math:`\varepsilon`, but :math:`\hat Q`, :math:`\hat K` of size :math:`\varepsilon` turn uniform attention into a
-choice of one key, and the output moves by a multiple of :math:`\|V\|`, which is free.
+**A second slip** (:func:`vanishing_queries`).  :math:`Q K^\top - \hat Q \hat K^\top = (Q-\hat Q) K^\top + \hat
+Q (K - \hat K)^\top` needs :math:`\|\hat Q\|`, not :math:`\|Q\|`.  With :math:`Q = K = 0` and :math:`V = \hat V`
+the printed bound is :math:`\varepsilon`, but :math:`\hat Q`, :math:`\hat K` of size :math:`\varepsilon` turn
+uniform attention into a choice of one key, and the output moves by a multiple of :math:`\|V\|`, which is free.
 
 The norms are left open in print; the check takes Frobenius norms, the larger ones, in favour of the claim.  S5 is
 what holds.

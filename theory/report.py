@@ -14,7 +14,17 @@ from theory import claim, plots
 from theory.files import write_atomically
 from theory.registry import available_statements, get_statement
 
-COLUMNS = ("key", "verdict", "instances", "outside assumptions", "violations", "tightest", "constructed", "adversary", "s")
+COLUMNS = (
+    "key",
+    "verdict",
+    "instances",
+    "outside assumptions",
+    "violations",
+    "tightest",
+    "constructed",
+    "adversary",
+    "s",
+)
 
 
 def write(folder: Path) -> None:
@@ -46,9 +56,8 @@ def row(one: dict[str, Any]) -> tuple[str, ...]:
     attacks = ", ".join(claim.number(attack["best_ratio"]) for attack in one["adversary"])
     extremal = "" if one["extremal_ratio"] is None else claim.number(one["extremal_ratio"])
     tightest, seconds = claim.number(one["tightest_ratio"]), f"{one['seconds']:.1f}"
-    return (
-        one["key"], one["verdict"], f"{one['instances']:,}", outside, str(one["violations"]), tightest, extremal, attacks, seconds
-    )  # fmt: skip
+    counts = (one["key"], one["verdict"], f"{one['instances']:,}", outside, str(one["violations"]))
+    return (*counts, tightest, extremal, attacks, seconds)
 
 
 def summary_line(record: dict[str, Any]) -> str:
@@ -58,8 +67,8 @@ def summary_line(record: dict[str, Any]) -> str:
     tried = sum(one["instances"] for one in statements)
     return (
         f"{good} of {len(statements)} statements are what they claim to be; {tried:,} random instances, seed "
-        f"{record['seed']}, {record['seconds']:.0f} s on {environment['threads']} thread(s), torch {environment['torch']}, "
-        f"{environment['precision']}."
+        f"{record['seed']}, {record['seconds']:.0f} s on {environment['threads']} thread(s), torch "
+        f"{environment['torch']}, {environment['precision']}."
     )
 
 
@@ -83,7 +92,9 @@ def markdown(record: dict[str, Any], pictures: list[str]) -> str:
 def _section(one: dict[str, Any]) -> str:
     worst = ", ".join(f"{key} {value}" for key, value in one["worst"].items())
     lines = [f"\n## {one['key']}: {one['title']}", "", f"`{one['formula']}`", "", f"Proof: `{one['module']}`."]
-    lines += [f"Verdict: **{one['verdict']}**. Tightest random instance: {claim.number(one['tightest_ratio'])} ({worst})."]
+    lines += [
+        f"Verdict: **{one['verdict']}**. Tightest random instance: {claim.number(one['tightest_ratio'])} ({worst})."
+    ]
     lines += [_attack(attack) for attack in one["adversary"]]
     return "\n".join(lines)
 
@@ -99,20 +110,24 @@ def _attack(attack: dict[str, Any]) -> str:
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}"
+    "table{border-collapse:collapse;font-size:13px}"
+    "td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}"
     "pre{background:#f6f6f6;padding:1rem;overflow:auto;font-size:13px}img{max-width:100%}"
 )
 
 
 def page(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
     """The report in HTML, pictures and proofs included."""
-    cells = "".join("<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row(one)) + "</tr>" for one in record["statements"])
+    cells = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row(one)) + "</tr>" for one in record["statements"]
+    )
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
         for name, content in pictures.items()
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Robustness statements</title><style>{STYLE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Robustness statements</title>'
+        f"<style>{STYLE}</style>"
         f"<h1>Robustness statements: what was verified</h1><p>{html.escape(summary_line(record))}</p>"
         f"<p>{html.escape(HOW_TO_READ)}</p><table><tr>{''.join(f'<th>{c}</th>' for c in COLUMNS)}</tr>{cells}</table>"
         f"{images}{''.join(map(_details, record['statements']))}</html>\n"
@@ -122,7 +137,8 @@ def page(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
 def _details(one: dict[str, Any]) -> str:
     proof = inspect.cleandoc(get_statement(one["key"]).proof)
     return (
-        f"<h2>{html.escape(one['key'])}: {html.escape(one['title'])}</h2><p><code>{html.escape(one['formula'])}</code></p>"
+        f"<h2>{html.escape(one['key'])}: {html.escape(one['title'])}</h2>"
+        f"<p><code>{html.escape(one['formula'])}</code></p>"
         + "".join(f"<p>{html.escape(_attack(attack))}</p>" for attack in one["adversary"])
         + f"<details><summary>statement and proof</summary><pre>{html.escape(proof)}</pre></details>"
     )

@@ -86,7 +86,8 @@ class Summary:
         claim: ``bound``, ``identity``, or ``refuted`` for a printed statement that is false.
         instances: random instances checked.
         assumption_failures: how many instances fail each assumption; the statement is silent about them.
-        violations: instances, random, constructed or found by the adversary, that meet the assumptions and violate the statement.
+        violations: instances that meet the assumptions and violate the statement: random, constructed, or found by
+            the adversary.
         tightest_ratio: largest measured / bound over the random instances.
         worst: seed, batch and index from which the tightest random instance is made again (`runner.replay`).
         histogram: counts of log10 of the ratio, with the bin edges.

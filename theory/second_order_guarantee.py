@@ -18,12 +18,13 @@ Gauss-Legendre rule.  The rule has positive weights, so the maximum over its nod
 error of the rule, and that error is known, since the remainder itself is: it is added to the rounding allowed, and
 where it is not small against the bound the instance is reported as outside the assumptions.
 
-**Statement (b).**  Let :math:`q(\delta) = \tfrac12 \operatorname{tr}(\delta H \delta^\top)`, and :math:`\hat q` the same
-with :math:`(1-\eta) H \preceq \hat H \preceq (1+\eta) H`, :math:`\eta < 1`.  Over any :math:`F`, :math:`\hat\delta \in
-\operatorname{argmin}_F \hat q` costs :math:`q(\hat\delta) \le \frac{1+\eta}{1-\eta} \min_F q`.
-**Proof.**  :math:`(1-\eta) q(\hat\delta) \le \hat q(\hat\delta) \le \hat q(\delta^*) \le (1+\eta) q(\delta^*)`.  ∎
-Attained by :math:`H = I`, :math:`\hat H = \operatorname{diag}(1-\eta, 1+\eta)` (:func:`misjudged_curvature`).
-:math:`\eta` is computed from the eigenvalues of :math:`H^{-1/2} \hat H H^{-1/2}`.
+**Statement (b).**  Let :math:`q(\delta) = \tfrac12 \operatorname{tr}(\delta H \delta^\top)`, and :math:`\hat q`
+the same with :math:`(1-\eta) H \preceq \hat H \preceq (1+\eta) H`, :math:`\eta < 1`.  Over any :math:`F`,
+:math:`\hat\delta \in \operatorname{argmin}_F \hat q` costs :math:`q(\hat\delta) \le \frac{1+\eta}{1-\eta}
+\min_F q`. **Proof.**  :math:`(1-\eta) q(\hat\delta) \le \hat q(\hat\delta) \le \hat q(\delta^*) \le (1+\eta)
+q(\delta^*)`.  ∎ Attained by :math:`H = I`, :math:`\hat H = \operatorname{diag}(1-\eta, 1+\eta)`
+(:func:`misjudged_curvature`). :math:`\eta` is computed from the eigenvalues of :math:`H^{-1/2} \hat H
+H^{-1/2}`.
 """
 
 from collections.abc import Callable
@@ -48,8 +49,10 @@ NODES = 12
 
 @dataclass(frozen=True)
 class Classifier:
-    """Mean cross-entropy of the linear map `W` on inputs `Z` against the soft labels ``softmax(Z W^T + offset)``, and
-    F = {δ, −δ for δ in `steps`}.  Without `offset` the point `W` is stationary.
+    """Mean cross-entropy of the linear map `W` on inputs `Z`, and the set F of changes.
+
+    The labels are soft, ``softmax(Z W^T + offset)``: without `offset` the point `W` is stationary.  F = {δ, −δ for δ
+    in `steps`}.
     """
 
     W: Float[Tensor, "*n d r"]
@@ -175,7 +178,10 @@ def check_estimate(instance: Estimate) -> Result:
     eta = relative_error_of_curvature(H, gram(instance.factor_hat))
     chosen, best = cost_of_choice(instance)
     slack = torch.where(eta < 1, (1 + eta) / (1 - eta), torch.inf)
-    assumptions = {"relative error of the curvature below 1": eta < 1 - 1e-6, "H positive definite": usable(condition(H))}
+    assumptions = {
+        "relative error of the curvature below 1": eta < 1 - 1e-6,
+        "H positive definite": usable(condition(H)),
+    }
     rounding = 1e-14 * condition(H) * chosen
     return compare(chosen, slack * best, assumptions, rounding.detach())
 
@@ -233,7 +239,11 @@ register(
         claim="bound",
         sample=sample_classifier,
         check=check_remainder,
-        shapes=({"d": 2, "r": 2, "N": 4, "count": 1}, {"d": 4, "r": 3, "N": 8, "count": 1}, {"d": 3, "r": 4, "N": 8, "count": 2}),
+        shapes=(
+            {"d": 2, "r": 2, "N": 4, "count": 1},
+            {"d": 4, "r": 3, "N": 8, "count": 1},
+            {"d": 3, "r": 4, "N": 8, "count": 2},
+        ),
         extremal=mirrored_changes,
         attained=True,
         instances=2_000,

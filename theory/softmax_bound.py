@@ -71,7 +71,9 @@ def check(instance: Heads) -> Result:
 def check_jacobian(instance: Logits) -> Result:
     """The lemma: the spectral norm of the softmax Jacobian, computed, against ½."""
     norm = jacobian_norm(torch.softmax(instance.s, dim=-1))
-    return compare(norm, torch.full_like(norm, JACOBIAN_BOUND), {"finite input": torch.isfinite(instance.s).all(dim=-1)})
+    return compare(
+        norm, torch.full_like(norm, JACOBIAN_BOUND), {"finite input": torch.isfinite(instance.s).all(dim=-1)}
+    )
 
 
 def sample_logits(generator: Generator, n: int, *, N: int) -> Logits:

@@ -1,4 +1,4 @@
-r"""S10: how stable a choice of components is when the weights are perturbed, and what the module's size has to do with it.
+r"""S10: how stable a choice of components is under noise on the weights, and where the module's size enters.
 
 **Setting.**  :math:`S_M(W) = \tfrac12 \operatorname{tr}(D W K_M W^\top)` is the cost of removing the columns :math:`M`
 with the best recovery (S8), where :math:`K_M` is :math:`((C^{-1})_{M,M})^{-1}` in the rows and columns :math:`M` and 0
@@ -28,15 +28,15 @@ on different columns, and the largest eigenvalue of the sum is the larger of the
 \sqrt{\lambda_{max}(D)} \min_M \sqrt{a_M(W)} + 2 \varepsilon \sqrt{\Lambda / 2}`, and :math:`a_M \le S_M /
 \lambda_{min}(D)`.  ∎
 
-**Both constants are the best ones.**  √2 in (b): one row, two columns, :math:`C = I`, :math:`W = (x, x + \sqrt 2
-\varepsilon)`, :math:`E = (\varepsilon, -\varepsilon)/\sqrt 2` makes the two scores equal (:func:`two_columns`).  2 in (a)
-**cannot be lowered to √2 for masks that overlap**: :func:`overlapping_masks`.  Three columns, masks {0,1} and {0,2};
-:math:`C` such that :math:`K_{01}` and :math:`K_{02}` are nearly :math:`v v^\top`, :math:`v = (\cos\theta,
-\sin\theta)`.  With :math:`w_0 = 0`, :math:`w_1 < 0 < w_2` the seminorms are :math:`|\cos\theta\, w_0 + \sin\theta\,
-w_i|/\sqrt 2`, and a change of the shared column lowers one and raises the other: the difference reaches
-:math:`\varepsilon \sqrt{4\cos^2\theta + 2\sin^2\theta}/\sqrt 2`, which tends to :math:`2\varepsilon\sqrt{\Lambda/2}`
-as :math:`\theta \to 0`.  (With :math:`C` diagonal the shared column costs the same in both masks and (b)'s √2 holds
-for all masks.)
+**Both constants are the best ones.**  √2 in (b): one row, two columns, :math:`C = I`, :math:`W = (x, x + \sqrt
+2 \varepsilon)`, :math:`E = (\varepsilon, -\varepsilon)/\sqrt 2` makes the two scores equal
+(:func:`two_columns`).  2 in (a) **cannot be lowered to √2 for masks that overlap**: :func:`overlapping_masks`.
+Three columns, masks {0,1} and {0,2}; :math:`C` such that :math:`K_{01}` and :math:`K_{02}` are nearly :math:`v
+v^\top`, :math:`v = (\cos\theta, \sin\theta)`.  With :math:`w_0 = 0`, :math:`w_1 < 0 < w_2` the seminorms are
+:math:`|\cos\theta\, w_0 + \sin\theta\, w_i|/\sqrt 2`, and a change of the shared column lowers one and raises
+the other: the difference reaches :math:`\varepsilon \sqrt{4\cos^2\theta + 2\sin^2\theta}/\sqrt 2`, which tends
+to :math:`2\varepsilon\sqrt{\Lambda/2}` as :math:`\theta \to 0`.  (With :math:`C` diagonal the shared column
+costs the same in both masks and (b)'s √2 holds for all masks.)
 
 **The module's size.**  Scaling :math:`W` and :math:`E` by the same factor scales both sides alike: relative noise
 changes the choice of either rule equally often at every magnitude.  In (c) it is the first term that scales with the
@@ -135,7 +135,9 @@ def check_activation(instance: Perturbed) -> Result:
     noise = 2 * frobenius(instance.E) * (largest(instance, K) / 2).sqrt()
     assumptions = base_assumptions(instance) | {"D positive definite where removal acts": usable(price)}
     rounding = excess(instance, K)[1]
-    return compare(costs.gather(-1, blind).squeeze(-1), price.sqrt() * costs.amin(dim=-1) + noise, assumptions, rounding)
+    return compare(
+        costs.gather(-1, blind).squeeze(-1), price.sqrt() * costs.amin(dim=-1) + noise, assumptions, rounding
+    )
 
 
 def ascent(instance: Perturbed, bound: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -188,7 +190,9 @@ def overlapping_masks(theta: float = 0.1, stiffness: float = 1e6, epsilon: float
     c, s = angle.cos(), angle.sin()
     own, shared, cross = stiffness * c**2 + s**2, stiffness * s**2 + c**2, -(stiffness - 1) * s * c
     coupled = cross**2 / shared
-    P = torch.stack([torch.stack(row) for row in ((shared, cross, cross), (cross, own, coupled), (cross, coupled, own))])
+    P = torch.stack(
+        [torch.stack(row) for row in ((shared, cross, cross), (cross, own, coupled), (cross, coupled, own))]
+    )
     reach = (4 * c**2 + 2 * s**2).sqrt()
     gap = epsilon * reach.item() * (1 - 1e-3)
     E = [epsilon * (x / reach).item() for x in (2 * c, s, s)]
