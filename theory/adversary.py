@@ -17,7 +17,7 @@ from theory.registry import Statement
 from theory.result import Result
 
 #: Steps and learning rate (relative to the scale of each field) of the search.
-STEPS, RATE = 400, 0.05
+STEPS, RATE = 300, 0.05
 #: Scale at which a field that vanishes at the start joins the search.
 FROM_ZERO = 1e-6
 

@@ -25,12 +25,12 @@ Every number on this page comes from `statements.json`; the proofs are the docst
 
 - **Activations** (`{S5bound[module]}`): ‖Z−Ẑ‖ ≤ (‖P‖₂ + (‖Q̂‖₂+‖K‖₂)‖V̂‖₂/(2√d))ε, for finite inputs, nothing else
   assumed. {S5bound[violations]} violations in {S5bound[instances]} instances; the adversary reaches
-  {S5bound[adversary]} of the bound, so the ½ cannot be lowered.
+  {S5bound[adversary]} times the bound, so the ½ cannot be lowered.
 - **Gradients** (`{S6path[module]}`): the errors add up along a path, each measured after the earlier changes. That is
   the triangle inequality, and a property of no rule.
 - **What ignoring the loss can cost** (`{S7[module]}`): a factor κ(D), the condition of the output curvature where
   removal acts, and no more, under Kronecker-factored curvature at a stationary point. {S7[violations]} violations in
-  {S7[instances]} instances; reached to {S7[adversary]}. This is the true core of the paper's claim: *in the choice of
+  {S7[instances]} instances; measured / bound reaches {S7[adversary]}. This is the true core of the paper's claim: *in the choice of
   components* a loss-aware rule can win by κ(D).
 - **What it cannot cost** (`{S8recovery[module]}`): for a given mask the best recovery is the same with and without
   the loss; D cancels ({S8recovery[violations]} violations in {S8recovery[instances]} instances).
@@ -39,11 +39,11 @@ Every number on this page comes from `statements.json`; the proofs are the docst
   instances, {S8gram[outside]} of them outside the assumptions). Then the gradient-based rule *is* an activation-based
   one.
 - **Guarantee for the rule** (`{S9remainder[module]}`): the exact second-order choice is within M₃ρ³/3 of the best
-  loss (reached to {S9remainder[adversary]}); an estimate with relative error η costs (1+η)/(1−η) (reached to
-  {S9estimate[adversary]}).
-- **Noise on the weights** (`{S10general[module]}`): both rules are stable, each in its own unit, with the same constant
-  2 ({S10general[violations]} violations; the adversary reaches {S10general[adversary]}, a constructed instance
-  {S10general[extremal]}). For disjoint masks √2 is enough and cannot be lowered ({S10pair[violations]} violations,
+  loss (measured / bound reaches {S9remainder[adversary]}); an estimate with relative error η costs (1+η)/(1−η) (measured /
+  bound reaches {S9estimate[adversary]}).
+- **Noise on the weights** (`{S10general[module]}`): both rules are stable, each in its own unit, with the constant
+  2 ({S10general[violations]} violations; the adversary reaches {S10general[adversary]} of the bound, a constructed
+  instance {S10general[extremal]}). For disjoint masks √2 is enough and cannot be lowered ({S10pair[violations]} violations,
   {S10pair[adversary]} reached); for masks that overlap 2 is the best constant. Turning the activation rule's guarantee
   into loss costs √κ(D) on the term that grows with the module: *there* the module's magnitude enters, as the paper
   says, and only there.

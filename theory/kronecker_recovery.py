@@ -64,7 +64,7 @@ def dense_minimiser(instance: Kronecker) -> Float[Tensor, "*n d r"]:
 
     >>> eye = torch.eye(2, dtype=torch.float64)
     >>> dense_minimiser(Kronecker(torch.ones(1, 2, dtype=torch.float64), eye, eye[:1, :1], torch.tensor([0])))
-    tensor([[-1., 0.]], dtype=torch.float64)
+    tensor([[-1.,  0.]], dtype=torch.float64)
     """
     C, D, (d, r) = gram(instance.factor_C), gram(instance.factor_D), instance.W.shape[-2:]
     H = torch.einsum("...ij,...kl->...ikjl", D, C).reshape(*D.shape[:-2], d * r, d * r)

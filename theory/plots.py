@@ -79,7 +79,7 @@ def printed_against_corrected(sizes: Sequence[int] = (2, 4, 8, 16, 32, 64, 128, 
     return figure
 
 
-def price(conditions: Sequence[float] = (1, 3, 10, 30, 100, 300, 1000)) -> Figure:
+def price(conditions: Sequence[float] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)) -> Figure:
     """S7: the price of the activation choice on the worst layer, against κ."""
     figure = _figure(1, 3.4)
     axes = figure.axes[0]

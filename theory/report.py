@@ -67,8 +67,8 @@ def summary_line(record: dict[str, Any]) -> str:
     tried = sum(one["instances"] for one in statements)
     return (
         f"{good} of {len(statements)} statements are what they claim to be; {tried:,} random instances, seed "
-        f"{record['seed']}, {record['seconds']:.0f} s on {environment['threads']} thread(s), torch "
-        f"{environment['torch']}, {environment['precision']}."
+        f"{record['seed']}; {record['processor_seconds']:.0f} s of processor time, {record['seconds']:.0f} s of wall "
+        f"clock on {environment['threads']} thread(s); torch {environment['torch']}, {environment['precision']}."
     )
 
 

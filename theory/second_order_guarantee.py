@@ -246,10 +246,10 @@ register(
         ),
         extremal=mirrored_changes,
         attained=True,
-        instances=2_000,
+        instances=1_000,
         adversary_shapes=({"d": 2, "r": 2, "N": 2, "count": 1},),
         ascent=ascent_remainder,
-        starts=32,
+        starts=16,
     )
 )
 register(

@@ -35,8 +35,11 @@ Three columns, masks {0,1} and {0,2}; :math:`C` such that :math:`K_{01}` and :ma
 v^\top`, :math:`v = (\cos\theta, \sin\theta)`.  With :math:`w_0 = 0`, :math:`w_1 < 0 < w_2` the seminorms are
 :math:`|\cos\theta\, w_0 + \sin\theta\, w_i|/\sqrt 2`, and a change of the shared column lowers one and raises
 the other: the difference reaches :math:`\varepsilon \sqrt{4\cos^2\theta + 2\sin^2\theta}/\sqrt 2`, which tends
-to :math:`2\varepsilon\sqrt{\Lambda/2}` as :math:`\theta \to 0`.  (With :math:`C` diagonal the shared column
-costs the same in both masks and (b)'s √2 holds for all masks.)
+to :math:`2\varepsilon\sqrt{\Lambda/2}` as :math:`\theta \to 0`.
+
+**Diagonal C** (uncoupled components): √2 holds for all masks.  The costs are then sums over columns; the shared ones
+drop out of the comparison at :math:`W + E`, so (b) applies to :math:`\hat M \setminus M^*` and :math:`M^* \setminus
+\hat M`, and adding the same :math:`c \ge 0` under both roots only lowers :math:`\sqrt x - \sqrt y` for :math:`x \ge y`.
 
 **The module's size.**  Scaling :math:`W` and :math:`E` by the same factor scales both sides alike: relative noise
 changes the choice of either rule equally often at every magnitude.  In (c) it is the first term that scales with the
