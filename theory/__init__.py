@@ -15,6 +15,8 @@ a report.  From a notebook:
 from theory import (
     closed_form,
     core_fisher,
+    core_truncation,
+    estimated_curvature,
     gauge,
     gradient_path,
     kronecker_recovery,
@@ -37,6 +39,8 @@ __all__ = [
     "closed_form",
     "compare",
     "core_fisher",
+    "core_truncation",
+    "estimated_curvature",
     "gauge",
     "get_statement",
     "gradient_path",
