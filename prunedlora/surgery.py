@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from prunedlora.adapters import LoraModule
+from prunedlora.adapters import LoraModule, find_lora_modules
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+from prunedlora.truncation import truncate
 
 
 def write_factors(
@@ -64,23 +65,35 @@ def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.opt
         UnsupportedOptimizerError: the optimiser keeps state that cannot be sliced.
     """
     index = (~removed).nonzero().squeeze(1)
-    rank = index.numel()
     if module.B[:, removed].any() or module.A[removed].any():
         raise ConfigurationError(
             f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
             "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead"
         )
-    if rank == 0:
+    if index.numel() == 0:
         raise ConfigurationError(f"{module.name} would be left without components; keep at least one")
-    scaling = module.scaling
-    linear_B, linear_A = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
-    linear_B.weight = _smaller(linear_B.weight, index, 1, optimizer, module.name)
-    linear_A.weight = _smaller(linear_A.weight, index, 0, optimizer, module.name)
-    linear_B.in_features = linear_A.out_features = rank
-    module.layer.r[module.adapter] = rank
-    module.layer.lora_alpha[module.adapter] = scaling * rank
-    module.layer.use_rslora[module.adapter] = False
-    module.layer.scaling[module.adapter] = scaling
+    _replace(
+        module,
+        _smaller(module.B, index, 1, optimizer, module.name),
+        _smaller(module.A, index, 0, optimizer, module.name),
+    )
+
+
+def truncate_adapter(model: nn.Module, rank: int, adapter: str = "default") -> None:
+    """Lower every module of an adapter in memory to `rank` by the SVD of BA; the scaling does not change.
+
+    For an adapter whose training is over: the parameters are replaced, no optimiser follows.
+
+    Raises:
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+        ConfigurationError: `rank` is below 1 or above the rank of a module; nothing is changed.
+        NonFiniteError: NaN or infinity in a factor; nothing is changed.
+    """
+    modules = find_lora_modules(model, adapter)
+    truncated = [truncate(module.B.detach(), module.A.detach(), rank) for module in modules]
+    for module, (B, A) in zip(modules, truncated, strict=True):
+        _replace(module, nn.Parameter(B), nn.Parameter(A))
+    describe_adapter(model, modules)
 
 
 def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
@@ -154,6 +167,15 @@ def _state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name:
             )
         like.append((key, value))
     return like
+
+
+def _replace(module: LoraModule, B: nn.Parameter, A: nn.Parameter) -> None:
+    """Give a layer new factors of another rank, with everything PEFT derives from the rank, at equal scaling."""
+    layer, adapter, scaling = module.layer, module.adapter, module.scaling
+    layer.lora_B[adapter].weight, layer.lora_A[adapter].weight = B, A
+    layer.lora_B[adapter].in_features = layer.lora_A[adapter].out_features = layer.r[adapter] = A.shape[0]
+    layer.lora_alpha[adapter], layer.use_rslora[adapter] = scaling * A.shape[0], False
+    layer.scaling[adapter] = scaling
 
 
 def _smaller(
