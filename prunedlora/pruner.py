@@ -18,6 +18,7 @@ from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompl
 from prunedlora.statistics import GradientMoments
 from prunedlora.surgery import (
     check_optimized,
+    check_state,
     describe_adapter,
     forget_removed,
     hold_at_zero,
@@ -81,6 +82,7 @@ class LoraRankPruner:
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one that cannot be pruned.
+        UnsupportedOptimizerError: at the first event, an optimiser whose state cannot be masked.
         ConfigurationError: target rank not below every module's rank, events that do not fit into training, or
             factors that the optimiser does not train.
     """
@@ -231,6 +233,7 @@ class LoraRankPruner:
     @torch.no_grad()
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
         start = time.perf_counter()
+        check_state(self.modules, self.optimizer)
         reductions = self._decide(ranks)
         removed = {m.name: live[reduction.removed] for m, live, reduction in reductions}
         assert_same_everywhere(removed)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from peft import PeftConfig
 from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule, find_lora_modules
@@ -27,12 +28,19 @@ def write_factors(
         module.A.zero_().index_copy_(0, live, A.to(module.A.dtype))
 
 
-def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
-    """Zero gradient and optimiser state of all removed components, so that nothing moves them.
+def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser whose state cannot be masked or sliced; knows once it has taken a step.
 
     Raises:
-        UnsupportedOptimizerError: the optimiser keeps state that is not one number per weight.
+        UnsupportedOptimizerError: it keeps state that is not one floating-point number per weight.
     """
+    for module in modules:
+        for parameter in (module.B, module.A):
+            _state_like(parameter, optimizer, module.name)
+
+
+def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
+    """Zero gradient and optimiser state of all removed components, so that nothing moves them."""
     for parameter, dim in ((module.B, 1), (module.A, 0)):
         mask = removed if dim == 1 else removed.unsqueeze(1)
         tensors = [value for _, value in _state_like(parameter, optimizer, module.name)]
@@ -110,8 +118,8 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     config.alpha_pattern = {_pattern(n): a for n, a in alphas.items() if a != config.lora_alpha}
 
 
-def peft_config(model: nn.Module, adapter: str) -> Any:
-    """The PEFT configuration that the model carries for an adapter.
+def configured_model(model: nn.Module, adapter: str) -> nn.Module:
+    """The module inside `model` that carries the PEFT configuration of an adapter.
 
     Raises:
         ConfigurationError: there is none.
@@ -119,8 +127,14 @@ def peft_config(model: nn.Module, adapter: str) -> Any:
     for module in model.modules():
         configs = getattr(module, "peft_config", None)
         if isinstance(configs, dict) and adapter in configs:
-            return configs[adapter]
+            return module
     raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
+
+
+def peft_config(model: nn.Module, adapter: str) -> PeftConfig:
+    """The PEFT configuration of an adapter; raises as `configured_model` does."""
+    configs: dict[str, PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
+    return configs[adapter]
 
 
 def _pattern(name: str) -> str:
