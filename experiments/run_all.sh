@@ -4,7 +4,7 @@
 #   bash experiments/run_all.sh [--preset smoke|cpu|gpu|paper] [--only table1 ...] [--fresh]
 #
 # smoke   a tiny random model: everything runs, nothing is learnt            (2 cores: 3 minutes)
-# cpu     SmolLM2-135M-Instruct from its package, short arithmetic           (2 cores: 25 minutes)
+# cpu     SmolLM2-135M-Instruct from its package, two-digit sums             (2 cores: 25 minutes)
 # gpu     the same model, word problems with worked solutions, the paper's ranks and schedule
 # paper   Llama-3-8B on MetaMathQA, from the hub
 #

@@ -1,4 +1,4 @@
-"""Math from reasoning-gym: short arithmetic, and grade-school word problems with worked solutions."""
+"""Math from reasoning-gym: sums of two-digit numbers, and grade-school word problems with worked solutions."""
 
 import functools
 import itertools
@@ -82,8 +82,15 @@ def number_after_hashes(text: str) -> str:
 
 ARITHMETIC = _task(
     "arithmetic",
-    "chain_sum",
-    {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
+    "basic_arithmetic",
+    {
+        "max_terms": 2,
+        "min_digits": 2,
+        "max_digits": 2,
+        "operators": ["+"],
+        "allow_parentheses": False,
+        "allow_negation": False,
+    },
     _arithmetic,
     first_number,
     max_new_tokens=6,
