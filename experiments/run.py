@@ -26,9 +26,9 @@ from experiments.models import load_model
 from experiments.reload import check_reload
 from experiments.tasks import TASKS
 from experiments.train import add_adapter, train
-from prunedlora import export_adapter, find_lora_modules, truncate_adapter
+from prunedlora import __version__, export_adapter, find_lora_modules, truncate_adapter
 
-PACKAGES = ("prunedlora", "torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
 
 
 def run(config: RunConfig, adapter_folder: Path, source_folder: Path | None = None) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {"prunedlora": __version__} | {name: version(name) for name in PACKAGES},
         "device": device,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

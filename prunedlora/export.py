@@ -34,6 +34,13 @@ def export_adapter(model: nn.Module, folder: str | Path, adapter: str = "default
     Raises:
         OutputError: the folder exists, cannot be written, or does not hold what memory holds.
         UnsupportedAdapterError, ConfigurationError: see :func:`prunedlora.find_lora_modules`.
+
+    >>> import peft
+    >>> settings = peft.LoraConfig(r=4, target_modules=["0"])
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), settings)
+    >>> with tempfile.TemporaryDirectory() as scratch:
+    ...     sorted(file.name for file in export_adapter(model, Path(scratch) / "adapter").iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
     """
     folder = Path(folder)
     if folder.exists():

@@ -96,6 +96,13 @@ def truncate_adapter(model: nn.Module, rank: int, adapter: str = "default") -> N
         UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
         ConfigurationError: `rank` is below 1 or above the rank of a module; nothing is changed.
         NonFiniteError: NaN or infinity in a factor; nothing is changed.
+
+    >>> import peft
+    >>> settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["0"])
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), settings)
+    >>> truncate_adapter(model, 2)
+    >>> [(module.rank, module.scaling) for module in find_lora_modules(model)]
+    [(2, 2.0)]
     """
     modules = find_lora_modules(model, adapter)
     truncated = [truncate(module.B.detach(), module.A.detach(), rank) for module in modules]
