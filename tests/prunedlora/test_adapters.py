@@ -1,11 +1,11 @@
 import peft
 import pytest
 import torch
-from conftest import llama
 from torch import nn
 
 from prunedlora import find_lora_modules
 from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
+from tests.conftest import llama
 
 
 def test_finds_every_layer_with_its_scaling(lora):

@@ -1,7 +1,6 @@
 import peft
 import pytest
 import torch
-from conftest import ids, llama
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -9,6 +8,7 @@ from prunedlora import PruneConfig, find_lora_modules
 from prunedlora.callback import PruningCallback
 from prunedlora.criteria import register, unregister
 from prunedlora.errors import ConfigurationError, PruningIncompleteError
+from tests.conftest import ids, llama
 
 CONFIG = PruneConfig(target_rank=4, interval=2, per_event=2, warmup_steps=2)
 

@@ -1,12 +1,12 @@
 import torch
 import torch.multiprocessing as mp
-from conftest import llama, trainable
 from peft import LoraConfig, get_peft_model
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_modules
 from prunedlora.errors import InconsistentProcessesError
+from tests.conftest import llama, trainable
 
 WORLD = 2
 

@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from conftest import ids, step, trainable
 
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules, truncate, truncate_adapter
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
 from prunedlora.surgery import shrink
+from tests.conftest import ids, step, trainable
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),

@@ -1,0 +1,27 @@
+"""Algorithm 1 of PrunedLoRA with a properly normalised Fisher matrix in place of one mini-batch's Gram matrix."""
+
+from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
+from prunedlora.obs import eliminate
+
+#: Relative damping of the Fisher estimate.
+DAMPING = 1e-2
+
+
+@register_reduction("fisher", needs=("fisher_B", "fisher_A"), unit="loss")
+def fisher(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+    r"""Joint removal of columns of B and rows of A, with recovery, by the empirical Fisher matrix.
+
+    The form of `prunedlora2025` (equations 10 and 11 of arXiv:2510.00192) without its linear term, with
+    :math:`H_B = E[G_B^\top G_B]` and :math:`H_A = E[G_A G_A^\top]` averaged over micro-batches or samples, so that
+    the scale of the loss, accumulation and clipping do not change the choice.
+
+    Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of basis.
+    """
+    out = eliminate(
+        (factors.B, factors.A.mT),
+        (statistics.require("fisher_B"), statistics.require("fisher_A")),
+        count,
+        damping=damping,
+        name="the Fisher matrix of the factors",
+    )
+    return Reduction(Factors(out.matrices[0], out.matrices[1].mT), out.removed, out.cost)

@@ -1,0 +1,32 @@
+"""Activation-based removal with least-squares recovery (Frantar, Alistarh: SparseGPT, ICML 2023, arXiv:2301.00774)."""
+
+import torch
+
+from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
+from prunedlora.obs import Elimination, eliminate
+
+#: Relative damping of the activations' second moment, the paper's 1 %.
+DAMPING = 1e-2
+
+
+@register_reduction("sparsegpt2023", needs=("C_z",), unit="energy")
+def sparsegpt2023(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+    r"""Removal of columns of B that changes the layer's output least, the other columns making up for it.
+
+    B is a linear layer with the input :math:`z = Ax`, so the cost of a change is
+    :math:`\tfrac12\operatorname{tr}(\delta\,C_z\,\delta^\top)`, and column j costs
+    :math:`\tfrac12\|B_{:,j}\|^2 / (C_z^{-1})_{jj}` when it goes.  Rows of A that stay do not change.
+
+    Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of basis.
+    """
+    out = eliminate(
+        (factors.B,), (statistics.require("C_z"),), count, damping=damping, name="the second moment of z = Ax"
+    )
+    return recovered_in_B(factors, out)
+
+
+def recovered_in_B(factors: Factors, out: Elimination) -> Reduction:
+    """The reduction in which B makes up for the components that went, and A only loses their rows."""
+    gone = torch.zeros(factors.A.shape[:-1], dtype=torch.bool, device=factors.A.device)
+    gone = gone.scatter(-1, out.removed, True).unsqueeze(-1)
+    return Reduction(Factors(out.matrices[0], factors.A.masked_fill(gone, 0.0)), out.removed, out.cost)

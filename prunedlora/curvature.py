@@ -1,0 +1,127 @@
+"""Curvature matrices of size r x r: damping, inverse and square root, robust to singular ones, in float64."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
+
+#: Relative damping tried, in this order, where a matrix is not positive definite to working precision.
+DAMPING_LADDER = (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
+#: Smallest eigenvalue kept, relative to the largest, when damping alone does not help.
+EIGENVALUE_FLOOR = 1e-8
+#: Smallest eigenvalue of a square root's correlation matrix, relative to the largest.
+ROOT_FLOOR = 1e-12
+
+
+def damped(H: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"]:
+    r"""Marquardt damping, :math:`H + \lambda \operatorname{diag}(H)`, in float64.
+
+    Proportional to the diagonal, so that scores do not change under ``B[:, j] -> c B[:, j]``,
+    ``A[j, :] -> A[j, :] / c``.  A zero on the diagonal (a component without curvature) becomes the smallest
+    number that keeps the matrix invertible: its removal is free and moves nothing else.
+
+    >>> damped(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), 0.5)
+    tensor([[3., 0.],
+            [0., 6.]], dtype=torch.float64)
+    """
+    H = H.double()
+    diagonal = H.diagonal(dim1=-2, dim2=-1)
+    largest = diagonal.amax(dim=-1, keepdim=True)
+    floor = torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(H.dtype).eps
+    return H + torch.diag_embed(damping * diagonal + torch.where(diagonal > 0, 0.0, floor))
+
+
+def inverse(H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H") -> Float[Tensor, "*m r r"]:
+    """Inverse of a positive (semi-)definite matrix in float64, after Marquardt damping.
+
+    The matrix is first scaled to unit diagonal, so that the scale of single components costs no digits.  Where
+    it is still singular, the damping is raised along `DAMPING_LADDER`, then eigenvalues are floored.
+
+    Args:
+        H: symmetric matrices, one per batch entry.
+        damping: relative damping, >= 0.
+        name: what to call the matrix in an error.
+
+    Raises:
+        ConfigurationError: negative damping.
+        NonFiniteError: NaN or infinity in `H`.
+        SingularCurvatureError: an eigenvalue so negative that `H` is no curvature matrix.
+
+    >>> inverse(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+    tensor([[ 0.6667, -0.3333],
+            [-0.3333,  0.6667]], dtype=torch.float64)
+    """
+    if damping < 0:
+        raise ConfigurationError(f"damping must be >= 0, not {damping}")
+    if not torch.isfinite(H).all():
+        raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
+    H = damped(H, damping)
+    scale = H.diagonal(dim1=-2, dim2=-1).rsqrt()
+    if not torch.isfinite(scale).all():
+        raise SingularCurvatureError(f"{name} has a negative diagonal; a curvature matrix has none")
+    correlation = scale.unsqueeze(-1) * H * scale.unsqueeze(-2)
+    return scale.unsqueeze(-1) * _inverse_of_correlation(correlation, name) * scale.unsqueeze(-2)
+
+
+def _inverse_of_correlation(R: Float[Tensor, "*m r r"], name: str) -> Float[Tensor, "*m r r"]:
+    """Inverse of matrices of unit diagonal, by Cholesky, climbing the ladder only where needed."""
+    eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+    tolerance = R.shape[-1] * torch.finfo(R.dtype).eps
+    factor, failed = _cholesky(R, tolerance)
+    for level in DAMPING_LADDER:
+        if not failed.any():
+            break
+        better, still = _cholesky(R + level * eye, tolerance)
+        factor = torch.where(failed[..., None, None], better, factor)
+        failed = failed & still
+    if not failed.any():
+        return torch.cholesky_inverse(factor)
+    eigenvalues, vectors = torch.linalg.eigh(R)
+    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
+    if (smallest < -DAMPING_LADDER[-1] * largest).any():
+        worst = (smallest / largest).min().item()
+        raise SingularCurvatureError(
+            f"{name} is indefinite (eigenvalues of its correlation matrix: smallest over largest {worst:.1e}, "
+            f"condition number {1 / abs(worst):.1e}); use a Gram or Fisher matrix, or raise `damping`"
+        )
+    floored = eigenvalues.clamp(min=EIGENVALUE_FLOOR * largest.unsqueeze(-1))
+    by_eigenvalues = (vectors / floored.unsqueeze(-2)) @ vectors.mT
+    safe = torch.where(failed[..., None, None], eye, factor)
+    return torch.where(failed[..., None, None], by_eigenvalues, torch.cholesky_inverse(safe))
+
+
+def _cholesky(R: Float[Tensor, "*m r r"], tolerance: float) -> tuple[Float[Tensor, "*m r r"], Bool[Tensor, "*m"]]:
+    """Cholesky factor and where it failed or lost all its digits."""
+    factor, info = torch.linalg.cholesky_ex(R)
+    return factor, (info != 0) | (factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1) < tolerance)
+
+
+def square_root(M: Float[Tensor, "*m r r"], name: str = "M") -> tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]]:
+    r"""A square root :math:`R` of a positive semi-definite matrix, :math:`R^\top R = M`, and its inverse.
+
+    By eigenvalues of the matrix scaled to unit diagonal, floored at `ROOT_FLOOR` of the largest, so that a
+    direction without weight keeps a tiny one and the inverse exists.  In float64.
+
+    Raises:
+        NonFiniteError: NaN or infinity in `M`.
+        SingularCurvatureError: an eigenvalue so negative that `M` is no second moment.
+
+    >>> R, R_inverse = square_root(torch.tensor([[4.0, 0.0], [0.0, 9.0]]))
+    >>> R.mT @ R, (R @ R_inverse).round(decimals=12)
+    (tensor([[4., 0.],
+            [0., 9.]], dtype=torch.float64), tensor([[1., 0.],
+            [0., 1.]], dtype=torch.float64))
+    """
+    if not torch.isfinite(M).all():
+        raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
+    diagonal = M.double().diagonal(dim1=-2, dim2=-1)
+    largest = diagonal.amax(dim=-1, keepdim=True)
+    floor = torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(torch.float64).eps
+    scale = torch.where(diagonal > 0, diagonal, floor).sqrt()
+    eigenvalues, vectors = torch.linalg.eigh(M.double() / scale.unsqueeze(-1) / scale.unsqueeze(-2))
+    top = eigenvalues[..., -1:].clamp(min=torch.finfo(torch.float64).eps)
+    if (eigenvalues[..., :1] < -DAMPING_LADDER[3] * top).any():
+        raise SingularCurvatureError(f"{name} is indefinite; a second moment has no negative eigenvalue")
+    root = torch.maximum(eigenvalues, ROOT_FLOOR * top).sqrt()
+    return root.unsqueeze(-1) * vectors.mT * scale.unsqueeze(-2), vectors / root.unsqueeze(-2) / scale.unsqueeze(-1)
