@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
+from prunedlora.allocation import Budget, Scope, check_comparable
+from prunedlora.collector import FisherPer
 from prunedlora.criteria import check_options, get_criterion
 from prunedlora.errors import ConfigurationError
 from prunedlora.schedule import Schedule
@@ -21,8 +23,17 @@ class PruneConfig:
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.
         warmup_steps: optimiser steps before the interval starts to count.
-        decay: the Gram matrices of the gradients are averaged over steps with this decay (an exponential moving
-            average, corrected for its start); 0 takes those of the event's own step, as the paper does.
+        window: optimiser steps before an event over which statistics are averaged, its own included; 1 takes those
+            of the event's own step, as the paper does.
+        decay: if positive, statistics are averaged over all steps instead, with this decay (an exponential moving
+            average, corrected for its start).
+        scope: ``"module"`` takes every module to `target_rank`; ``"global"`` keeps the best components of all
+            modules within the same total.  By default as the criterion's name implies, else per module.
+        budget: what the total counts with ``scope="global"``, ``"rank"`` or ``"parameters"``.
+        min_rank: smallest rank of a module with ``scope="global"``.
+        round_to: final ranks are multiples of it.
+        fisher_per: whether the Fisher matrix of the factors averages over ``"micro_batch"`` es or over ``"sample"`` s.
+        ignore_padding: leave tokens out of the bottleneck's moments that the model's ``attention_mask`` masks.
         seed: of the random criterion; the same in every process.
 
     Raises:
@@ -39,14 +50,52 @@ class PruneConfig:
     interval: int = 10
     per_event: int = 2
     warmup_steps: int = 10
+    window: int = 1
     decay: float = 0.0
+    scope: Scope | None = None
+    budget: Budget = "rank"
+    min_rank: int = 1
+    round_to: int = 1
+    fisher_per: FisherPer = "micro_batch"
+    ignore_padding: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_options(get_criterion(self.criterion), self.options)
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay must be in [0, 1), not {self.decay}")
+        if self.window < 1 or (self.window > 1 and self.decay > 0):
+            raise ConfigurationError("window must be at least 1, and 1 where decay > 0: use one of the two")
+        self._check_choices()
+        self._settle_scope()
         self.schedule  # noqa: B018  building it checks its values
+
+    def _check_choices(self) -> None:
+        for name, known in (
+            ("scope", (None, *get_args(Scope))),
+            ("budget", get_args(Budget)),
+            ("fisher_per", get_args(FisherPer)),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        if self.min_rank < 1 or self.round_to < 1:
+            raise ConfigurationError("min_rank and round_to must be at least 1")
+        if self.target_rank < self.min_rank or self.target_rank % self.round_to:
+            raise ConfigurationError(
+                f"target_rank {self.target_rank} must be at least min_rank {self.min_rank} and a multiple of "
+                f"round_to {self.round_to}"
+            )
+
+    def _settle_scope(self) -> None:
+        criterion = get_criterion(self.criterion)
+        implied = criterion.settings.get("scope", self.scope or "module")
+        if self.scope not in (None, implied):
+            raise ConfigurationError(
+                f"{self.criterion} means scope={implied!r}; for another scope use the criterion it builds on, 'svd'"
+            )
+        object.__setattr__(self, "scope", implied)
+        if implied == "global":
+            check_comparable(criterion)
 
     @property
     def schedule(self) -> Schedule:

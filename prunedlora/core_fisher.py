@@ -23,6 +23,7 @@ from torch import Tensor
 
 from prunedlora.curvature import inverse, square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.truncation import balanced
 
 #: (μ, λ) among which the held-out loss chooses; from strong to weak, so that each fit starts at the one before.
 GRID = ((10.0, 0.0), (1.0, 0.0), (1.0, 0.1), (0.1, 0.1), (0.1, 0.0), (0.01, 0.01))
@@ -35,7 +36,7 @@ class CoreFisherTruncation:
     """Outcome of :func:`truncate_core_fisher`.
 
     Attributes:
-        B: left factor, (d_out, k), in the dtype of the input.
+        B: left factor, (d_out, k), in the dtype of the input, balanced with A.
         A: right factor, (k, d_in).
         objective: value of the objective at the solution, unit of the loss.
         start: its value at the Kronecker solution; never smaller than `objective`.
@@ -133,9 +134,10 @@ def truncate_core_fisher(
     before = weighted.value(*start)
     if chosen is not None:
         P, Q = _descend(weighted, start, max_iter)
+    new_B, new_A = balanced(B.double() @ problem.back_b @ P, Q @ problem.back_a.mT @ A.double(), B.dtype)
     return CoreFisherTruncation(
-        B=(B.double() @ problem.back_b @ P).to(B.dtype),
-        A=(Q @ problem.back_a.mT @ A.double()).to(A.dtype),
+        B=new_B,
+        A=new_A,
         objective=weighted.value(P, Q),
         start=before,
         mu=chosen[0] if chosen else float("inf"),
@@ -167,8 +169,8 @@ def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> 
         [P, Q],
         max_iter=max_iter,
         history_size=20,
-        tolerance_grad=1e-10,
-        tolerance_change=1e-13,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-10,
         line_search_fn="strong_wolfe",
     )
     scale = max(problem.value(*start), torch.finfo(torch.float64).tiny)

@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 
 from prunedlora.errors import InconsistentProcessesError
@@ -13,7 +14,7 @@ def assert_same_everywhere(removed: dict[str, Tensor]) -> None:
     Raises:
         InconsistentProcessesError: they are not, in every process.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1 or not removed:
+    if not _several() or not removed:
         return
     mine = torch.cat([indices.flatten() for indices in removed.values()])
     least, most = mine.clone(), mine.clone()
@@ -24,3 +25,29 @@ def assert_same_everywhere(removed: dict[str, Tensor]) -> None:
             "the processes chose different components to remove; average the gradients over the processes "
             "(DistributedDataParallel) before the optimiser's step"
         )
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; the tensor itself in a single one."""
+    if not _several():
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_over_processes(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "total *rest"]:
+    """The samples of all processes, in the order of their ranks; processes may hold different numbers of them."""
+    if not _several():
+        return samples
+    sizes = [torch.zeros(1, dtype=torch.long, device=samples.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(samples)], device=samples.device))
+    padded = samples.new_zeros((int(max(sizes)), *samples.shape[1:]))
+    padded[: len(samples)] = samples
+    parts = [torch.zeros_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule, find_lora_modules
+from prunedlora.collector import Collector
 from prunedlora.config import PruneConfig
-from prunedlora.criteria import Factors, Reduction, Statistics, get_criterion
+from prunedlora.criteria import Factors, get_criterion
+from prunedlora.decision import Candidate, allocate_ranks, reduce_all
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.statistics import GradientMoments
+from prunedlora.rotation import rotate_state
 from prunedlora.surgery import (
     check_optimized,
+    check_state,
     describe_adapter,
     forget_removed,
     hold_at_zero,
@@ -78,9 +81,12 @@ class LoraRankPruner:
         config: what to remove, and when.
         total_steps: optimiser steps that training will take.
         adapter: name of the adapter.
+        loss_scale: with a gradient scaler its ``get_scale``, so that what is recorded during the backward pass is in
+            units of the loss; found by itself on accelerate's optimiser.
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one that cannot be pruned.
+        UnsupportedOptimizerError: at the first event, an optimiser whose state cannot be masked.
         ConfigurationError: target rank not below every module's rank, events that do not fit into training, or
             factors that the optimiser does not train.
     """
@@ -93,6 +99,7 @@ class LoraRankPruner:
         *,
         total_steps: int,
         adapter: str = "default",
+        loss_scale: Callable[[], float] | None = None,
     ) -> None:
         self.model, self.config, self.adapter = model, config, adapter
         self.optimizer = unwrap_optimizer(optimizer)
@@ -105,8 +112,16 @@ class LoraRankPruner:
         check_optimized(self.modules, self.optimizer)
         self._plan = self._make_plan(total_steps)
         self._removed = {m.name: _no_component(m) for m in self.modules}
-        self._moments = GradientMoments(self.modules, config.decay) if self._needs("gram_B", "gram_A") else None
-        self._generator = torch.Generator().manual_seed(config.seed)
+        self._collector = Collector(
+            model,
+            self.modules,
+            self._criterion.needs,
+            fisher_per=config.fisher_per,
+            ignore_padding=config.ignore_padding,
+            loss_scale=loss_scale or _loss_scale_of(optimizer),
+            seed=config.seed,
+        )
+        self._collector.activate(self._collects(1))
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -152,6 +167,7 @@ class LoraRankPruner:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._collector.close()
 
     def __enter__(self) -> "LoraRankPruner":
         return self
@@ -180,8 +196,11 @@ class LoraRankPruner:
                 ranks.setdefault(step, {})[module.name] = own.get(step, schedule.target_rank)
         return sorted(ranks.items())
 
-    def _needs(self, *names: str) -> bool:
-        return any(name in self._criterion.needs for name in names)
+    def _collects(self, step: int) -> bool:
+        """Whether the averages take in an optimiser step."""
+        if len(self.events) == len(self._plan):
+            return False
+        return self.config.decay > 0 or step > self._plan[len(self.events)][0] - self.config.window
 
     def _before_step(self, *_: Any) -> None:
         if getattr(self.optimizer, "grad_scale", None) is not None:
@@ -193,17 +212,19 @@ class LoraRankPruner:
             return
         step = self.step + 1
         due = len(self.events) < len(self._plan) and step >= self._plan[len(self.events)][0]
-        if self._moments is not None and (due or self.config.decay > 0):
+        if due or self._collects(step) or self._collector.reads_every_step:
             self._check_gradients(step)
-            self._moments.update()
+            self._collector.update(in_window=self._collects(step))
         if due:
-            self._check_gradients(step)
             self._prune(step, self._plan[len(self.events)][1])
 
     def _after_step(self, *_: Any) -> None:
         if self._is_skipped():
             return
         self.step += 1
+        if self.config.decay > 0:
+            self._collector.discount(self.config.decay)
+        self._collector.activate(self._collects(self.step + 1))
         if self.events:
             for module in self.modules:
                 hold_at_zero(module, self._removed[module.name])
@@ -230,63 +251,51 @@ class LoraRankPruner:
 
     @torch.no_grad()
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
-        start = time.perf_counter()
-        reductions = self._decide(ranks)
-        removed = {m.name: live[reduction.removed] for m, live, reduction in reductions}
+        start, config = time.perf_counter(), self.config
+        check_state(self.modules, self.optimizer)
+        candidates = [self._candidate(module) for module in self.modules]
+        if config.scope == "global":
+            last = len(self.events) + 1 == len(self._plan)
+            ranks = allocate_ranks(
+                self._criterion,
+                config.options,
+                candidates,
+                ranks,
+                budget=config.budget,
+                min_rank=config.min_rank,
+                round_to=config.round_to if last else 1,
+            )
+        reductions = reduce_all(self._criterion, config.options, candidates, ranks)
+        removed = {c.module.name: c.live[reduction.removed] for c, reduction in reductions}
         assert_same_everywhere(removed)
-        for module, live, reduction in reductions:
-            write_factors(module, live, reduction.factors.B, reduction.factors.A)
+        for candidate, reduction in reductions:
+            module = candidate.module
+            if self._criterion.rotates and reduction.removed.numel():
+                rotate_state(module, candidate.live, candidate.factors, reduction.factors, self.optimizer)
+            write_factors(module, candidate.live, reduction.factors.B, reduction.factors.A)
             self._removed[module.name][removed[module.name]] = True
             forget_removed(module, self._removed[module.name], self.optimizer)
-        cost = sum(float(reduction.cost.double().sum()) for _, _, reduction in reductions)
+        if self._criterion.rotates or config.decay == 0:
+            self._collector.reset()
+        cost = sum(float(reduction.cost.double().sum()) for _, reduction in reductions)
         event = PruneEvent(step, ranks, {n: r.tolist() for n, r in removed.items()}, cost, time.perf_counter() - start)
         self.events.append(event)
         logger.info("step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost)
 
-    def _decide(self, ranks: dict[str, int]) -> list[tuple[LoraModule, Tensor, Reduction]]:
-        """The reduction of every module, computed for all modules of equal shape at once; changes nothing."""
-        groups: dict[tuple[Any, ...], list[tuple[LoraModule, Tensor, Factors, Statistics]]] = defaultdict(list)
-        for module in self.modules:
-            live = (~self._removed[module.name]).nonzero().squeeze(1)
-            count = live.numel() - ranks[module.name]
-            factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
-            statistics = self._measure(module, live)
-            if not factors.B.any():
-                raise ConfigurationError(
-                    f"B of {module.name} is still zero, so every component is; warm up longer before pruning"
-                )
-            key = (factors.B.shape, factors.A.shape, factors.B.dtype, factors.B.device, count)
-            groups[key].append((module, live, factors, statistics))
-        out = []
-        for (*_, count), members in groups.items():
-            modules, lives, factors_list, statistics_list = zip(*members, strict=True)
-            reduction = self._criterion.reduce(
-                _stack(factors_list), _stack(statistics_list), count, **self.config.options
-            )
-            if not (torch.isfinite(reduction.factors.B).all() and torch.isfinite(reduction.factors.A).all()):
-                raise NonFiniteError(f"{self.config.criterion} made NaN or infinity of the factors; nothing changed")
-            for i, (module, live) in enumerate(zip(modules, lives, strict=True)):
-                own = Factors(reduction.factors.B[i], reduction.factors.A[i])
-                out.append((module, live, Reduction(own, reduction.removed[i], reduction.cost[i])))
-        return out
-
-    def _measure(self, module: LoraModule, live: Tensor) -> Statistics:
-        """The statistics that the criterion needs, of the live components only."""
-        found: dict[str, Tensor] = {}
-        if self._needs("gradient_B", "gradient_A"):
-            assert module.B.grad is not None
-            assert module.A.grad is not None
-            found["gradient_B"], found["gradient_A"] = module.B.grad[:, live], module.A.grad[live]
-        if self._moments is not None:
-            gram_B, gram_A = self._moments.of(module)
-            found["gram_B"], found["gram_A"] = gram_B[live][:, live], gram_A[live][:, live]
-        if self._needs("noise"):
-            found["noise"] = torch.rand(live.numel(), generator=self._generator).to(live.device)
-        return Statistics(**found)
+    def _candidate(self, module: LoraModule) -> Candidate:
+        live = (~self._removed[module.name]).nonzero().squeeze(1)
+        factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
+        return Candidate(module, live, factors, self._collector.measure(module, live))
 
 
 def _no_component(module: LoraModule) -> Tensor:
     return torch.zeros(module.rank, dtype=torch.bool, device=module.A.device)
+
+
+def _loss_scale_of(optimizer: Any) -> Callable[[], float]:
+    """The scale of the gradient scaler that accelerate's optimiser carries; 1 without one."""
+    scaler = getattr(optimizer, "scaler", None)
+    return scaler.get_scale if scaler is not None else (lambda: 1.0)
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -300,13 +309,3 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
             raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer")
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def _stack(items: Any) -> Any:
-    """One dataclass of tensors with a leading batch dimension, from several of equal shapes."""
-    first = items[0]
-    values = {
-        name: None if value is None else torch.stack([getattr(item, name) for item in items])
-        for name, value in vars(first).items()
-    }
-    return type(first)(**values)

@@ -67,7 +67,8 @@ def truncate_weighted(
 
     Minimises :math:`\|D^{1/2}(X - BA)C^{1/2}\|_F` given :math:`M_b = B^\top D B` and :math:`M_a = A C A^\top`;
     the scale of either does not matter.  ``M_b = B.mT @ B`` and ``M_a = A @ A.mT`` make it `truncate`.  The
-    result depends on the product :math:`BA` only, not on how it is factored, up to rounding.
+    result depends on the product :math:`BA` only, not on how it is factored, up to rounding.  The factors are
+    balanced as those of `truncate`, so that training can go on from them, whatever the units of the moments.
 
     Args:
         B: left factors, leading dimensions are batches.
@@ -90,13 +91,26 @@ def truncate_weighted(
     """
     _check(B, A, rank)
     P, Q = core_maps(M_b, M_a, rank)
-    return (B.double() @ P).to(B.dtype), (Q @ A.double()).to(A.dtype)
+    return balanced(B.double() @ P, Q @ A.double(), B.dtype)
+
+
+def balanced(
+    B: Float[Tensor, "*m d_out k"], A: Float[Tensor, "*m k d_in"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"]]:
+    r"""The factors :math:`B'`, :math:`A'` of the same product with :math:`B'^\top B' = A' A'^\top` diagonal.
+
+    >>> B, A = balanced(torch.tensor([[100.0]]), torch.tensor([[0.01]]), torch.float64)
+    >>> (B * A).item(), B.abs().item()
+    (1.0, 1.0)
+    """
+    B, A = truncate(B, A, B.shape[-1])
+    return B.to(dtype), A.to(dtype)
 
 
 def core_maps(
     M_b: Float[Tensor, "*m r r"], M_a: Float[Tensor, "*m r r"], rank: int
 ) -> tuple[Float[Tensor, "*m r k"], Float[Tensor, "*m k r"]]:
-    r"""The maps :math:`P`, :math:`Q` of `truncate_weighted`: :math:`B' = BP`, :math:`A' = QA`.
+    r"""The maps :math:`P`, :math:`Q` of `truncate_weighted` before balancing: :math:`B' = BP`, :math:`A' = QA`.
 
     >>> P, Q = core_maps(torch.diag(torch.tensor([9.0, 1.0])), torch.eye(2), 1)
     >>> (P @ Q).round(decimals=6).abs()

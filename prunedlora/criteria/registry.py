@@ -55,6 +55,7 @@ class Criterion:
         options: names and default values of its options.
         settings: values of `prunedlora.PruneConfig` that the name stands for.
         document: what the rule is, for people.
+        rotates: whether kept components are mixtures of the old ones, in B and in A.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Criterion:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     document: str | None = None
+    rotates: bool = False
 
 
 _REGISTRY: dict[str, Criterion] = {}
@@ -88,7 +90,12 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
 
 
 def register_reduction(
-    name: str, *, needs: tuple[str, ...], unit: Unit, settings: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    needs: tuple[str, ...],
+    unit: Unit,
+    rotates: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Callable[[Reduce], Reduce]:
     """Register a reduction ``(factors, statistics, count, *, option=default, ...) -> Reduction``.
 
@@ -98,6 +105,8 @@ def register_reduction(
         name: the name to register it under; one function may have several.
         needs: fields of `Statistics` that it reads.
         unit: of its costs.
+        rotates: whether kept components are mixtures of the old ones, in B and in A: the optimiser's state is then
+            carried into the new basis.
         settings: values of `prunedlora.PruneConfig` that the name stands for.
 
     Raises:
@@ -110,7 +119,7 @@ def register_reduction(
             costs = everything.cost.cummax(dim=-1).values
             return torch.zeros_like(costs).scatter(-1, everything.removed, costs)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, reduce.__doc__))
+        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, reduce.__doc__, rotates))
         return reduce
 
     return decorate

@@ -16,9 +16,9 @@ from prunedlora.truncation import damped_moment, singular_values, truncate, trun
 DAMPING = 1e-2
 
 
-@register_reduction("para2026", needs=(), unit="energy", settings={"scope": "global"})
-@register_reduction("lorasqueeze2026", needs=(), unit="energy", settings={"scope": "module"})
-@register_reduction("svd", needs=(), unit="energy")
+@register_reduction("para2026", needs=(), unit="energy", rotates=True, settings={"scope": "global"})
+@register_reduction("lorasqueeze2026", needs=(), unit="energy", rotates=True, settings={"scope": "module"})
+@register_reduction("svd", needs=(), unit="energy", rotates=True)
 def svd(factors: Factors, statistics: Statistics, count: int) -> Reduction:
     r"""Truncated singular value decomposition of :math:`BA`; a component costs :math:`\sigma_j^2`.
 
@@ -34,7 +34,7 @@ def svd(factors: Factors, statistics: Statistics, count: int) -> Reduction:
     return last_removed(factors, B, A, sigma.square(), count)
 
 
-@register_reduction("svd_activation", needs=("C_z",), unit="energy")
+@register_reduction("svd_activation", needs=("C_z",), unit="energy", rotates=True)
 def svd_activation(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
     r"""Least change of the output, :math:`\|(X - BA)C^{1/2}\|_F` with the inputs' second moment C.
 
@@ -46,7 +46,7 @@ def svd_activation(factors: Factors, statistics: Statistics, count: int, *, damp
     return _weighted(factors, M_b, input_moment(factors, statistics, damping), count, 1.0)
 
 
-@register_reduction("svd_gradient", needs=("U",), unit="loss")
+@register_reduction("svd_gradient", needs=("U",), unit="loss", rotates=True)
 def svd_gradient(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
     r"""Least change seen by the loss's gradients, :math:`\|D^{1/2}(X - BA)\|_F`, inputs taken as white.
 
@@ -58,7 +58,7 @@ def svd_gradient(factors: Factors, statistics: Statistics, count: int, *, dampin
     return _weighted(factors, output_moment(factors, statistics, damping), M_a, count, 0.5)
 
 
-@register_reduction("svd_kfac", needs=("C_z", "U"), unit="loss")
+@register_reduction("svd_kfac", needs=("C_z", "U"), unit="loss", rotates=True)
 def svd_kfac(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
     r"""Least increase of the loss under Kronecker curvature, :math:`\tfrac12\|D^{1/2}(X - BA)C^{1/2}\|_F^2`.
 

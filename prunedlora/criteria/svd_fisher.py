@@ -7,7 +7,7 @@ from prunedlora.criteria.registry import Factors, Reduction, Statistics, registe
 from prunedlora.criteria.svd import DAMPING, input_moment, last_removed, output_moment, svd_kfac
 
 
-@register_reduction("svd_fisher", needs=("C_z", "U", "core_gradients"), unit="loss")
+@register_reduction("svd_fisher", needs=("C_z", "U", "core_gradients"), unit="loss", rotates=True)
 def svd_fisher(
     factors: Factors,
     statistics: Statistics,

@@ -28,6 +28,7 @@ def moment(seed: int, r: int, samples: int | None = None) -> Tensor:
 
 def relative(a: Tensor, b: Tensor) -> float:
     """Relative difference in the Frobenius norm."""
+    a, b = a.detach(), b.detach()
     return float((a - b).norm() / b.norm().clamp(min=1e-300))
 
 

@@ -119,6 +119,15 @@ def test_change_of_basis_changes_nothing(adapter):
     assert (products[0] - products[1]).norm() <= 1e-6 * (B @ A).norm()
 
 
+def test_factors_are_balanced_whatever_the_units_of_the_moments():
+    B, A, D, C = normal(0, 9, 4), normal(1, 4, 8), moment(2, 9), moment(4, 8)
+    one = truncate_weighted(B, A, 2, B.mT @ D @ B, A @ C @ A.mT)
+    two = truncate_weighted(B, A, 2, 1e-12 * B.mT @ D @ B, 1e3 * A @ C @ A.mT)
+    for b, a in (one, two):
+        torch.testing.assert_close(b.mT @ b, a @ a.mT, rtol=1e-8, atol=1e-8)
+    assert relative(two[0] @ two[1], one[0] @ one[1]) < 1e-10
+
+
 def test_badly_scaled_components_cost_no_digits():
     """Components scaled by 1e±6 against each other: as exact as without."""
     B, A, D, C = normal(0, 9, 4), normal(1, 4, 8), moment(2, 9), moment(4, 8)

@@ -5,7 +5,7 @@ import pytest
 from theory.__main__ import main
 from theory.report import COLUMNS
 
-SMALL = ["--instances", "30", "--steps", "3"]
+SMALL = ["--instances", "12", "--steps", "2"]
 
 
 @pytest.fixture(scope="module")

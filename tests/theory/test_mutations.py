@@ -21,7 +21,7 @@ def test_a_tightened_bound_falls_at_the_constructed_instance(key):
 
 @pytest.mark.parametrize("key", ["S5.bound", "S5.jacobian", "S6.path", "S7", "S9.estimate", "S11.optimum"])
 def test_a_tightened_bound_falls_in_a_run(key):
-    assert verify(get_statement(key), count=100, seed=2, tighten=0.9, steps=40).verdict == "violated"
+    assert verify(get_statement(key), count=100, seed=2, tighten=0.9, steps=5).verdict == "violated"
 
 
 def test_half_is_the_smallest_constant_for_softmax(monkeypatch):
@@ -39,7 +39,7 @@ def test_kappa_is_the_smallest_price(monkeypatch):
 @pytest.mark.parametrize("key", ["S5.bound", "S7"])
 def test_the_adversary_reaches_the_tight_bounds(key):
     statement = get_statement(key)
-    found = attack(statement, dict(statement.adversary_shapes[0]), seed=3, steps=80)
+    found = attack(statement, dict(statement.adversary_shapes[0]), seed=3, steps=40)
     assert 0.99 <= found.best_ratio <= 1 + 1e-9
     assert found.violations == 0
 
@@ -47,8 +47,8 @@ def test_the_adversary_reaches_the_tight_bounds(key):
 def test_the_adversary_finds_more_than_root_two_for_overlapping_masks():
     """The constant of S10 for masks that overlap lies above √2 and below 2; for disjoint ones it is √2."""
     statement = get_statement("S10.general")
-    overlapping = attack(statement, {"d": 1, "r": 3, "count": 2}, seed=0, steps=200)
-    disjoint = attack(statement, {"d": 1, "r": 2, "count": 1}, seed=0, steps=100)
+    overlapping = attack(statement, {"d": 1, "r": 3, "count": 2}, seed=0, steps=100)
+    disjoint = attack(statement, {"d": 1, "r": 2, "count": 1}, seed=0, steps=60)
     assert 2**0.5 < 2 * overlapping.best_ratio <= 2
     assert 1.3 < 2 * disjoint.best_ratio <= 2**0.5 * (1 + 1e-6)
 

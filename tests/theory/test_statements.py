@@ -16,9 +16,9 @@ KEYS = available_statements()
 @pytest.mark.parametrize("key", KEYS)
 def test_each_statement_is_what_it_claims_to_be(key):
     statement = get_statement(key)
-    summary = verify(statement, count=60, seed=11, steps=3)
+    summary = verify(statement, count=24, seed=11, steps=2)
     assert summary.passed, summary.verdict
-    assert summary.instances >= 60
+    assert summary.instances >= 24
     assert sum(summary.histogram["counts"]) > 0
 
 
@@ -26,7 +26,7 @@ def test_each_statement_is_what_it_claims_to_be(key):
 def test_identities_and_bounds_are_not_vacuous(key):
     """Most instances meet the assumptions, and both sides differ from zero somewhere."""
     statement = get_statement(key)
-    result = statement.check(statement.sample(Generator().manual_seed(5), 40, **statement.shapes[-1]))
+    result = statement.check(statement.sample(Generator().manual_seed(5), 16, **statement.shapes[-1]))
     assert result.applies.double().mean() > 0.5
     assert (result.rhs > 0).any()
 

@@ -1,0 +1,178 @@
+r"""What passes through the bottleneck of an adapter: z = Ax forward, u = ∂L/∂z backward.
+
+Second moments of both are r x r; no d x d matrix is formed.  Everything is recorded when the gradient of a forward
+pass arrives, so that evaluation is not counted and a forward pass that gradient checkpointing runs twice counts
+once.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from prunedlora.adapters import LoraModule
+from prunedlora.distributed import gather_over_processes
+from prunedlora.errors import ConfigurationError
+from prunedlora.statistics import Average, Hooked, gram_of_columns
+
+#: Core gradients kept for each module, the latest.
+MAX_SAMPLES = 512
+
+#: What to do with a layer's input or output and the gradient of its output.
+Record = Callable[[Tensor, Tensor], None]
+
+
+class BottleneckMoments(Hooked):
+    r"""Collects :math:`C_z = E[z z^\top]`, :math:`U = E[\sum_t u_t u_t^\top]` and core gradients of every module.
+
+    `u` is the gradient of each sample's own loss: the loss is taken to be a mean over the samples, which are the
+    first dimension of a layer's input.  C_z is a mean over tokens, U one over samples, so that
+    :math:`U \otimes C_z` is the Kronecker-factored Fisher matrix of the mean loss.
+
+    >>> import peft
+    >>> model = nn.Sequential(nn.Linear(4, 3))
+    >>> model = peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["0"]), model)
+    >>> from prunedlora.adapters import find_lora_modules
+    >>> modules = find_lora_modules(model)
+    >>> with BottleneckMoments(model, modules, ("C_z", "U")) as moments:
+    ...     model(torch.ones(5, 4)).sum().backward()
+    >>> moments.of(modules[0])["C_z"].shape
+    torch.Size([2, 2])
+
+    Args:
+        model: the model, for its ``attention_mask``.
+        modules: the adapted modules.
+        needs: which of ``"C_z"``, ``"U"``, ``"core_gradients"`` to collect; nothing else is computed.
+        loss_scale: what the loss was multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
+        ignore_padding: leave out tokens whose entry in the model's argument ``attention_mask`` (samples, tokens)
+            is 0.
+
+    Raises:
+        ConfigurationError: from ``backward()``, where an attention mask does not fit a layer's tokens.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: list[LoraModule],
+        needs: tuple[str, ...],
+        *,
+        loss_scale: Callable[[], float] = lambda: 1.0,
+        ignore_padding: bool = False,
+    ) -> None:
+        super().__init__()
+        self.active, self._loss_scale, self._mask = True, loss_scale, None
+        self.averages = {m.name: {n: Average() for n in needs if n != "core_gradients"} for m in modules}
+        self._core: dict[str, list[Tensor]] | None = None
+        if "core_gradients" in needs:
+            self._core = {m.name: [] for m in modules}
+        if ignore_padding:
+            self._handles.append(model.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
+        for module in modules:
+            self._handles.append(watch(module.layer.lora_A[module.adapter], self._recorder(module.name), keep="output"))
+
+    def of(self, module: LoraModule) -> dict[str, Tensor]:
+        """What has been collected for a module, over all processes, under the names that `Statistics` gives it."""
+        found = {need: average.mean(module.name) for need, average in self.averages[module.name].items()}
+        if self._core is not None:
+            if not self._core[module.name]:
+                raise ConfigurationError(f"no backward pass has reached {module.name}; collect over at least one")
+            found["core_gradients"] = gather_over_processes(torch.cat(self._core[module.name])[-MAX_SAMPLES:])
+        return found
+
+    def _keep_mask(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._mask = kwargs.get("attention_mask")
+
+    def _recorder(self, name: str) -> Callable[[], Record | None]:
+        """What to do with z and u of the forward pass that begins now; None if it is not wanted."""
+
+        def begin() -> Record | None:
+            mask = self._mask
+            return (lambda z, u: self._record(name, z, u, mask)) if self.active else None
+
+        return begin
+
+    @torch.no_grad()
+    def _record(self, name: str, z: Tensor, u: Tensor, mask: Tensor | None) -> None:
+        z, u, keep = by_sample(z), by_sample(u) * (_samples(z) / self._loss_scale()), None
+        if mask is not None and z.shape[1] > 1:
+            keep = _fitting(mask, z, name)
+            z, u = z * keep.unsqueeze(-1), u * keep.unsqueeze(-1)
+        averages = self.averages[name]
+        if "C_z" in averages:
+            tokens = z.shape[0] * z.shape[1] if keep is None else keep.sum()
+            averages["C_z"].add(gram_of_columns(z.flatten(0, 1)), tokens)
+        if "U" in averages:
+            averages["U"].add(gram_of_columns(u.flatten(0, 1)), z.shape[0])
+        if self._core is not None:
+            self._keep(self._core[name], u.mT @ z)
+
+    @staticmethod
+    def _keep(samples: list[Tensor], g: Float[Tensor, "n r r"]) -> None:
+        samples.append(g[torch.isfinite(g).all(dim=-1).all(dim=-1)])
+        while sum(len(s) for s in samples[1:]) >= MAX_SAMPLES:
+            samples.pop(0)
+
+
+class SampleFisher(Hooked):
+    """Means of ``G_B^T G_B`` and ``G_A G_A^T`` over samples, each with the gradient of that sample's own loss.
+
+    Forms the gradients of the samples of one micro-batch, (samples, d_out, r) and (samples, r, d_in), one module at
+    a time, and keeps the inputs of every adapted layer until its backward pass.
+
+    Args:
+        modules: the adapted modules.
+        loss_scale: what the loss was multiplied by before ``backward()``.
+    """
+
+    def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
+        super().__init__()
+        self.active, self._loss_scale = True, loss_scale
+        self.averages = {m.name: (Average(), Average()) for m in modules}
+        for module in modules:
+            of_B, of_A = self.averages[module.name]
+            layers = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
+            self._handles.append(watch(layers[0], self._recorder(of_B, of_rows=False), keep="input"))
+            self._handles.append(watch(layers[1], self._recorder(of_A, of_rows=True), keep="input"))
+
+    def _recorder(self, average: Average, *, of_rows: bool) -> Callable[[], Record | None]:
+        @torch.no_grad()
+        def record(x: Tensor, g: Tensor) -> None:
+            G = (by_sample(g) * (_samples(g) / self._loss_scale())).mT @ by_sample(x)
+            average.add(gram_of_columns(G.mT if of_rows else G).sum(dim=0), _samples(g))
+
+        return lambda: record if self.active else None
+
+
+def watch(layer: nn.Module, begin: Callable[[], Record | None], *, keep: Literal["input", "output"]) -> RemovableHandle:
+    """Call ``begin()`` in every forward pass, and backward what it returned, with the kept tensor and the gradient."""
+
+    def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        record = begin() if output.requires_grad else None
+        if record is not None:
+            kept = (args[0] if keep == "input" else output).detach()
+            output.register_hook(lambda gradient: record(kept, gradient))  # type: ignore[no-untyped-call]
+
+    return layer.register_forward_hook(forward)
+
+
+def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:
+    """A layer's input, output or gradient as (samples, tokens, features), in at least float32."""
+    wide = t.to(torch.promote_types(t.dtype, torch.float32))
+    return wide.reshape(_samples(t), -1, t.shape[-1])
+
+
+def _samples(t: Tensor) -> int:
+    return int(t.shape[0]) if t.dim() > 1 else 1
+
+
+def _fitting(mask: Tensor, z: Float[Tensor, "n tokens r"], name: str) -> Bool[Tensor, "n tokens"]:
+    if mask.shape != z.shape[:2]:
+        raise ConfigurationError(
+            f"the attention mask has shape {tuple(mask.shape)}, but {name} sees {z.shape[0]} samples of "
+            f"{z.shape[1]} tokens; pass a mask (samples, tokens), or set ignore_padding=False"
+        )
+    return mask.to(z.device) != 0
