@@ -78,11 +78,11 @@ def newton_step(
 
 
 def block_solution(
-    W: Float[Tensor, "d r"],
-    H: Float[Tensor, "r r"],
-    removed: Sequence[int],
-    gradient: Float[Tensor, "d r"] | None = None,
-) -> tuple[Float[Tensor, "d r"], Float[Tensor, ""]]:
+    W: Float[Tensor, "*m d r"],
+    H: Float[Tensor, "*m r r"],
+    removed: Sequence[int] | Int[Tensor, "*m count"],
+    gradient: Float[Tensor, "*m d r"] | None = None,
+) -> tuple[Float[Tensor, "*m d r"], Float[Tensor, "*m"]]:
     r"""Best change of `W` that zeroes the columns `removed`, and the value of the quadratic model there.
 
     Equations (7) and (8) of arXiv:2510.00192, literally; in float64, undamped.
@@ -90,7 +90,8 @@ def block_solution(
     Args:
         W: matrix whose columns are removed.
         H: curvature shared by all rows of `W`, positive definite.
-        removed: indices of the columns to zero, each once, 0..r-1; may be empty.
+        removed: indices of the columns to zero, each once, 0..r-1; may be empty.  A list for the same ones in every
+            batch entry.
         gradient: linear term :math:`G`; none by default.
 
     Returns:
@@ -105,18 +106,22 @@ def block_solution(
     >>> delta, cost
     (tensor([[-1.0000,  0.5000]], dtype=torch.float64), tensor(0.7500, dtype=torch.float64))
     """
-    M = [int(j) for j in removed]
-    if len(set(M)) < len(M) or not all(0 <= j < W.shape[-1] for j in M):
-        raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M}")
+    M = torch.as_tensor(removed, dtype=torch.long, device=W.device)
+    ordered = M.sort(dim=-1).values
+    if not ((M >= 0) & (W.shape[-1] > M)).all() or (ordered.diff(dim=-1) == 0).any():
+        raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}")
     G = torch.zeros_like(W) if gradient is None else gradient
     _check_finite(W, G)
     W, G, H_inverse = W.double(), G.double(), inverse(H)
+    M = M.expand(*W.shape[:-2], M.shape[-1])
     step = G @ H_inverse
-    shifted = (W - step)[:, M]
-    multipliers = torch.linalg.solve(H_inverse[M][:, M], shifted.mT).mT
-    delta = -step - multipliers @ H_inverse[M]
-    delta[:, M] = -W[:, M]
-    return delta, 0.5 * ((multipliers * shifted).sum() - (G * step).sum())
+    shifted = torch.take_along_dim(W - step, M.unsqueeze(-2), dim=-1)
+    rows = torch.take_along_dim(H_inverse, M.unsqueeze(-1), dim=-2)
+    block = torch.take_along_dim(rows, M.unsqueeze(-2), dim=-1)
+    multipliers = torch.linalg.solve(block, shifted.mT).mT
+    columns = M.unsqueeze(-2).expand(*W.shape[:-1], M.shape[-1])
+    delta = (-step - multipliers @ rows).scatter(-1, columns, -W.gather(-1, columns))
+    return delta, 0.5 * ((multipliers * shifted).sum(dim=(-2, -1)) - (G * step).sum(dim=(-2, -1)))
 
 
 def eliminate(

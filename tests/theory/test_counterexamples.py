@@ -1,0 +1,57 @@
+"""The printed proposition falls, on both sides, and so do the plausible invariances."""
+
+import pytest
+import torch
+
+from theory import get_statement
+from theory.adversary import attack
+from theory.attention import output_error
+from theory.gradient_path import check_path, joint_error, silent_modules, single_errors
+from theory.printed_activation_bound import check, one_key, printed_bound, vanishing_queries
+from theory.softmax_bound import check as check_corrected
+
+
+def test_activation_side_with_the_published_numbers():
+    """N = 64, d = 8, τ = 10, ε = 0.01: 0.0800 against 0.0132."""
+    instance = one_key(N=64, d=8, tau=10.0, epsilon=0.01)
+    assert output_error(instance).item() == pytest.approx(0.0800, abs=5e-5)
+    assert printed_bound(instance).item() == pytest.approx(0.0132, abs=5e-5)
+    assert bool(check(instance).violated)
+    assert not bool(check_corrected(instance).violated)
+
+
+@pytest.mark.parametrize("N", [4, 16, 64, 256])
+def test_no_constant_repairs_the_activation_side(N):
+    """The ratio grows like √N."""
+    ratio = check(one_key(N=N, epsilon=1e-6)).ratio.item()
+    assert ratio == pytest.approx(N**0.5, rel=1e-3)
+
+
+def test_the_second_slip_of_the_activation_side():
+    instance = vanishing_queries(values=1e6)
+    assert check(instance).ratio.item() > 1e5
+    assert not bool(check_corrected(instance).violated)
+
+
+def test_gradient_side():
+    instance = silent_modules()
+    assert torch.equal(single_errors(instance), torch.zeros(3, 1, dtype=torch.float64))
+    assert joint_error(instance).item() > 1
+    assert bool(get_statement("S6.printed").check(instance).violated)
+    assert not bool(check_path(instance).violated)
+
+
+@pytest.mark.parametrize("key", ["S4", "S6.printed"])
+def test_the_adversary_breaks_the_printed_bounds_in_seconds(key):
+    statement = get_statement(key)
+    found = attack(statement, dict(statement.adversary_shapes[0]), seed=1, steps=60)
+    assert found.seconds_to_fall is not None
+    assert found.seconds_to_fall < 10
+    assert found.best_ratio > 1.1
+    assert bool(statement.check(found.instance).violated)
+
+
+@pytest.mark.parametrize("key", ["S3.absolute", "S3.basis"])
+def test_what_is_not_invariant(key):
+    statement = get_statement(key)
+    assert bool(statement.check(statement.extremal()).violated)
