@@ -11,6 +11,7 @@ from prunedlora.errors import PrunedLoRAError
 from prunedlora.export import export_adapter
 from prunedlora.pruner import LoraRankPruner, PruneEvent
 from prunedlora.schedule import Schedule
+from prunedlora.surgery import truncate_adapter
 from prunedlora.truncation import truncate
 
 __version__ = "0.1.0"
@@ -28,4 +29,5 @@ __all__ = [
     "register",
     "register_reduction",
     "truncate",
+    "truncate_adapter",
 ]

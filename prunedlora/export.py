@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunedlora.adapters import find_lora_modules
 from prunedlora.errors import ConfigurationError, OutputError
-from prunedlora.surgery import describe_adapter, peft_config
+from prunedlora.surgery import configured_model, describe_adapter, peft_config
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -34,6 +34,13 @@ def export_adapter(model: nn.Module, folder: str | Path, adapter: str = "default
     Raises:
         OutputError: the folder exists, cannot be written, or does not hold what memory holds.
         UnsupportedAdapterError, ConfigurationError: see :func:`prunedlora.find_lora_modules`.
+
+    >>> import peft
+    >>> settings = peft.LoraConfig(r=4, target_modules=["0"])
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), settings)
+    >>> with tempfile.TemporaryDirectory() as scratch:
+    ...     sorted(file.name for file in export_adapter(model, Path(scratch) / "adapter").iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
     """
     folder = Path(folder)
     if folder.exists():
@@ -68,13 +75,14 @@ def export_adapter(model: nn.Module, folder: str | Path, adapter: str = "default
 
 def _tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
     """The adapter's tensors under the names that PEFT gives them in a file, on the CPU."""
-    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    state = get_peft_model_state_dict(
+        configured_model(model, adapter), adapter_name=adapter, save_embedding_layers=False
+    )
     if not state:
         raise ConfigurationError(f"PEFT finds no tensors for the adapter {adapter!r}")
     out = {}
     for name, tensor in state.items():
-        bare = name.removeprefix("module.")
-        key = bare if bare.startswith(PREFIX) else PREFIX + bare
+        key = name if name.startswith(PREFIX) else PREFIX + name
         out[key] = tensor.detach().cpu().contiguous()
     return out
 

@@ -17,9 +17,10 @@ from prunedlora.criteria import Factors, get_criterion
 from prunedlora.decision import Candidate, allocate_ranks, reduce_all
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.rotation import rotate_state
+from prunedlora.rotation import check_rotatable, rotate_state
 from prunedlora.surgery import (
     check_optimized,
+    check_state,
     describe_adapter,
     forget_removed,
     hold_at_zero,
@@ -85,6 +86,7 @@ class LoraRankPruner:
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one that cannot be pruned.
+        UnsupportedOptimizerError: at the first event, an optimiser whose state cannot be masked.
         ConfigurationError: target rank not below every module's rank, events that do not fit into training, or
             factors that the optimiser does not train.
     """
@@ -250,6 +252,9 @@ class LoraRankPruner:
     @torch.no_grad()
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
         start, config = time.perf_counter(), self.config
+        check_state(self.modules, self.optimizer)
+        if self._criterion.rotates:
+            check_rotatable(self.modules, self.optimizer)
         candidates = [self._candidate(module) for module in self.modules]
         if config.scope == "global":
             last = len(self.events) + 1 == len(self._plan)

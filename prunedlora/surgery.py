@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from peft import PeftConfig
 from torch import Tensor, nn
 
-from prunedlora.adapters import LoraModule
+from prunedlora.adapters import LoraModule, find_lora_modules
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+from prunedlora.truncation import truncate
 
 
 def write_factors(
@@ -26,12 +28,19 @@ def write_factors(
         module.A.zero_().index_copy_(0, live, A.to(module.A.dtype))
 
 
-def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
-    """Zero gradient and optimiser state of all removed components, so that nothing moves them.
+def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser whose state cannot be masked or sliced; knows once it has taken a step.
 
     Raises:
-        UnsupportedOptimizerError: the optimiser keeps state that is not one number per weight.
+        UnsupportedOptimizerError: it keeps state that is not one floating-point number per weight.
     """
+    for module in modules:
+        for parameter in (module.B, module.A):
+            state_like(parameter, optimizer, module.name)
+
+
+def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
+    """Zero gradient and optimiser state of all removed components, so that nothing moves them."""
     for parameter, dim in ((module.B, 1), (module.A, 0)):
         mask = removed if dim == 1 else removed.unsqueeze(1)
         tensors = [value for _, value in state_like(parameter, optimizer, module.name)]
@@ -64,23 +73,42 @@ def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.opt
         UnsupportedOptimizerError: the optimiser keeps state that cannot be sliced.
     """
     index = (~removed).nonzero().squeeze(1)
-    rank = index.numel()
     if module.B[:, removed].any() or module.A[removed].any():
         raise ConfigurationError(
             f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
             "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead"
         )
-    if rank == 0:
+    if index.numel() == 0:
         raise ConfigurationError(f"{module.name} would be left without components; keep at least one")
-    scaling = module.scaling
-    linear_B, linear_A = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
-    linear_B.weight = _smaller(linear_B.weight, index, 1, optimizer, module.name)
-    linear_A.weight = _smaller(linear_A.weight, index, 0, optimizer, module.name)
-    linear_B.in_features = linear_A.out_features = rank
-    module.layer.r[module.adapter] = rank
-    module.layer.lora_alpha[module.adapter] = scaling * rank
-    module.layer.use_rslora[module.adapter] = False
-    module.layer.scaling[module.adapter] = scaling
+    _replace(
+        module,
+        _smaller(module.B, index, 1, optimizer, module.name),
+        _smaller(module.A, index, 0, optimizer, module.name),
+    )
+
+
+def truncate_adapter(model: nn.Module, rank: int, adapter: str = "default") -> None:
+    """Lower every module of an adapter in memory to `rank` by the SVD of BA; the scaling does not change.
+
+    For an adapter whose training is over: the parameters are replaced, no optimiser follows.
+
+    Raises:
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+        ConfigurationError: `rank` is below 1 or above the rank of a module; nothing is changed.
+        NonFiniteError: NaN or infinity in a factor; nothing is changed.
+
+    >>> import peft
+    >>> settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["0"])
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), settings)
+    >>> truncate_adapter(model, 2)
+    >>> [(module.rank, module.scaling) for module in find_lora_modules(model)]
+    [(2, 2.0)]
+    """
+    modules = find_lora_modules(model, adapter)
+    truncated = [truncate(module.B.detach(), module.A.detach(), rank) for module in modules]
+    for module, (B, A) in zip(modules, truncated, strict=True):
+        _replace(module, nn.Parameter(B), nn.Parameter(A))
+    describe_adapter(model, modules)
 
 
 def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
@@ -97,8 +125,8 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     config.alpha_pattern = {_pattern(n): a for n, a in alphas.items() if a != config.lora_alpha}
 
 
-def peft_config(model: nn.Module, adapter: str) -> Any:
-    """The PEFT configuration that the model carries for an adapter.
+def configured_model(model: nn.Module, adapter: str) -> nn.Module:
+    """The module inside `model` that carries the PEFT configuration of an adapter.
 
     Raises:
         ConfigurationError: there is none.
@@ -106,8 +134,14 @@ def peft_config(model: nn.Module, adapter: str) -> Any:
     for module in model.modules():
         configs = getattr(module, "peft_config", None)
         if isinstance(configs, dict) and adapter in configs:
-            return configs[adapter]
+            return module
     raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
+
+
+def peft_config(model: nn.Module, adapter: str) -> PeftConfig:
+    """The PEFT configuration of an adapter; raises as `configured_model` does."""
+    configs: dict[str, PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
+    return configs[adapter]
 
 
 def _pattern(name: str) -> str:
@@ -154,6 +188,15 @@ def state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: 
             )
         like.append((key, value))
     return like
+
+
+def _replace(module: LoraModule, B: nn.Parameter, A: nn.Parameter) -> None:
+    """Give a layer new factors of another rank, with everything PEFT derives from the rank, at equal scaling."""
+    layer, adapter, scaling = module.layer, module.adapter, module.scaling
+    layer.lora_B[adapter].weight, layer.lora_A[adapter].weight = B, A
+    layer.lora_B[adapter].in_features = layer.lora_A[adapter].out_features = layer.r[adapter] = A.shape[0]
+    layer.lora_alpha[adapter], layer.use_rslora[adapter] = scaling * A.shape[0], False
+    layer.scaling[adapter] = scaling
 
 
 def _smaller(

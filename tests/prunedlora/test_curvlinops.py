@@ -8,12 +8,12 @@ import warnings
 
 import pytest
 import torch
+from layers import generator, relative
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from prunedlora.adapters import LoraModule
 from prunedlora.bottleneck import BottleneckMoments, SampleFisher
-from tests.prunedlora.layers import generator, relative
 
 with warnings.catch_warnings():  # a dependency of curvlinops calls torch.jit.script when it is imported
     warnings.simplefilter("ignore", DeprecationWarning)

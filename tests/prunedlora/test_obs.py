@@ -8,11 +8,11 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import moment, normal, relative
 
 from prunedlora.curvature import damped, inverse
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
 from prunedlora.obs import block_solution, eliminate, newton_step
-from tests.prunedlora.layers import moment, normal, relative
 
 SEEDS = st.integers(0, 10_000)
 RANKS = st.integers(1, 8)

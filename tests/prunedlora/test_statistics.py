@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+from layers import generator, relative
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -11,7 +12,6 @@ from prunedlora.bottleneck import MAX_SAMPLES, BottleneckMoments, SampleFisher
 from prunedlora.collector import Collector
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics import Average, MicroBatchFisher, Sensitivity
-from tests.prunedlora.layers import generator, relative
 
 BOTTLENECK = ("C_z", "U", "core_gradients")
 

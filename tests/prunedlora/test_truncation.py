@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import moment, normal, relative
 
 from prunedlora.curvature import square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
@@ -15,7 +16,6 @@ from prunedlora.truncation import (
     truncate,
     truncate_weighted,
 )
-from tests.prunedlora.layers import moment, normal, relative
 
 SEEDS = st.integers(0, 10_000)
 

@@ -1,0 +1,1 @@
+"""Experiments that regenerate the paper's tables and figures; start with ``bash experiments/run_all.sh``."""

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Regenerates the paper's tables and figures.
+#
+#   bash experiments/run_all.sh [--preset smoke|cpu|gpu|paper] [--only table1 ...] [--fresh]
+#
+# smoke   a tiny random model: everything runs, nothing is learnt            (2 cores: 3 minutes)
+# cpu     SmolLM2-135M-Instruct from its package, two-digit sums             (2 cores: 25 minutes)
+# gpu     the same model, word problems with worked solutions, the paper's ranks and schedule
+# paper   Llama-3-8B on MetaMathQA, from the hub
+#
+# Without --preset: gpu if CUDA is there, else cpu.  A run whose result file exists is skipped; --fresh redoes it.
+# Interrupted?  Run it again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Step 1: an environment (only the first time).
+source experiments/environment.sh experiments
+
+# Step 2: the missing runs, each in a process of its own; then the tables (experiments/results/PRESET) and the
+# figures (paper_figures/PRESET), drawn from the result files.
+exec "$PYTHON" -m experiments "$@"

@@ -1,0 +1,44 @@
+"""The paper's own task: MetaMathQA for training, GSM8K's test split for accuracy; needs the hub."""
+
+import itertools
+import random
+from typing import Any
+
+from experiments.tasks.base import Example, Task
+from experiments.tasks.math import number_after_hashes
+
+#: Data sets on the hub, as ``name@revision``.
+METAMATH = "meta-math/MetaMathQA@main"
+GSM8K = "openai/gsm8k@main"
+
+
+def _load(name: str, split: str, *parts: str) -> Any:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise SystemExit("this task reads data from the hub: pip install datasets") from None
+    name, _, revision = name.partition("@")
+    return load_dataset(name, *parts, split=split, revision=revision)
+
+
+def _prompt(question: str) -> str:
+    return f"Question: {question.strip()}\nAnswer:"
+
+
+def _test(n: int) -> list[Example]:
+    rows = itertools.islice(_load(GSM8K, "test", "main"), n)
+    return [Example(_prompt(r["question"]), f" {r['answer']}", number_after_hashes(r["answer"])) for r in rows]
+
+
+def _train(n: int, seed: int) -> list[Example]:
+    rows = _load(METAMATH, "train")
+    order = random.Random(seed).sample(range(len(rows)), min(n, len(rows)))
+    examples = []
+    for row in (rows[i] for i in order):
+        solution, _, answer = row["response"].rpartition("The answer is:")
+        target = f" {solution.strip()}\n#### {answer.strip()}"
+        examples.append(Example(_prompt(row["query"]), target, answer.strip()))
+    return examples
+
+
+METAMATH_GSM8K = Task("metamath_gsm8k", _test, _train, number_after_hashes, max_new_tokens=512)

@@ -1,0 +1,98 @@
+"""Math from reasoning-gym: sums of two-digit numbers, and grade-school word problems with worked solutions."""
+
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import reasoning_gym
+
+from experiments.tasks.base import Example, Task
+
+#: The generator makes item i of seed s from the number s + i: splits must start far apart.
+SPLIT_LENGTH = 10**9
+CHUNK = 1_000
+#: Prompts of this many test examples are kept out of training, however few are scored.
+HELD_OUT = 2_000
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def _arithmetic(item: dict[str, Any]) -> Example:
+    return Example(f"{item['metadata']['expression']} =", f" {item['answer']}", item["answer"])
+
+
+def _gsm(item: dict[str, Any]) -> Example:
+    solution = item["metadata"]["answer_cot"].strip()
+    return Example(f"Question: {item['question']}\nAnswer:", f" {solution}", item["answer"])
+
+
+def _generate(
+    dataset: str, options: dict[str, Any], read: Callable[[dict[str, Any]], Example], split: int
+) -> Iterator[Example]:
+    """The endless examples of one split; made in chunks, since some data sets plan all their items at once."""
+    for start in itertools.count(split * SPLIT_LENGTH, CHUNK):
+        yield from map(read, reasoning_gym.create_dataset(dataset, seed=start, size=CHUNK, **options))
+
+
+def _task(
+    name: str,
+    dataset: str,
+    options: dict[str, Any],
+    read: Callable[[dict[str, Any]], Example],
+    read_answer: Callable[[str], str],
+    max_new_tokens: int,
+) -> Task:
+    @functools.cache
+    def test(n: int) -> list[Example]:
+        unique: dict[str, Example] = {}
+        for example in _generate(dataset, options, read, split=0):
+            unique.setdefault(example.prompt, example)
+            if len(unique) == n:
+                break
+        return list(unique.values())
+
+    def train(n: int, seed: int) -> list[Example]:
+        held_out = {example.prompt for example in test(HELD_OUT)}
+        source = _generate(dataset, options, read, split=seed + 1)
+        return list(itertools.islice((e for e in source if e.prompt not in held_out), n))
+
+    return Task(name, test, train, read_answer, max_new_tokens)
+
+
+def first_number(text: str) -> str:
+    r"""The first number in a text.
+
+    >>> first_number(" -37\\n12")
+    '-37'
+    """
+    found = NUMBER.search(text)
+    return found.group() if found else ""
+
+
+def number_after_hashes(text: str) -> str:
+    r"""The number after ``####``, as worked solutions end; without it the last number.
+
+    >>> number_after_hashes("3*4=12\\n#### 1,200"), number_after_hashes("it is 7.")
+    ('1200', '7')
+    """
+    numbers = NUMBER.findall(text.rsplit("####", 1)[-1].replace(",", ""))
+    return (numbers[0] if "####" in text else numbers[-1]) if numbers else ""
+
+
+ARITHMETIC = _task(
+    "arithmetic",
+    "basic_arithmetic",
+    {
+        "max_terms": 2,
+        "min_digits": 2,
+        "max_digits": 2,
+        "operators": ["+"],
+        "allow_parentheses": False,
+        "allow_negation": False,
+    },
+    _arithmetic,
+    first_number,
+    max_new_tokens=6,
+)
+GSM_SYMBOLIC = _task("gsm_symbolic", "gsm_symbolic", {}, _gsm, number_after_hashes, max_new_tokens=320)

@@ -1,0 +1,59 @@
+"""Rank and training loss against the step, one line per run.
+
+``python -m paper_figures.rank_and_loss RUNS_FOLDER OUTPUT_FOLDER``
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+
+NAME = "rank_and_loss"
+SMOOTHING = 10
+
+
+def draw(runs: Path, output: Path) -> list[Path]:
+    """Draw the figure from all trained runs in a folder; writes PNG and PDF, returns their paths."""
+    mpl.use("agg")
+    frame = pd.concat([_curve(json.loads(file.read_text())) for file in sorted(runs.glob("*.json"))])
+    sns.set_theme(context="paper", style="ticks", palette="colorblind")
+    figure, axes = plt.subplots(2, 1, sharex=True, figsize=(5.5, 5.0), height_ratios=(1, 2), layout="constrained")
+    line = {"data": frame, "x": "step", "hue": "run", "style": "run", "dashes": True, "errorbar": None}
+    sns.lineplot(y="rank", ax=axes[0], legend=False, drawstyle="steps-post", **line)
+    sns.lineplot(y="loss", ax=axes[1], **line)
+    axes[0].set_ylabel("rank per module")
+    axes[0].set_ylim(bottom=0)
+    axes[1].set(
+        xlabel="optimiser step", ylabel=f"training loss\n(mean of {SMOOTHING} steps, nats per token)", yscale="log"
+    )
+    axes[1].legend(title=None, frameon=False, fontsize="small")
+    sns.despine(figure)
+    output.mkdir(parents=True, exist_ok=True)
+    files = [output / f"{NAME}.png", output / f"{NAME}.pdf"]
+    figure.savefig(files[0], dpi=200)
+    figure.savefig(files[1], metadata={"CreationDate": None})
+    plt.close(figure)
+    return files
+
+
+def _curve(file: dict[str, Any]) -> pd.DataFrame:
+    """Step, rank in use at that step, and smoothed loss of one run; empty if it was not trained."""
+    config, result = file["config"], file["result"]
+    losses = pd.Series(result["train_loss"], dtype=float).rolling(SMOOTHING, min_periods=1).mean()
+    steps = pd.RangeIndex(1, len(losses) + 1)
+    rank = pd.Series(float(config["initial_rank"]), index=steps)
+    for event in result["events"]:
+        ranks = list(event["ranks"].values())
+        rank.loc[event["step"] :] = sum(ranks) / len(ranks)
+    label = config["criterion"] or "LoRA"
+    ranks = f"{config['initial_rank']}→{config['target_rank']}" if config["criterion"] else config["initial_rank"]
+    return pd.DataFrame({"step": steps, "rank": rank.to_numpy(), "loss": losses.to_numpy(), "run": f"{label} {ranks}"})
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))

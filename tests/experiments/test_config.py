@@ -1,0 +1,42 @@
+from dataclasses import asdict, replace
+
+import pytest
+
+from experiments import table1
+from experiments.__main__ import result_file
+from experiments.config import PRESETS, RunConfig, build, load_preset
+
+NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_loads_and_its_schedules_fit_into_training(name):
+    from prunedlora import Schedule
+
+    preset = load_preset(name)
+    pruned = [run for row in table1.rows(preset) for run in row.runs if run.method == "prune"]
+    assert pruned
+    for run in pruned:
+        schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
+        schedule.check(run.initial_rank, run.steps)
+
+
+def test_the_presets_named_in_the_manual_exist():
+    assert NAMES == ["cpu", "gpu", "paper", "smoke"]
+    with pytest.raises(ValueError, match="there are: cpu, gpu, paper, smoke"):
+        load_preset("laptop")
+
+
+def test_unknown_and_missing_keys_are_refused():
+    with pytest.raises(ValueError, match=r"here: unknown key stepps"):
+        build(RunConfig, {"model": "tiny", "task": "arithmetic", "stepps": 3}, "here")
+    with pytest.raises(ValueError, match="task"):
+        build(RunConfig, {"model": "tiny"}, "here")
+
+
+def test_the_key_depends_on_every_setting_and_survives_json(tmp_path):
+    run = RunConfig("tiny", "arithmetic", "prune", 8, 4, "magnitude")
+    assert build(RunConfig, {**asdict(run), "target_modules": list(run.target_modules)}, "").key == run.key
+    others = [replace(run, seed=1), replace(run, steps=101), replace(run, criterion="random"), run.source]
+    assert len({r.key for r in [run, *others]}) == 5
+    assert len({result_file(tmp_path, r) for r in [run, *others]}) == 5

@@ -1,0 +1,100 @@
+"""Data, evaluation and one whole run, on the tiny model of the smoke preset."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.config import load_preset
+from experiments.data import IGNORED, collate, encode
+from experiments.evaluate import cross_entropy, evaluate, generate
+from experiments.models import load_model
+from experiments.run import run
+from experiments.tasks import TASKS, Example
+from experiments.train import cosine_with_warmup
+
+BASE = load_preset("smoke").run
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model, tokenizer = load_model("tiny", torch.float32)
+    return model.eval(), tokenizer
+
+
+def test_prompts_and_padding_are_masked_and_the_end_token_is_taught(tiny):
+    _, tokenizer = tiny
+    short, long = encode(Example("1 + 1 =", " 2", "2"), tokenizer), encode(Example("10 + 11 =", " 21", "21"), tokenizer)
+    batch = collate([short, long], tokenizer.pad_token_id, torch.device("cpu"))
+    taught = [row[row != IGNORED].tolist() for row in batch["labels"]]
+    assert [tokenizer.decode(row) for row in taught] == [" 2<|im_end|>", " 21<|im_end|>"]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [len(short), len(long)]
+
+
+def test_batched_decoding_equals_one_at_a_time(tiny):
+    model, tokenizer = tiny
+    prompts = [e.prompt for e in TASKS["arithmetic"].test(7)]
+    together = generate(model, tokenizer, prompts, 5, batch_size=7)
+    assert together == [generate(model, tokenizer, [p], 5, batch_size=1)[0] for p in prompts]
+
+
+def test_cross_entropy_is_the_mean_over_target_tokens_whatever_the_batch(tiny):
+    model, tokenizer = tiny
+    examples = TASKS["arithmetic"].test(9)
+    total, count = 0.0, 0
+    for example in examples:
+        e = encode(example, tokenizer)
+        logits = model(input_ids=torch.tensor([e.prompt + e.target])).logits[0].double().log_softmax(-1)
+        for i, token in enumerate(e.target):
+            total -= logits[len(e.prompt) + i - 1, token].item()
+            count += 1
+    for size in (1, 4, 9):
+        assert cross_entropy(model, tokenizer, examples, size) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_right_answer_counts_as_right_and_a_wrong_one_does_not(tiny, monkeypatch):
+    model, tokenizer = tiny
+    task, examples = TASKS["arithmetic"], TASKS["arithmetic"].test(2)
+    texts = [examples[0].target + "\n99", " 100000"]
+    monkeypatch.setattr("experiments.evaluate.generate", lambda *_: texts)
+    score = evaluate(model, tokenizer, task, examples, 2)
+    assert (score.correct, score.accuracy) == ("10", 0.5)
+    assert score.interval[0] < 0.5 < score.interval[1]
+
+
+def test_the_learning_rate_rises_falls_and_ends_at_zero():
+    factor = cosine_with_warmup(100)
+    values = [factor(s) for s in range(100)]
+    assert values[:3] == [pytest.approx(x / 3) for x in (1, 2, 3)]
+    assert all(a >= b for a, b in itertools.pairwise(values[2:]))
+    assert 0 < values[-1] < 1e-3
+
+
+def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_: 0.0)
+    config = replace(BASE, method="prune", criterion="prunedlora2025", initial_rank=8, target_rank=4)
+    one, two = (run(config, tmp_path / name) for name in ("one", "two"))
+    timed = {"train_seconds", "evaluation_seconds", "peak_memory_bytes", "events"}
+    assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
+    assert [e["removed"] for e in one["events"]] == [e["removed"] for e in two["events"]]
+    assert [set(e["ranks"].values()) for e in one["events"]] == [{6}, {4}]
+    assert one["rank"] == 4
+    files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_truncation_starts_from_the_adapter_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_: 0.0)
+    config = replace(BASE, method="truncate", initial_rank=8, target_rank=8)
+    source = run(config.source, tmp_path / "source")
+    same = run(config, tmp_path / "same", tmp_path / "source")
+    less = run(replace(config, target_rank=1), tmp_path / "less", tmp_path / "source")
+    assert same["cross_entropy"] == pytest.approx(source["cross_entropy"], rel=1e-6)
+    assert less["rank"] == 1
+    assert less["cross_entropy"] != pytest.approx(source["cross_entropy"], rel=1e-6)
+
+
+def test_hub_models_need_a_revision():
+    with pytest.raises(SystemExit, match="@revision"):
+        load_model("someone/some-model", torch.float32)

@@ -1,0 +1,81 @@
+import peft
+import pytest
+import torch
+from conftest import ids, llama
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from prunedlora import PruneConfig, find_lora_modules
+from prunedlora.callback import PruningCallback
+from prunedlora.criteria import register, unregister
+from prunedlora.errors import ConfigurationError, PruningIncompleteError
+
+CONFIG = PruneConfig(target_rank=4, interval=2, per_event=2, warmup_steps=2)
+
+
+def trainer(model, folder, *callbacks, **settings) -> Trainer:
+    data = [{"input_ids": row, "labels": row} for row in ids(48)]
+    settings = {"max_steps": 8, "save_strategy": "no", "report_to": [], "use_cpu": True, **settings}
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=2, disable_tqdm=True, learning_rate=1e-3, **settings
+    )
+    return Trainer(model=model, args=arguments, train_dataset=data, callbacks=list(callbacks))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [({}, 1e-5), ({"gradient_accumulation_steps": 3}, 1e-5), ({"bf16": True}, 1e-2)],
+)
+def test_the_trainer_prunes_to_the_target_rank_and_the_adapter_loads(lora, tmp_path, settings, tolerance):
+    model = lora(zero_B=True)
+    callback = PruningCallback(CONFIG)
+    trainer(model, tmp_path / "run", callback, **settings).train()
+    assert [event.step for event in callback.pruner.events] == [4, 6]
+    assert {m.rank for m in find_lora_modules(model)} == {4}
+    model.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(llama(), tmp_path / "adapter").eval()
+    tokens = ids()
+    torch.testing.assert_close(
+        again(input_ids=tokens).logits, model.eval()(input_ids=tokens).logits, rtol=0, atol=tolerance
+    )
+
+
+def test_criteria_see_gradients_after_clipping(lora, tmp_path):
+    seen = []
+
+    @register("spy", needs=("gradient_B", "gradient_A"), unit="none")
+    def spy(factors, statistics):
+        seen.append((statistics.gradient_B.square().sum() + statistics.gradient_A.square().sum()).item())
+        return statistics.gradient_B.norm(dim=-2)
+
+    try:
+        model = lora(target_modules=["layers.0.self_attn.q_proj"])
+        config = PruneConfig(target_rank=6, criterion="spy", interval=2, warmup_steps=0)
+        trainer(model, tmp_path, PruningCallback(config), max_grad_norm=1e-4).train()
+    finally:
+        unregister("spy")
+    assert [value**0.5 for value in seen] == pytest.approx([1e-4], rel=2e-2)
+
+
+def test_stopping_early_is_an_error(lora, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step >= 5
+
+    with pytest.raises(PruningIncompleteError, match=r"1 of 2 .* after 5 of 8"):
+        trainer(lora(), tmp_path, PruningCallback(CONFIG), Stop()).train()
+
+
+def test_too_short_a_training_is_an_error_before_it_starts(lora, tmp_path):
+    model = lora()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ConfigurationError, match="training has 5 steps"):
+        trainer(model, tmp_path, PruningCallback(CONFIG), max_steps=5).train()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_an_optimizer_that_is_none_of_torch_is_refused(lora):
+    from prunedlora.pruner import unwrap_optimizer
+
+    with pytest.raises(ConfigurationError, match="Linear is no torch"):
+        unwrap_optimizer(nn.Linear(1, 1))
