@@ -356,3 +356,11 @@ def test_live_components_only():
     assert torch.equal(part.core_gradients, everything.core_gradients[:, [0, 2]][:, :, [0, 2]])
     assert part.noise.shape == (2,)
     assert part.U is None
+
+
+def test_empty_micro_batch_counts_nothing():
+    model, modules = make()
+    with BottleneckMoments(model, modules, BOTTLENECK) as moments:
+        sample_losses(model, data(n=4)[:0]).sum().backward()
+        sample_losses(model, data()).mean().backward()
+    assert_equal_to_reference(moments, modules, reference(model, modules, data()))
