@@ -31,6 +31,8 @@ def draw(runs: Path, output: Path) -> list[Path]:
     axes[1].set(
         xlabel="optimiser step", ylabel=f"training loss\n(mean of {SMOOTHING} steps, nats per token)", yscale="log"
     )
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("{x:g}")
     axes[1].legend(title=None, frameon=False, fontsize="small")
     sns.despine(figure)
     output.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,9 @@ def watch(layer: nn.Module, begin: Callable[[], Record | None], *, keep: Literal
 def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:
     """A layer's input, output or gradient as (samples, tokens, features), in at least float32."""
     wide = t.to(torch.promote_types(t.dtype, torch.float32))
-    return wide.reshape(_samples(t), -1, t.shape[-1])
+    if t.dim() > 2:
+        return wide.flatten(1, -2)
+    return wide.reshape(_samples(t), 1, t.shape[-1])
 
 
 def _samples(t: Tensor) -> int:

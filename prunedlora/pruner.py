@@ -17,7 +17,7 @@ from prunedlora.criteria import Factors, get_criterion
 from prunedlora.decision import Candidate, allocate_ranks, reduce_all
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.rotation import rotate_state
+from prunedlora.rotation import check_rotatable, rotate_state
 from prunedlora.surgery import (
     check_optimized,
     check_state,
@@ -253,6 +253,8 @@ class LoraRankPruner:
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
         start, config = time.perf_counter(), self.config
         check_state(self.modules, self.optimizer)
+        if self._criterion.rotates:
+            check_rotatable(self.modules, self.optimizer)
         candidates = [self._candidate(module) for module in self.modules]
         if config.scope == "global":
             last = len(self.events) + 1 == len(self._plan)

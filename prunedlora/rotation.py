@@ -17,6 +17,18 @@ _LINEAR = ("exp_avg", "momentum_buffer")
 _SQUARED = ("exp_avg_sq", "max_exp_avg_sq")
 
 
+def check_rotatable(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse, before anything changes, an optimiser whose state cannot follow a change of basis.
+
+    Raises:
+        UnsupportedOptimizerError: it keeps state of an unknown kind.
+    """
+    for module in modules:
+        for parameter in (module.B, module.A):
+            for key, tensor in state_like(parameter, optimizer, module.name):
+                _map(key, tensor, optimizer)
+
+
 def rotate_state(
     module: LoraModule, live: Tensor, old: Factors, new: Factors, optimizer: torch.optim.Optimizer
 ) -> None:

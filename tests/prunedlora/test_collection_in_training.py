@@ -12,7 +12,7 @@ from prunedlora import LoraRankPruner, PruneConfig
 from prunedlora.adapters import find_lora_modules
 from prunedlora.criteria import available_criteria, get_criterion
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
-from tests.prunedlora.layers import generator, relative
+from tests.layers import generator, relative
 
 
 def make(r=6, dtype=torch.float32):

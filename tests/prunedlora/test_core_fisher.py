@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prunedlora.core_fisher import MIN_SAMPLES, truncate_core_fisher
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.truncation import truncate_weighted
-from tests.prunedlora.layers import moment, normal, relative
+from tests.layers import moment, normal, relative
 
 
 def case(seed, r=4, n=30, tokens=3):

@@ -21,7 +21,7 @@ from prunedlora.criteria import (
 )
 from prunedlora.criteria.data import Reduction
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from tests.prunedlora.layers import measured, normal, raw_data, relative
+from tests.layers import measured, normal, raw_data, relative
 
 CRITERIA = (
     "adalora2023",
@@ -390,3 +390,16 @@ def test_any_seed_removes_what_is_asked(seed, count):
             assert (
                 get_criterion(name).reduce(Factors(B, A), measured(B, A, x, g), count).removed.unique().numel() == count
             )
+
+
+def test_the_literal_newton_term_explodes_as_gradients_vanish_and_the_capped_does_not(layer):
+    factors, s, _, _ = layer
+    small = Statistics(
+        gradient_B=1e-5 * s.gradient_B, gradient_A=1e-5 * s.gradient_A, gram_B=1e-10 * s.gram_B, gram_A=1e-10 * s.gram_A
+    )
+    norms = {
+        newton: get_criterion("prunedlora2025").reduce(factors, small, 1, newton=newton).factors.B.norm()
+        for newton in ("off", "capped", "literal")
+    }
+    assert norms["literal"] > 100 * norms["off"]
+    assert norms["capped"] < 2 * norms["off"]

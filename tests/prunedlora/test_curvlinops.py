@@ -13,7 +13,7 @@ from torch import nn
 
 from prunedlora.adapters import LoraModule
 from prunedlora.bottleneck import BottleneckMoments, SampleFisher
-from tests.prunedlora.layers import generator, relative
+from tests.layers import generator, relative
 
 with warnings.catch_warnings():  # a dependency of curvlinops calls torch.jit.script when it is imported
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prunedlora.curvature import damped, inverse
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
 from prunedlora.obs import block_solution, eliminate, newton_step
-from tests.prunedlora.layers import moment, normal, relative
+from tests.layers import moment, normal, relative
 
 SEEDS = st.integers(0, 10_000)
 RANKS = st.integers(1, 8)
@@ -305,3 +305,10 @@ def test_damping_is_that_of_marquardt():
     for damping, entry in itertools.product((0.0, 0.5), range(4)):
         assert damped(H, damping)[entry, entry] == pytest.approx(float((1 + damping) * H[entry, entry]))
     torch.testing.assert_close(inverse(H, 0.5), torch.linalg.inv(H + 0.5 * torch.diag(H.diagonal())))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_empty_batch(count):
+    out = eliminate([torch.zeros(0, 4, 3)], [torch.zeros(0, 3, 3)], count)
+    assert out.matrices[0].shape == (0, 4, 3)
+    assert out.removed.shape == out.cost.shape == (0, count)

@@ -11,7 +11,7 @@ from prunedlora.bottleneck import MAX_SAMPLES, BottleneckMoments, SampleFisher
 from prunedlora.collector import Collector
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics import Average, MicroBatchFisher, Sensitivity
-from tests.prunedlora.layers import generator, relative
+from tests.layers import generator, relative
 
 BOTTLENECK = ("C_z", "U", "core_gradients")
 
@@ -356,3 +356,11 @@ def test_live_components_only():
     assert torch.equal(part.core_gradients, everything.core_gradients[:, [0, 2]][:, :, [0, 2]])
     assert part.noise.shape == (2,)
     assert part.U is None
+
+
+def test_empty_micro_batch_counts_nothing():
+    model, modules = make()
+    with BottleneckMoments(model, modules, BOTTLENECK) as moments:
+        sample_losses(model, data(n=4)[:0]).sum().backward()
+        sample_losses(model, data()).mean().backward()
+    assert_equal_to_reference(moments, modules, reference(model, modules, data()))

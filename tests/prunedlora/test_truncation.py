@@ -15,7 +15,7 @@ from prunedlora.truncation import (
     truncate,
     truncate_weighted,
 )
-from tests.prunedlora.layers import moment, normal, relative
+from tests.layers import moment, normal, relative
 
 SEEDS = st.integers(0, 10_000)
 
