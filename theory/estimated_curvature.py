@@ -3,8 +3,12 @@ r"""S9, second part: what a choice by an estimated curvature costs.
 **Statement.**  Let :math:`q(\delta) = \tfrac12 \operatorname{tr}(\delta H \delta^\top)`, and :math:`\hat q`
 the same with :math:`(1-\eta) H \preceq \hat H \preceq (1+\eta) H`, :math:`\eta < 1`.  Over any :math:`F`,
 :math:`\hat\delta \in \operatorname{argmin}_F \hat q` costs :math:`q(\hat\delta) \le \frac{1+\eta}{1-\eta}
-\min_F q`. **Proof.**  :math:`(1-\eta) q(\hat\delta) \le \hat q(\hat\delta) \le \hat q(\delta^*) \le (1+\eta)
-q(\delta^*)`.  ∎ **Attained** by :math:`H = I`, :math:`\hat H = \operatorname{diag}(1-\eta, 1+\eta)`
+\min_F q`.
+
+**Proof.**  :math:`(1-\eta) q(\hat\delta) \le \hat q(\hat\delta) \le \hat q(\delta^*) \le (1+\eta)
+q(\delta^*)`.  ∎
+
+**Attained** by :math:`H = I`, :math:`\hat H = \operatorname{diag}(1-\eta, 1+\eta)`
 (:func:`misjudged_curvature`). :math:`\eta` is computed from the eigenvalues of :math:`H^{-1/2} \hat H
 H^{-1/2}`.
 """

