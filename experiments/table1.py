@@ -46,7 +46,8 @@ def rows(preset: Preset) -> list[Row]:
 
 def table(preset: Preset, results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One line per row, averaged over seeds; `results` maps the key of a configuration to its result."""
-    return pd.DataFrame([_line(row, [results[run.key] for run in row.runs]) for row in rows(preset)])
+    frame = pd.DataFrame([_line(row, [results[run.key] for run in row.runs]) for row in rows(preset)])
+    return frame.astype({"initial rank": "Int64", "rank": "Int64"})
 
 
 def findings(preset: Preset, results: dict[str, dict[str, Any]]) -> str:
@@ -64,6 +65,8 @@ def findings(preset: Preset, results: dict[str, dict[str, Any]]) -> str:
         rivals = [ordered[1], by_label[SKYLINE, initial], by_label[TRUNCATED, initial]]
         own = by_label.get((PRUNED.format("prunedlora2025"), initial))
         text += [_compare(own, rival, results) for rival in rivals if own]
+    if len(preset.table1.seeds) == 1:
+        text.append("One seed: the intervals are over test examples and say nothing about other seeds.")
     return "\n\n".join(text) + "\n"
 
 
@@ -80,7 +83,7 @@ def _line(row: Row, results: list[dict[str, Any]]) -> dict[str, Any]:
         "training loss": round(float(np.mean([_final_loss(r) for r in results])), 4) if trained else None,
         "adapter MB": round(results[0]["adapter_bytes"] / 1e6, 2) if "adapter_bytes" in results[0] else None,
         "training s": round(float(np.mean([r["train_seconds"] for r in results])), 1) if trained else None,
-        "peak GiB": round(max(r["peak_memory_bytes"] for r in results) / 2**30, 2),
+        "training peak GiB": round(max(r["peak_memory_bytes"] for r in results) / 2**30, 2) if trained else None,
         "seeds": len(results),
     }
 
