@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from experiments import table1
 from experiments.config import Preset, RunConfig, load_preset
-from experiments.run import write_json
 from paper_figures import rank_and_loss
+from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
 EXPERIMENTS = ("table1",)
@@ -65,7 +65,7 @@ def do_run(run: RunConfig, folder: Path, artifacts: Path) -> None:
     """One run in a process of its own, so that peak memory is its own; stops everything if it fails."""
     file = result_file(folder, run)
     config = artifacts / f"{run.key}.config.json"
-    write_json(config, asdict(run))
+    write_atomically(config, to_json(asdict(run)))
     shutil.rmtree(artifacts / run.key, ignore_errors=True)
     command = [sys.executable, "-m", "experiments.run", str(config), str(file), str(artifacts / run.key)]
     if run.method == "truncate":
@@ -92,9 +92,8 @@ def write_table(preset: Preset, results: dict[str, dict[str, Any]], folder: Path
     )
     markdown = frame.astype(object).where(frame.notna(), "").to_markdown(index=False)
     files = [folder / "table1.md", folder / "table1.csv"]
-    folder.mkdir(parents=True, exist_ok=True)
-    files[0].write_text(f"# {title}\n\n{markdown}\n\n{table1.findings(preset, results)}")
-    frame.to_csv(files[1], index=False)
+    write_atomically(files[0], f"# {title}\n\n{markdown}\n\n{table1.findings(preset, results)}")
+    write_atomically(files[1], frame.to_csv(index=False))
     return files
 
 

@@ -9,7 +9,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from experiments.reload import check_reload
 from experiments.tasks import TASKS
 from experiments.train import add_adapter, train
 from prunedlora import __version__, export_adapter, find_lora_modules, truncate_adapter
+from theory.files import to_json, write_atomically
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
 
@@ -79,16 +79,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".part", delete=False) as part:
-        json.dump(value, part, indent=1)
-        part.write("\n")
-    Path(part.name).chmod(0o644)
-    Path(part.name).replace(file)
-
-
 def _adapter_facts(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """Export the adapter, check it in a new process, and say what it is."""
     modules = find_lora_modules(model)
@@ -125,7 +115,8 @@ def main() -> None:
     config_file, result_file, adapter_folder, *source = (Path(argument) for argument in sys.argv[1:])
     config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
     result = run(config, adapter_folder, source[0] if source else None)
-    write_json(result_file, {"config": asdict(config), "environment": environment(), "result": result})
+    record = {"config": asdict(config), "environment": environment(), "result": result}
+    write_atomically(result_file, to_json(record))
 
 
 if __name__ == "__main__":
