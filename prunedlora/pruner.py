@@ -17,10 +17,17 @@ from prunedlora.criteria import Factors, get_criterion
 from prunedlora.decision import Candidate, allocate_ranks, reduce_all
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.rotation import check_rotatable, rotate_state
-from prunedlora.surgery import (
+from prunedlora.optimizers import (
     check_optimized,
     check_state,
+    is_skipped,
+    loss_scale_of,
+    refuse_unscaling,
+    unwrap_optimizer,
+)
+from prunedlora.rotation import check_rotatable, rotate_state
+from prunedlora.surgery import (
+    check_removed,
     describe_adapter,
     forget_removed,
     hold_at_zero,
@@ -110,7 +117,7 @@ class LoraRankPruner:
         self._finished = False
         self._criterion = get_criterion(config.criterion)
         check_optimized(self.modules, self.optimizer)
-        self._plan = self._make_plan(total_steps)
+        self._plan = config.schedule.plan({m.name: m.rank for m in self.modules}, total_steps)
         self._removed = {m.name: _no_component(m) for m in self.modules}
         self._collector = Collector(
             model,
@@ -118,7 +125,7 @@ class LoraRankPruner:
             self._criterion.needs,
             fisher_per=config.fisher_per,
             ignore_padding=config.ignore_padding,
-            loss_scale=loss_scale or _loss_scale_of(optimizer),
+            loss_scale=loss_scale or loss_scale_of(optimizer),
             seed=config.seed,
         )
         self._collector.activate(self._collects(1))
@@ -142,7 +149,8 @@ class LoraRankPruner:
 
         Raises:
             PruningIncompleteError: fewer events took place than planned; nothing is shrunk.
-            NonFiniteError: the trained factors hold NaN or infinity.
+            NonFiniteError: the trained factors hold NaN or infinity; nothing is shrunk.
+            ConfigurationError: a removed component is not zero; nothing is shrunk.
         """
         if self._finished:
             return
@@ -156,6 +164,7 @@ class LoraRankPruner:
         for module in self.modules:
             if not (torch.isfinite(module.B).all() and torch.isfinite(module.A).all()):
                 raise NonFiniteError(f"the trained factors of {module.name} hold NaN or infinity")
+            check_removed(module, self._removed[module.name])
         for module in self.modules:
             shrink(module, self._removed[module.name], self.optimizer)
             self._removed[module.name] = _no_component(module)
@@ -180,22 +189,6 @@ class LoraRankPruner:
         else:
             self.close()
 
-    def _make_plan(self, total_steps: int) -> list[tuple[int, dict[str, int]]]:
-        """For each event its step and the rank of every module after it."""
-        schedule = self.config.schedule
-        for module in self.modules:
-            try:
-                schedule.check(module.rank, total_steps)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"{module.name}: {error}") from None
-        ranks: dict[int, dict[str, int]] = {}
-        longest = max((schedule.events(m.rank) for m in self.modules), key=len)
-        for module in self.modules:
-            own = dict(schedule.events(module.rank))
-            for step, _ in longest:
-                ranks.setdefault(step, {})[module.name] = own.get(step, schedule.target_rank)
-        return sorted(ranks.items())
-
     def _collects(self, step: int) -> bool:
         """Whether the averages take in an optimiser step."""
         if len(self.events) == len(self._plan):
@@ -203,12 +196,8 @@ class LoraRankPruner:
         return self.config.decay > 0 or step > self._plan[len(self.events)][0] - self.config.window
 
     def _before_step(self, *_: Any) -> None:
-        if getattr(self.optimizer, "grad_scale", None) is not None:
-            raise ConfigurationError(
-                "a fused optimiser is about to unscale fp16 gradients itself, after the pruner has read them; "
-                "call scaler.unscale_(optimizer) before scaler.step(optimizer), or use fused=False"
-            )
-        if self._is_skipped():
+        refuse_unscaling(self.optimizer)
+        if is_skipped(self.optimizer):
             return
         step = self.step + 1
         due = len(self.events) < len(self._plan) and step >= self._plan[len(self.events)][0]
@@ -219,7 +208,7 @@ class LoraRankPruner:
             self._prune(step, self._plan[len(self.events)][1])
 
     def _after_step(self, *_: Any) -> None:
-        if self._is_skipped():
+        if is_skipped(self.optimizer):
             return
         self.step += 1
         if self.config.decay > 0:
@@ -228,11 +217,6 @@ class LoraRankPruner:
         if self.events:
             for module in self.modules:
                 hold_at_zero(module, self._removed[module.name])
-
-    def _is_skipped(self) -> bool:
-        """Whether a fused optimiser drops this step inside its kernel because fp16 gradients overflowed."""
-        found = getattr(self.optimizer, "found_inf", None)
-        return found is not None and bool(found)
 
     def _check_gradients(self, step: int) -> None:
         gradients = [p.grad for m in self.modules for p in (m.B, m.A)]
@@ -292,22 +276,3 @@ class LoraRankPruner:
 
 def _no_component(module: LoraModule) -> Tensor:
     return torch.zeros(module.rank, dtype=torch.bool, device=module.A.device)
-
-
-def _loss_scale_of(optimizer: Any) -> Callable[[], float]:
-    """The scale of the gradient scaler that accelerate's optimiser carries; 1 without one."""
-    scaler = getattr(optimizer, "scaler", None)
-    return scaler.get_scale if scaler is not None else (lambda: 1.0)
-
-
-def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimiser inside wrappers such as accelerate's.
-
-    Raises:
-        ConfigurationError: there is none; the pruner needs its step hooks.
-    """
-    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
-        if not hasattr(optimizer, "optimizer"):
-            raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer")
-        optimizer = optimizer.optimizer
-    return optimizer

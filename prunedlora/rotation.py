@@ -11,7 +11,7 @@ from torch import Tensor
 from prunedlora.adapters import LoraModule
 from prunedlora.criteria import Factors
 from prunedlora.errors import UnsupportedOptimizerError
-from prunedlora.surgery import state_like
+from prunedlora.optimizers import state_like
 
 _LINEAR = ("exp_avg", "momentum_buffer")
 _SQUARED = ("exp_avg_sq", "max_exp_avg_sq")

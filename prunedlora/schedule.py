@@ -1,5 +1,6 @@
 """When components are removed, and how many."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prunedlora.errors import ConfigurationError
@@ -67,3 +68,21 @@ class Schedule:
                 f"rank {initial_rank} -> {self.target_rank} takes {len(events)} events, the last at step {last}, "
                 f"but training has {total_steps} steps; use {hint} or train longer"
             )
+
+    def plan(self, initial_ranks: Mapping[str, int], total_steps: int) -> list[tuple[int, dict[str, int]]]:
+        """For each event its step and the rank of every module after it.
+
+        Raises:
+            ConfigurationError: see `check`; the message names the module.
+
+        >>> Schedule(target_rank=2, interval=5, per_event=2, warmup_steps=0).plan({"q": 6, "v": 3}, 10)
+        [(5, {'q': 4, 'v': 2}), (10, {'q': 2, 'v': 2})]
+        """
+        for name, rank in initial_ranks.items():
+            try:
+                self.check(rank, total_steps)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{name}: {error}") from None
+        own = {name: dict(self.events(rank)) for name, rank in initial_ranks.items()}
+        steps = max(own.values(), key=len)
+        return [(step, {name: ranks.get(step, self.target_rank) for name, ranks in own.items()}) for step in steps]

@@ -4,7 +4,6 @@ Everything here acts on the parameters of a model and on the state that an optim
 """
 
 import re
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +11,8 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule, find_lora_modules
-from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+from prunedlora.errors import ConfigurationError
+from prunedlora.optimizers import state_like
 from prunedlora.truncation import truncate
 
 
@@ -26,17 +26,6 @@ def write_factors(
     with torch.no_grad():
         module.B.zero_().index_copy_(1, live, B.to(module.B.dtype))
         module.A.zero_().index_copy_(0, live, A.to(module.A.dtype))
-
-
-def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimiser whose state cannot be masked or sliced; knows once it has taken a step.
-
-    Raises:
-        UnsupportedOptimizerError: it keeps state that is not one floating-point number per weight.
-    """
-    for module in modules:
-        for parameter in (module.B, module.A):
-            state_like(parameter, optimizer, module.name)
 
 
 def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
@@ -57,6 +46,19 @@ def hold_at_zero(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
         module.A.masked_fill_(removed.unsqueeze(1), 0.0)
 
 
+def check_removed(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
+    """Check that removed components are exactly zero, so that cutting them out changes nothing.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    if module.B[:, removed].any() or module.A[removed].any():
+        raise ConfigurationError(
+            f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
+            "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead"
+        )
+
+
 def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer | None = None) -> None:
     """Replace B and A by tensors without the removed components; the scaling does not change.
 
@@ -73,11 +75,7 @@ def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.opt
         UnsupportedOptimizerError: the optimiser keeps state that cannot be sliced.
     """
     index = (~removed).nonzero().squeeze(1)
-    if module.B[:, removed].any() or module.A[removed].any():
-        raise ConfigurationError(
-            f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
-            "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead"
-        )
+    check_removed(module, removed)
     if index.numel() == 0:
         raise ConfigurationError(f"{module.name} would be left without components; keep at least one")
     _replace(
@@ -152,42 +150,6 @@ def _pattern(name: str) -> str:
 def _as_integer(value: float) -> int | float:
     """The integer that `value` is up to rounding, or else the value itself."""
     return round(value) if abs(value - round(value)) < 1e-9 * max(1.0, abs(value)) else value
-
-
-def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse adapters whose factors the optimiser does not train.
-
-    Raises:
-        ConfigurationError: a factor is frozen or is in none of the optimiser's groups.
-    """
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for module in modules:
-        for letter, parameter in (("B", module.B), ("A", module.A)):
-            if not parameter.requires_grad:
-                raise ConfigurationError(
-                    f"{letter} of {module.name} is frozen; load the adapter with is_trainable=True"
-                )
-            if id(parameter) not in trained:
-                raise ConfigurationError(
-                    f"the optimiser does not train {letter} of {module.name}; build it after the adapter, "
-                    "from the parameters that require a gradient"
-                )
-
-
-def state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
-    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
-    like = []
-    state: dict[str, Any] = optimizer.state.get(parameter, {})
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.numel() <= 1:
-            continue
-        if value.shape != parameter.shape or not value.is_floating_point():
-            raise UnsupportedOptimizerError(
-                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} and type {value.dtype} "
-                f"for {name}, which cannot be masked; use an optimiser with one number per weight, such as AdamW"
-            )
-        like.append((key, value))
-    return like
 
 
 def _replace(module: LoraModule, B: nn.Parameter, A: nn.Parameter) -> None:

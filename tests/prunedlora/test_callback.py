@@ -75,7 +75,7 @@ def test_too_short_a_training_is_an_error_before_it_starts(lora, tmp_path):
 
 
 def test_an_optimizer_that_is_none_of_torch_is_refused(lora):
-    from prunedlora.pruner import unwrap_optimizer
+    from prunedlora.optimizers import unwrap_optimizer
 
     with pytest.raises(ConfigurationError, match="Linear is no torch"):
         unwrap_optimizer(nn.Linear(1, 1))

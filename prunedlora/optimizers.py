@@ -1,0 +1,95 @@
+"""What the pruner must know of optimisers: which parameters they train, what they keep, when they step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunedlora.adapters import LoraModule
+from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+
+
+def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimiser inside wrappers such as accelerate's.
+
+    Raises:
+        ConfigurationError: there is none; the pruner needs its step hooks.
+    """
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        if not hasattr(optimizer, "optimizer"):
+            raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer")
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def loss_scale_of(optimizer: Any) -> Callable[[], float]:
+    """The scale of the gradient scaler that accelerate's optimiser carries; 1 without one."""
+    scaler = getattr(optimizer, "scaler", None)
+    return scaler.get_scale if scaler is not None else (lambda: 1.0)
+
+
+def is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimiser drops this step inside its kernel because fp16 gradients overflowed."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def refuse_unscaling(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a fused optimiser that is about to divide the gradients by the loss scale itself.
+
+    Raises:
+        ConfigurationError: it is; the message names the two ways out.
+    """
+    if getattr(optimizer, "grad_scale", None) is not None:
+        raise ConfigurationError(
+            "a fused optimiser is about to unscale fp16 gradients itself, after the pruner has read them; "
+            "call scaler.unscale_(optimizer) before scaler.step(optimizer), or use fused=False"
+        )
+
+
+def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse adapters whose factors the optimiser does not train.
+
+    Raises:
+        ConfigurationError: a factor is frozen or is in none of the optimiser's groups.
+    """
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for module in modules:
+        for letter, parameter in (("B", module.B), ("A", module.A)):
+            if not parameter.requires_grad:
+                raise ConfigurationError(
+                    f"{letter} of {module.name} is frozen; load the adapter with is_trainable=True"
+                )
+            if id(parameter) not in trained:
+                raise ConfigurationError(
+                    f"the optimiser does not train {letter} of {module.name}; build it after the adapter, "
+                    "from the parameters that require a gradient"
+                )
+
+
+def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser whose state cannot be masked or sliced; knows once it has taken a step.
+
+    Raises:
+        UnsupportedOptimizerError: it keeps state that is not one floating-point number per weight.
+    """
+    for module in modules:
+        for parameter in (module.B, module.A):
+            state_like(parameter, optimizer, module.name)
+
+
+def state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
+    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
+    like = []
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.numel() <= 1:
+            continue
+        if value.shape != parameter.shape or not value.is_floating_point():
+            raise UnsupportedOptimizerError(
+                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} and type {value.dtype} "
+                f"for {name}, which cannot be masked; use an optimiser with one number per weight, such as AdamW"
+            )
+        like.append((key, value))
+    return like
