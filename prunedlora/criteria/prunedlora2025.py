@@ -3,7 +3,7 @@
 from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
 from prunedlora.obs import Newton, eliminate
 
-#: Relative damping of the curvature estimate.
+#: Relative damping of the curvature estimate; not tuned yet.
 DAMPING = 1e-2
 
 
@@ -23,8 +23,8 @@ def prunedlora2025(
     (11).  Damping is relative to the diagonal, which keeps the invariance to rescaling.
 
     The literal Newton term :math:`G H^{-1}` is the pseudo-inverse of the gradient and grows as the gradient
-    shrinks; it is off by default.  ``newton="literal"`` is the printed algorithm and is unsafe: it can raise
-    the training loss twentyfold at one event.  ``"capped"`` bounds it by `trust` times the factor's norm.
+    shrinks; it is off by default.  ``newton="literal"`` is the printed algorithm and is unsafe near a
+    minimum of the loss.  ``"capped"`` bounds it by `trust` times the factor's norm.
 
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of
     basis, and not to the scale of the loss when the Newton term is on.
