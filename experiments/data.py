@@ -1,12 +1,15 @@
-"""From examples to padded batches."""
+"""From examples to padded batches, for models that continue a text and for encoders that classify one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks import Example
+from experiments.config import RunConfig
+from experiments.models import ENCODERS
+from experiments.tasks import TASKS, Example
 
 IGNORED = -100
 
@@ -39,3 +42,39 @@ def collate(batch: list[Encoded], pad: int, device: torch.device) -> dict[str, T
         mask[row, : len(e)] = 1
         labels[row, len(e.prompt) : len(e)] = torch.tensor(e.target)
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+
+
+def collate_texts(
+    batch: list[Example],
+    labels: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """A batch for an encoder: its texts padded on the right, and the index of each label."""
+    texts = tokenizer([e.text for e in batch], padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    answers = torch.tensor([labels.index(e.answer) for e in batch])
+    return {**texts.to(device), "labels": answers.to(device)}
+
+
+def training_batches(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """The batches of all steps of a run; a split that is too small is gone through again.
+
+    Raises:
+        SystemExit: no example is short enough for the configuration.
+    """
+    task, size = TASKS[config.task], config.batch_size
+    examples = task.train(config.steps * size, config.seed)
+    if config.model in ENCODERS:
+        for i in range(config.steps):
+            chosen = examples[i * size : (i + 1) * size]
+            yield collate_texts(chosen, task.labels, tokenizer, config.max_length, device)
+        return
+    short = [e for e in (encode(e, tokenizer) for e in examples) if len(e) <= config.max_length]
+    if not short:
+        raise SystemExit(f"no training example of {config.task} fits into {config.max_length} tokens")
+    for i in range(config.steps):
+        chosen = [short[(i * size + j) % len(short)] for j in range(size)]
+        yield collate(chosen, tokenizer.pad_token_id, device)

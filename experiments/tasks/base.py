@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, the text to be produced after it, and the short answer that counts."""
+    """A prompt, the text to be produced after it, and the short answer that counts.
+
+    Of a classification task also the input alone, which is what an encoder reads; its answer is the label.
+    """
 
     prompt: str
     target: str
     answer: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,18 @@ class Task:
 
     Attributes:
         name: its name in a configuration.
-        test: ``n -> examples`` of the test split, always the same.
-        train: ``(n, seed) -> examples`` of the training split; none has a prompt of the test split.
+        test: ``n -> examples`` of the test split, always the same; at most as many as it has.
+        validation: ``n -> examples`` of the validation split, likewise.
+        train: ``(n, seed) -> examples`` of the training split; none has a prompt of the other splits.
         read_answer: the answer that a generated text gives, or an empty string.
         max_new_tokens: tokens that a generation may take.
+        labels: the possible answers of a classification task; empty where answers are free text.
     """
 
     name: str
     test: Callable[[int], list[Example]]
+    validation: Callable[[int], list[Example]]
     train: Callable[[int, int], list[Example]]
     read_answer: Callable[[str], str]
     max_new_tokens: int
+    labels: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Iterable
 from typing import Any
 
 from experiments.tasks.base import Example, Task
@@ -10,6 +11,8 @@ from experiments.tasks.math import number_after_hashes
 #: Data sets on the hub, as ``name@revision``.
 METAMATH = "meta-math/MetaMathQA@main"
 GSM8K = "openai/gsm8k@main"
+#: First so many rows of the training data, kept for validation.
+VALIDATION = 1_000
 
 
 def _load(name: str, split: str, *parts: str) -> Any:
@@ -30,15 +33,25 @@ def _test(n: int) -> list[Example]:
     return [Example(_prompt(r["question"]), f" {r['answer']}", number_after_hashes(r["answer"])) for r in rows]
 
 
-def _train(n: int, seed: int) -> list[Example]:
-    rows = _load(METAMATH, "train")
-    order = random.Random(seed).sample(range(len(rows)), min(n, len(rows)))
+def _metamath(rows: Any, chosen: Iterable[int]) -> list[Example]:
     examples = []
-    for row in (rows[i] for i in order):
+    for row in (rows[i] for i in chosen):
         solution, _, answer = row["response"].rpartition("The answer is:")
         target = f" {solution.strip()}\n#### {answer.strip()}"
         examples.append(Example(_prompt(row["query"]), target, answer.strip()))
     return examples
 
 
-METAMATH_GSM8K = Task("metamath_gsm8k", _test, _train, number_after_hashes, max_new_tokens=512)
+def _validation(n: int) -> list[Example]:
+    return _metamath(_load(METAMATH, "train"), range(min(n, VALIDATION)))
+
+
+def _train(n: int, seed: int) -> list[Example]:
+    rows = _load(METAMATH, "train")
+    kept_out = {e.prompt for e in _validation(VALIDATION)}
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    fresh = (i for i in order if _prompt(rows[i]["query"]) not in kept_out)
+    return _metamath(rows, itertools.islice(fresh, n))
+
+
+METAMATH_GSM8K = Task("metamath_gsm8k", _test, _validation, _train, number_after_hashes, max_new_tokens=512)

@@ -13,8 +13,8 @@ from experiments.tasks.base import Example, Task
 #: The generator makes item i of seed s from the number s + i: splits must start far apart.
 SPLIT_LENGTH = 10**9
 CHUNK = 1_000
-#: Prompts of this many test examples are kept out of training, however few are scored.
-HELD_OUT = 2_000
+#: So many different problems are kept out of training for each split, however few are scored.
+TEST, VALIDATION = 1_600, 400
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -44,20 +44,26 @@ def _task(
     max_new_tokens: int,
 ) -> Task:
     @functools.cache
-    def test(n: int) -> list[Example]:
+    def held_out() -> list[Example]:
         unique: dict[str, Example] = {}
         for example in _generate(dataset, options, read, split=0):
             unique.setdefault(example.prompt, example)
-            if len(unique) == n:
+            if len(unique) == TEST + VALIDATION:
                 break
         return list(unique.values())
 
-    def train(n: int, seed: int) -> list[Example]:
-        held_out = {example.prompt for example in test(HELD_OUT)}
-        source = _generate(dataset, options, read, split=seed + 1)
-        return list(itertools.islice((e for e in source if e.prompt not in held_out), n))
+    def test(n: int) -> list[Example]:
+        return held_out()[: min(n, TEST)]
 
-    return Task(name, test, train, read_answer, max_new_tokens)
+    def validation(n: int) -> list[Example]:
+        return held_out()[TEST:][:n]
+
+    def train(n: int, seed: int) -> list[Example]:
+        kept_out = {example.prompt for example in held_out()}
+        source = _generate(dataset, options, read, split=seed + 1)
+        return list(itertools.islice((e for e in source if e.prompt not in kept_out), n))
+
+    return Task(name, test, validation, train, read_answer, max_new_tokens)
 
 
 def first_number(text: str) -> str:

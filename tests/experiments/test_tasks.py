@@ -4,13 +4,16 @@ from experiments.tasks import TASKS
 from experiments.tasks.math import first_number, number_after_hashes
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "gsm_symbolic"])
+@pytest.mark.parametrize(
+    "name", ["arithmetic", "gsm_symbolic", "movie_reviews", "product_reviews", "editorials", "tweets"]
+)
 def test_splits_are_disjoint_fixed_and_without_repetition(name):
     task = TASKS[name]
-    test = task.test(300)
+    test, validation = task.test(300), task.validation(300)
     train = task.train(2_000, seed=0)
-    prompts = {e.prompt for e in test}
-    assert len(test) == len(prompts) == 300
+    prompts = {e.prompt for e in test + validation}
+    assert len(test) == len(validation) == 300
+    assert len(prompts) == 600
     assert len(train) == 2_000
     assert len({e.prompt for e in train}) > 1_500
     assert prompts.isdisjoint(e.prompt for e in train)
@@ -23,6 +26,15 @@ def test_the_target_of_every_example_gives_its_answer(name):
     task = TASKS[name]
     for example in task.train(300, seed=0):
         assert float(task.read_answer(example.target)) == float(example.answer)
+
+
+@pytest.mark.parametrize("name", ["movie_reviews", "product_reviews", "editorials", "tweets"])
+def test_both_labels_occur_and_targets_are_labels(name):
+    task = TASKS[name]
+    labels = [e.answer for e in task.test(400)]
+    assert set(labels) == set(task.labels)
+    assert 0.25 < labels.count("positive") / len(labels) < 0.75
+    assert all(e.target.strip() == e.answer and e.prompt.startswith(e.text) for e in task.test(50))
 
 
 @pytest.mark.parametrize(

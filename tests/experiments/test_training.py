@@ -8,7 +8,7 @@ import torch
 
 from experiments.config import load_preset
 from experiments.data import IGNORED, collate, encode
-from experiments.evaluate import cross_entropy, evaluate, generate
+from experiments.evaluate import evaluate, generate, target_losses
 from experiments.models import load_model
 from experiments.run import run
 from experiments.tasks import TASKS, Example
@@ -50,17 +50,42 @@ def test_cross_entropy_is_the_mean_over_target_tokens_whatever_the_batch(tiny):
             total -= logits[len(e.prompt) + i - 1, token].item()
             count += 1
     for size in (1, 4, 9):
-        assert cross_entropy(model, tokenizer, examples, size) == pytest.approx(total / count, rel=1e-5)
+        losses, tokens = target_losses(model, tokenizer, examples, size)
+        assert (losses.sum() / tokens.sum()).item() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_a_right_answer_counts_as_right_and_a_wrong_one_does_not(tiny, monkeypatch):
     model, tokenizer = tiny
-    task, examples = TASKS["arithmetic"], TASKS["arithmetic"].test(2)
+    examples = TASKS["arithmetic"].test(2)
     texts = [examples[0].target + "\n99", " 100000"]
     monkeypatch.setattr("experiments.evaluate.generate", lambda *_: texts)
-    score = evaluate(model, tokenizer, task, examples, 2)
+    score = evaluate(model, tokenizer, BASE, examples)
     assert (score.correct, score.accuracy) == ("10", 0.5)
     assert score.interval[0] < 0.5 < score.interval[1]
+
+
+def test_a_language_model_classifies_by_the_likelier_label(tiny):
+    model, tokenizer = tiny
+    config, task = replace(BASE, task="tweets"), TASKS["tweets"]
+    examples = task.test(6)
+    score = evaluate(model, tokenizer, config, examples)
+    for example, right, loss in zip(examples, score.correct, score.losses, strict=True):
+        each = {
+            label: target_losses(model, tokenizer, [Example(example.prompt, f" {label}", label)], 1)[0].item()
+            for label in task.labels
+        }
+        assert loss == pytest.approx(each[example.answer], abs=1e-4)
+        assert (right == "1") == (min(each, key=each.get) == example.answer)
+
+
+def test_an_encoder_is_trained_pruned_and_scored_by_its_head(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_: 0.0)
+    changes = {"model": "tiny_bert", "task": "tweets", "target_modules": ("all-linear",), "learning_rate": 0.01}
+    config = replace(BASE, method="prune", criterion="svd", initial_rank=8, target_rank=4, **changes)
+    result = run(config, tmp_path / "adapter")
+    losses = result["losses"]
+    assert result["cross_entropy"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+    assert all((right == "1") == (loss < 0.6931) for right, loss in zip(result["correct"], losses, strict=True))
 
 
 def test_the_learning_rate_rises_falls_and_ends_at_zero():
