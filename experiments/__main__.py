@@ -12,13 +12,13 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments import table1
-from experiments.config import Preset, RunConfig, load_preset
+from experiments import one_shot_table, table1
+from experiments.config import Preset, RunConfig, digest, load_preset, one_shot_runs
 from paper_figures import rank_and_loss
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
-EXPERIMENTS = ("table1",)
+EXPERIMENTS = ("table1", "one_shot")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Arguments:
     """
 
     preset: Literal["smoke", "cpu", "gpu", "paper"] | None = None
-    only: tuple[Literal["table1"], ...] = EXPERIMENTS
+    only: tuple[Literal["table1", "one_shot"], ...] = EXPERIMENTS
     fresh: bool = False
 
 
@@ -46,8 +46,31 @@ def main(arguments: Arguments) -> None:
         results = do_runs(name, runs, results_folder / "runs", arguments.fresh)
         files = write_table(preset, results, results_folder)
         figures = rank_and_loss.draw(results_folder / "runs", HERE.parent / "paper_figures" / name)
-        print(files[0].read_text())
-        print("Files:", *(file.relative_to(HERE.parent) for file in [*files, *figures]), sep="\n  ")
+        announce([*files, *figures])
+    if "one_shot" in arguments.only and preset.one_shot is not None:
+        announce(do_one_shot(preset, results_folder, arguments.fresh))
+
+
+def announce(files: list[Path]) -> None:
+    """Print the first of the files, a table, and where all of them are."""
+    print(files[0].read_text())
+    print("Files:", *(file.relative_to(HERE.parent) for file in files), sep="\n  ")
+
+
+def do_one_shot(preset: Preset, folder: Path, fresh: bool) -> list[Path]:
+    """Measure every adapter of the one-shot experiment that is not measured yet, and write its table."""
+    artifacts, records = HERE / "artifacts" / preset.name, []
+    for run in tqdm(one_shot_runs(preset), desc=f"{preset.name}: one-shot"):
+        config = {"one_shot": asdict(preset.one_shot), "run": asdict(run)}
+        file = folder / "one_shot" / f"seed{run.seed}_{digest(config)}.json"
+        if fresh or not file.exists():
+            if not (artifacts / run.key).exists():
+                do_run(run, folder / "runs", artifacts)
+            config_file = artifacts / f"{file.stem}.config.json"
+            write_atomically(config_file, to_json(config))
+            do("experiments.one_shot", config_file, file, artifacts / run.key)
+        records.append(json.loads(file.read_text())["result"])
+    return one_shot_table.write(preset, records, folder)
 
 
 def do_runs(preset: str, runs: list[RunConfig], folder: Path, fresh: bool) -> dict[str, dict[str, Any]]:
@@ -67,10 +90,14 @@ def do_run(run: RunConfig, folder: Path, artifacts: Path) -> None:
     config = artifacts / f"{run.key}.config.json"
     write_atomically(config, to_json(asdict(run)))
     shutil.rmtree(artifacts / run.key, ignore_errors=True)
-    command = [sys.executable, "-m", "experiments.run", str(config), str(file), str(artifacts / run.key)]
-    if run.method == "truncate":
-        command.append(str(artifacts / run.source.key))
-    tqdm.write(f"→ {file.name}")
+    source = [artifacts / run.source.key] if run.method == "truncate" else []
+    do("experiments.run", config, file, artifacts / run.key, *source)
+
+
+def do(module: str, config: Path, result: Path, *folders: Path) -> None:
+    """Run ``python -m module CONFIG RESULT FOLDER...``; stops everything if it fails."""
+    tqdm.write(f"→ {result.name}")
+    command = [sys.executable, "-m", module, *map(str, (config, result, *folders))]
     if subprocess.run(command, cwd=HERE.parent).returncode:
         raise SystemExit(f"the run of {config} failed; see above. Finished runs are kept: run again to go on.")
 

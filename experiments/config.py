@@ -12,6 +12,11 @@ Method = Literal["untuned", "lora", "truncate", "prune"]
 PRESETS = Path(__file__).parent / "presets"
 
 
+def digest(settings: dict[str, Any]) -> str:
+    """A short hash of settings, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run: everything that its result depends on.
@@ -61,7 +66,7 @@ class RunConfig:
     @property
     def key(self) -> str:
         """Hash of all settings; names the result file."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return digest(asdict(self))
 
     @property
     def source(self) -> "RunConfig":
@@ -87,12 +92,34 @@ class Table1:
 
 
 @dataclass(frozen=True)
+class OneShot:
+    """One-shot pruning of a trained adapter by every criterion.
+
+    Attributes:
+        run: settings of the training run, where they differ from the preset's.
+        ranks: ranks to which the criteria that choose among components prune.
+        truncation_ranks: the same for the truncation family.
+        calibration_examples: training examples from which statistics are collected.
+        calibration_scored: the first so many of them, on which the loss is measured too.
+        seeds: one adapter for each.
+    """
+
+    run: dict[str, Any]
+    ranks: tuple[int, ...]
+    truncation_ranks: tuple[int, ...]
+    calibration_examples: int
+    calibration_scored: int
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
 class Preset:
     """What one preset runs: settings shared by all runs, and the tables."""
 
     name: str
     run: RunConfig
     table1: Table1 = field(kw_only=True)
+    one_shot: OneShot | None = None
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -121,11 +148,20 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    unknown = sorted(set(values) - {"run", "table1"})
+    unknown = sorted(set(values) - {"run", "table1", "one_shot"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
     return Preset(
         name,
         build(RunConfig, values["run"], f"{file.name}: run"),
         table1=build(Table1, values["table1"], f"{file.name}: table1"),
+        one_shot=build(OneShot, values["one_shot"], f"{file.name}: one_shot") if "one_shot" in values else None,
     )
+
+
+def one_shot_runs(preset: Preset) -> list[RunConfig]:
+    """The training runs whose adapters one-shot pruning starts from, one for each seed."""
+    if preset.one_shot is None:
+        return []
+    settings = asdict(preset.run) | preset.one_shot.run | {"method": "lora"}
+    return [build(RunConfig, settings | {"seed": seed}, "one_shot: run") for seed in preset.one_shot.seeds]

@@ -27,6 +27,8 @@ from prunedlora.truncation import balanced
 
 #: (μ, λ) among which the held-out loss chooses; from strong to weak, so that each fit starts at the one before.
 GRID = ((10.0, 0.0), (1.0, 0.0), (1.0, 0.1), (0.1, 0.1), (0.1, 0.0), (0.01, 0.01))
+#: Steps of L-BFGS for each fit of that choice: each starts where the one before ended.
+CHOICE_STEPS = 20
 #: Fewer samples than this cannot choose anything: the Kronecker solution stays.
 MIN_SAMPLES = 8
 
@@ -111,7 +113,7 @@ def truncate_core_fisher(
         mu: weight of the Kronecker term.  By default `mu` and `lam` are chosen from `GRID` by the held-out half
             of the samples (each half once), and the Kronecker solution stays where none beats it there.
         lam: weight of the Frobenius term; give both or neither.
-        max_iter: steps of L-BFGS for each fit.
+        max_iter: steps of L-BFGS for the fit.
 
     Raises:
         ConfigurationError: `rank` out of range, negative weights, only one of them given, or no sample.
@@ -128,7 +130,7 @@ def truncate_core_fisher(
     _check(B, A, rank, core_gradients, mu, lam)
     problem = _whiten(B, A, core_gradients, M_b, M_a)
     start = _kronecker_solution(problem.target, rank)
-    chosen = _choose(problem, start, max_iter) if mu is None or lam is None else (mu, lam)
+    chosen = _choose(problem, start, min(max_iter, CHOICE_STEPS)) if mu is None or lam is None else (mu, lam)
     P, Q = start
     weighted = problem.weighted(*(chosen or (1.0, 0.0)))
     before = weighted.value(*start)
