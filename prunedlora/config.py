@@ -9,6 +9,7 @@ from prunedlora.allocation import Budget, Scope, check_comparable
 from prunedlora.collector import FisherPer
 from prunedlora.criteria import check_options, get_criterion
 from prunedlora.errors import ConfigurationError
+from prunedlora.optimizers import Moments
 from prunedlora.schedule import Schedule
 
 
@@ -33,6 +34,9 @@ class PruneConfig:
         min_rank: smallest rank of a module with ``scope="global"``.
         round_to: final ranks are multiples of it.
         fisher_per: whether the Fisher matrix of the factors averages over ``"micro_batch"`` es or over ``"sample"`` s.
+        moments: what becomes of the optimiser's state at an event.  ``"follow"`` carries it into the new basis where a
+            truncation makes one; ``"keep"`` leaves it where it is; ``"reset"`` starts it anew.  That of removed
+            components goes in any case, and the gradient always follows.
         ignore_padding: leave tokens out of the bottleneck's moments that the model's ``attention_mask`` masks.
         seed: of the random criterion; the same in every process.
 
@@ -57,6 +61,7 @@ class PruneConfig:
     min_rank: int = 1
     round_to: int = 1
     fisher_per: FisherPer = "micro_batch"
+    moments: Moments = "follow"
     ignore_padding: bool = False
     seed: int = 0
 
@@ -75,6 +80,7 @@ class PruneConfig:
             ("scope", (None, *get_args(Scope))),
             ("budget", get_args(Budget)),
             ("fisher_per", get_args(FisherPer)),
+            ("moments", get_args(Moments)),
         ):
             if getattr(self, name) not in known:
                 raise ConfigurationError(f"{name} must be one of {known}, not {getattr(self, name)!r}")

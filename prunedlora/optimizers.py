@@ -1,13 +1,16 @@
 """What the pruner must know of optimisers: which parameters they train, what they keep, when they step."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+
+#: What becomes of an optimiser's state at a pruning event, see `prunedlora.PruneConfig`.
+Moments = Literal["follow", "keep", "reset"]
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:

@@ -29,6 +29,7 @@ from prunedlora.rotation import check_rotatable, rotate_state
 from prunedlora.surgery import (
     check_removed,
     describe_adapter,
+    forget_all,
     forget_removed,
     hold_at_zero,
     shrink,
@@ -237,7 +238,7 @@ class LoraRankPruner:
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
         start, config = time.perf_counter(), self.config
         check_state(self.modules, self.optimizer)
-        if self._criterion.rotates:
+        if self._criterion.rotates and config.moments == "follow":
             check_rotatable(self.modules, self.optimizer)
         candidates = [self._candidate(module) for module in self.modules]
         if config.scope == "global":
@@ -257,9 +258,18 @@ class LoraRankPruner:
         for candidate, reduction in reductions:
             module = candidate.module
             if self._criterion.rotates and reduction.removed.numel():
-                rotate_state(module, candidate.live, candidate.factors, reduction.factors, self.optimizer)
+                rotate_state(
+                    module,
+                    candidate.live,
+                    candidate.factors,
+                    reduction.factors,
+                    self.optimizer,
+                    moments=config.moments == "follow",
+                )
             write_factors(module, candidate.live, reduction.factors.B, reduction.factors.A)
             self._removed[module.name][removed[module.name]] = True
+            if config.moments == "reset":
+                forget_all(module, self.optimizer)
             forget_removed(module, self._removed[module.name], self.optimizer)
         if self._criterion.rotates or config.decay == 0:
             self._collector.reset()

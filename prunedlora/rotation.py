@@ -30,7 +30,13 @@ def check_rotatable(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
 
 
 def rotate_state(
-    module: LoraModule, live: Tensor, old: Factors, new: Factors, optimizer: torch.optim.Optimizer
+    module: LoraModule,
+    live: Tensor,
+    old: Factors,
+    new: Factors,
+    optimizer: torch.optim.Optimizer,
+    *,
+    moments: bool = True,
 ) -> None:
     """Carry gradients and optimiser state of the live components from the old factors' basis to the new one's.
 
@@ -40,6 +46,7 @@ def rotate_state(
         old: their factors before the truncation.
         new: after it, of the same shape.
         optimizer: the optimiser that trains the module.
+        moments: whether its state moves, or the gradients only.
 
     Raises:
         UnsupportedOptimizerError: the optimiser keeps state of an unknown kind.
@@ -48,7 +55,9 @@ def rotate_state(
     Q = new.A.double() @ torch.linalg.pinv(old.A.double())
     for parameter, right, dim in ((module.B, Q.mT, 1), (module.A, P, 0)):
         tensors = [("grad", parameter.grad)] if parameter.grad is not None else []
-        for key, tensor in tensors + state_like(parameter, optimizer, module.name):
+        if moments:
+            tensors += state_like(parameter, optimizer, module.name)
+        for key, tensor in tensors:
             map_ = _map(key, right, optimizer)
             part = tensor.index_select(dim, live).double()
             moved = part @ map_ if dim == 1 else map_.mT @ part

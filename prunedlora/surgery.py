@@ -39,6 +39,12 @@ def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: t
             tensor.masked_fill_(mask, 0.0)
 
 
+def forget_all(module: LoraModule, optimizer: torch.optim.Optimizer) -> None:
+    """Drop the optimiser's state of a module, step counter and all, as before its first step."""
+    for parameter in (module.B, module.A):
+        optimizer.state.pop(parameter, None)
+
+
 def hold_at_zero(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
     """Zero the weights of all removed components, whatever a step made of them."""
     with torch.no_grad():

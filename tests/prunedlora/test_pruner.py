@@ -229,3 +229,26 @@ def test_fused_unscaling_is_refused_and_fused_skipping_is_not_counted(lora):
     scaler.scale(model(input_ids=tokens, labels=tokens).loss).backward()
     with pytest.raises(ConfigurationError, match="unscale_"):
         scaler.step(optimizer)
+
+
+@pytest.mark.parametrize("moments", ["follow", "keep", "reset"])
+def test_the_optimisers_state_follows_stays_or_starts_anew(lora, moments):
+    model = lora()
+    optimizer = adamw(model)
+    config = PruneConfig(target_rank=6, criterion="svd", interval=1, warmup_steps=1, moments=moments)
+    with LoraRankPruner(model, optimizer, config, total_steps=2) as pruner:
+        step(model, optimizer)
+        module = pruner.modules[0]
+        before, A = optimizer.state[module.A]["exp_avg"].clone(), module.A
+        step(model, optimizer)
+        state, removed = optimizer.state[A], ~A.any(dim=1)
+        old = (state["exp_avg"] - 0.1 * A.grad) / 0.9
+        assert removed.sum() == 2
+        assert not state["exp_avg"][removed].any()
+        assert state["step"] == (1 if moments == "reset" else 2)
+        unmoved = before.masked_fill(removed.unsqueeze(1), 0.0)
+        if moments == "reset":
+            torch.testing.assert_close(old, torch.zeros_like(old), atol=1e-8, rtol=0)
+        else:
+            assert torch.allclose(old, unmoved, atol=1e-7) == (moments == "keep")
+            assert old[~removed].any()
