@@ -1,9 +1,11 @@
 """Run the experiments of a preset: missing runs, tables, figures."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +14,18 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments import one_shot_table, table1
+from experiments import one_shot, one_shot_table, run, studies, table1, tables
 from experiments.config import Preset, RunConfig, digest, load_preset, one_shot_runs
-from paper_figures import rank_and_loss
+from paper_figures import figure1, figure3, frontier, rank_and_loss
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
-EXPERIMENTS = ("table1", "one_shot")
+Experiment = Literal[
+    "table1", "one_shot", "table3", "table4", "table6", "table7", "figure1", "figure3", "when_to_prune"
+]
+EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES)  # type: ignore[assignment]
+
+FIGURES = {"figure1": figure1, "figure3": figure3}
 
 
 @dataclass
@@ -29,99 +36,133 @@ class Arguments:
         preset: smoke (tiny random model), cpu (real packaged model), gpu, or paper; gpu if there is one, else cpu.
         only: experiments to run; all by default.
         fresh: redo runs whose results exist.
+        workers: runs done at the same time, each on its share of the cores; times of runs are comparable for 1 only.
     """
 
     preset: Literal["smoke", "cpu", "gpu", "paper"] | None = None
-    only: tuple[Literal["table1", "one_shot"], ...] = EXPERIMENTS
+    only: tuple[Experiment, ...] = EXPERIMENTS
     fresh: bool = False
+    workers: int = 1
+
+
+class Runner:
+    """Does runs and keeps their results.
+
+    Args:
+        preset: the preset.
+        fresh: redo, once, what was done before.
+        workers: runs done at the same time.
+    """
+
+    def __init__(self, preset: Preset, fresh: bool, workers: int) -> None:
+        self.folder, self.artifacts = HERE / "results" / preset.name, HERE / "artifacts" / preset.name
+        self._preset, self._fresh = preset, fresh
+        self._workers = workers if preset.isolated else 1
+        self._done: set[Path] = set()
+
+    def results(self, runs: list[RunConfig]) -> dict[str, dict[str, Any]]:
+        """Results of all runs by key; what is missing is done first, sources before what they are truncated to."""
+        missing = [run for run in runs if self._wanted(self.file(run))]
+        sources = {r.source.key: r.source for r in missing if r.method.startswith("truncate")}
+        first = [s for s in sources.values() if self._wanted(self.file(s)) or not (self.artifacts / s.key).exists()]
+        later = [run for run in missing if run.key not in {s.key for s in first}]
+        bar = tqdm(total=len(first) + len(later), desc=f"{self._preset.name}: runs", disable=not missing)
+        for batch in (first, later):
+            with ThreadPoolExecutor(self._workers) as pool:
+                for _ in pool.map(self._run, batch):
+                    bar.update()
+        return {run.key: json.loads(self.file(run).read_text())["result"] for run in runs}
+
+    def file(self, run: RunConfig) -> Path:
+        """Where the result of a run lies; the name tells the run, the hash all its settings."""
+        ranks = f"r{run.initial_rank}-{run.target_rank}" if run.initial_rank else "base"
+        parts = [run.task, run.method, run.criterion, ranks, f"seed{run.seed}", run.key]
+        return self.folder / "runs" / ("_".join(part for part in parts if part) + ".json")
+
+    def one_shot(self) -> list[dict[str, Any]]:
+        """What the one-shot experiment measures of each of its adapters."""
+        records = []
+        for training in one_shot_runs(self._preset):
+            config = {"one_shot": asdict(self._preset.one_shot), "run": asdict(training)}
+            file = self.folder / "one_shot" / f"seed{training.seed}_{digest(config)}.json"
+            if self._wanted(file):
+                if not (self.artifacts / training.key).exists():
+                    self._run(training)
+                self._do("experiments.one_shot", config, file, self.artifacts / training.key)
+            records.append(json.loads(file.read_text())["result"])
+        return records
+
+    def _wanted(self, file: Path) -> bool:
+        return not file.exists() or (self._fresh and file not in self._done)
+
+    def _run(self, run: RunConfig) -> None:
+        folder = self.artifacts / run.key
+        shutil.rmtree(folder, ignore_errors=True)
+        source = [self.artifacts / run.source.key] if run.method.startswith("truncate") else []
+        self._do("experiments.run", asdict(run), self.file(run), folder, *source)
+
+    def _do(self, module: str, config: dict[str, Any], result: Path, *folders: Path) -> None:
+        """``python -m module CONFIG RESULT FOLDER...``, or the same in this process; a failure stops everything."""
+        config_file = self.artifacts / f"{result.stem}.config.json"
+        write_atomically(config_file, to_json(config))
+        tqdm.write(f"→ {result.name}")
+        arguments = [str(path) for path in (config_file, result, *folders)]
+        if not self._preset.isolated:
+            self._do_here(module, arguments)
+            self._done.add(result)
+            return
+        command = [sys.executable, "-m", module, *arguments]
+        if subprocess.run(command, cwd=HERE.parent, env=self._environment()).returncode:
+            raise SystemExit(f"the run of {config_file} failed; see above. Finished runs are kept: run again to go on.")
+        self._done.add(result)
+
+    @staticmethod
+    def _do_here(module: str, arguments: list[str]) -> None:
+        if module == "experiments.one_shot":
+            one_shot.main(arguments)
+        else:
+            run.main(arguments, reload_in_new_process=False)
+
+    def _environment(self) -> dict[str, str]:
+        threads = max(1, (os.cpu_count() or 1) // self._workers)
+        return os.environ | ({"OMP_NUM_THREADS": str(threads)} if self._workers > 1 else {})
 
 
 def main(arguments: Arguments) -> None:
     """Do what is missing, then print the tables and where the files are."""
     name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
-    preset = load_preset(name)
-    results_folder = HERE / "results" / name
-    if "table1" in arguments.only:
+    preset, only = load_preset(name), arguments.only
+    runner = Runner(preset, arguments.fresh, arguments.workers)
+    figures_folder = HERE.parent / "paper_figures" / name
+    if "table1" in only:
         runs = [run for row in table1.rows(preset) for run in row.runs]
-        results = do_runs(name, runs, results_folder / "runs", arguments.fresh)
-        files = write_table(preset, results, results_folder)
-        figures = rank_and_loss.draw(results_folder / "runs", HERE.parent / "paper_figures" / name)
+        files = table1.write(preset, runner.results(runs), runner.folder)
+        figures = rank_and_loss.draw([runner.file(run) for run in runs], figures_folder)
         announce([*files, *figures])
-    if "one_shot" in arguments.only and preset.one_shot is not None:
-        announce(do_one_shot(preset, results_folder, arguments.fresh))
+    if "one_shot" in only and preset.one_shot is not None:
+        files = one_shot_table.write(preset, runner.one_shot(), runner.folder)
+        announce([*files, *frontier.draw(runner.folder, figures_folder)])
+    chosen = tuple(n for n in studies.TABLES if n in only)
+    if chosen and preset.study is not None:
+        for table, files in zip(chosen, do_study(preset, chosen, runner), strict=True):
+            figures = FIGURES[table].draw(runner.folder, figures_folder) if table in FIGURES else []
+            announce([*files, *figures])
+
+
+def do_study(preset: Preset, names: tuple[str, ...], runner: Runner) -> list[list[Path]]:
+    """The tables of the study: first the choice of learning rates, then all runs, then the files."""
+    tuned = runner.results(studies.grid(preset, names))
+    tune = studies.chooser(preset, tuned)
+    made = [studies.TABLES[name](preset, tune) for name in names]
+    studies.gate(preset, runner.results(studies.gated(preset, tune)))
+    results = runner.results(list({run.key: run for table in made for run in table.runs}.values()))
+    return [tables.write(table, results, runner.folder, studies.heading(preset)) for table in made]
 
 
 def announce(files: list[Path]) -> None:
     """Print the first of the files, a table, and where all of them are."""
     print(files[0].read_text())
     print("Files:", *(file.relative_to(HERE.parent) for file in files), sep="\n  ")
-
-
-def do_one_shot(preset: Preset, folder: Path, fresh: bool) -> list[Path]:
-    """Measure every adapter of the one-shot experiment that is not measured yet, and write its table."""
-    artifacts, records = HERE / "artifacts" / preset.name, []
-    for run in tqdm(one_shot_runs(preset), desc=f"{preset.name}: one-shot"):
-        config = {"one_shot": asdict(preset.one_shot), "run": asdict(run)}
-        file = folder / "one_shot" / f"seed{run.seed}_{digest(config)}.json"
-        if fresh or not file.exists():
-            if not (artifacts / run.key).exists():
-                do_run(run, folder / "runs", artifacts)
-            config_file = artifacts / f"{file.stem}.config.json"
-            write_atomically(config_file, to_json(config))
-            do("experiments.one_shot", config_file, file, artifacts / run.key)
-        records.append(json.loads(file.read_text())["result"])
-    return one_shot_table.write(preset, records, folder)
-
-
-def do_runs(preset: str, runs: list[RunConfig], folder: Path, fresh: bool) -> dict[str, dict[str, Any]]:
-    """Results of all runs by key; each missing one is done in a process of its own."""
-    missing = [run for run in runs if fresh or not result_file(folder, run).exists()]
-    artifacts = HERE / "artifacts" / preset
-    for run in tqdm(missing, desc=f"{preset}: runs", disable=not missing):
-        if run.method == "truncate" and not (artifacts / run.source.key).exists():
-            do_run(run.source, folder, artifacts)
-        do_run(run, folder, artifacts)
-    return {run.key: json.loads(result_file(folder, run).read_text())["result"] for run in runs}
-
-
-def do_run(run: RunConfig, folder: Path, artifacts: Path) -> None:
-    """One run in a process of its own, so that peak memory is its own; stops everything if it fails."""
-    file = result_file(folder, run)
-    config = artifacts / f"{run.key}.config.json"
-    write_atomically(config, to_json(asdict(run)))
-    shutil.rmtree(artifacts / run.key, ignore_errors=True)
-    source = [artifacts / run.source.key] if run.method == "truncate" else []
-    do("experiments.run", config, file, artifacts / run.key, *source)
-
-
-def do(module: str, config: Path, result: Path, *folders: Path) -> None:
-    """Run ``python -m module CONFIG RESULT FOLDER...``; stops everything if it fails."""
-    tqdm.write(f"→ {result.name}")
-    command = [sys.executable, "-m", module, *map(str, (config, result, *folders))]
-    if subprocess.run(command, cwd=HERE.parent).returncode:
-        raise SystemExit(f"the run of {config} failed; see above. Finished runs are kept: run again to go on.")
-
-
-def result_file(folder: Path, run: RunConfig) -> Path:
-    """Where the result of a run lies; the name tells the run, the hash all its settings."""
-    ranks = f"r{run.initial_rank}-{run.target_rank}" if run.initial_rank else "base"
-    parts = [run.task, run.method, run.criterion, ranks, f"seed{run.seed}", run.key]
-    return folder / ("_".join(part for part in parts if part) + ".json")
-
-
-def write_table(preset: Preset, results: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
-    """Table 1 as Markdown, with what it says in words, and as CSV."""
-    frame = table1.table(preset, results)
-    run = preset.run
-    title = (
-        f"Table 1, preset {preset.name}: {run.model} on {run.task}, {run.steps} steps of {run.batch_size} examples, "
-        f"learning rate {run.learning_rate:g}, s = {run.scaling:g}, {run.test_examples} test examples"
-    )
-    markdown = frame.astype(object).where(frame.notna(), "").to_markdown(index=False)
-    files = [folder / "table1.md", folder / "table1.csv"]
-    write_atomically(files[0], f"# {title}\n\n{markdown}\n\n{table1.findings(preset, results)}")
-    write_atomically(files[1], frame.to_csv(index=False))
-    return files
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-Method = Literal["untuned", "lora", "truncate", "prune"]
+Method = Literal["untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"]
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -24,10 +24,17 @@ class RunConfig:
     Attributes:
         model: ``smollm2``, ``tiny``, a local folder, or ``organisation/name@revision`` on the hub.
         task: see `experiments.tasks.TASKS`.
-        method: the untuned model, plain LoRA at the initial rank, that adapter truncated by SVD, or pruning.
-        initial_rank: rank in training; 0 for the untuned model.
+        method: the untuned model; full fine-tuning; LoRA, DoRA or AdaLoRA as PEFT has them; pruning during training;
+            or, without further training, a trained adapter reduced by a criterion (``truncate``) or the change that
+            full fine-tuning made, reduced by SVD (``truncate_full``).
+        initial_rank: rank in training; 0 for the untuned model and for full fine-tuning.
         target_rank: rank at the end; equal to the initial rank where nothing is pruned.
-        criterion: pruning rule, for ``prune``.
+        criterion: pruning rule, for ``prune`` and ``truncate``.
+        options: options of the rule.
+        scope: ``module`` or ``global`` budget of ``prune``; empty for the rule's own.
+        moments: what becomes of the optimiser's state at events, see `prunedlora.PruneConfig`.
+        rslora: whether s is alpha / sqrt(r) in place of alpha / r, with the alpha that `scaling` gives the latter.
+        calibration_examples: training examples from which ``truncate`` collects what its rule needs.
         scaling: s in ``W0 + s B A``; alpha is s times the rank.
         target_modules: names of the adapted layers.
         steps: optimiser steps.
@@ -36,8 +43,9 @@ class RunConfig:
         interval: K1, steps between pruning events.
         per_event: K2, components removed per module at an event.
         warmup_steps: steps before the interval starts to count.
-        max_length: longest example in tokens; longer ones are left out.
+        max_length: longest example in tokens; longer ones are left out, or cut for an encoder.
         test_examples: examples of the test split that are scored.
+        validation_examples: examples of the validation split that are scored, for the choice of settings.
         eval_batch_size: examples decoded together.
         dtype: of the base model; the adapter is always float32.
         seed: of initialisation, order of the data and random pruning.
@@ -49,6 +57,11 @@ class RunConfig:
     initial_rank: int = 0
     target_rank: int = 0
     criterion: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    scope: str = ""
+    moments: str = "follow"
+    rslora: bool = False
+    calibration_examples: int = 512
     scaling: float = 1.0
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     steps: int = 100
@@ -59,6 +72,7 @@ class RunConfig:
     warmup_steps: int = 10
     max_length: int = 512
     test_examples: int = 200
+    validation_examples: int = 0
     eval_batch_size: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -70,8 +84,11 @@ class RunConfig:
 
     @property
     def source(self) -> "RunConfig":
-        """For ``truncate``: the run that trained the adapter which is truncated."""
-        return replace(self, method="lora", target_rank=self.initial_rank)
+        """For the two ways to truncate: the run that trained what is truncated."""
+        plain = {f.name: f.default for f in fields(self) if f.name in ("criterion", "scope", "calibration_examples")}
+        if self.method == "truncate_full":
+            return replace(self, method="full", initial_rank=0, target_rank=0, options={}, **plain)
+        return replace(self, method="lora", target_rank=self.initial_rank, options={}, **plain)
 
 
 @dataclass(frozen=True)
@@ -113,13 +130,57 @@ class OneShot:
 
 
 @dataclass(frozen=True)
+class Study:
+    """The tables and figures that are made on an encoder, see `experiments.studies`.
+
+    Attributes:
+        run: settings of the runs, where they differ from the preset's.
+        tasks: of Table 3; the first is that of all other tables.
+        target_rank: of all tables but Figure 3.
+        initial_ranks: from which pruning starts; the largest where there is one only.
+        schedule_rank: initial rank of Table 6.
+        schedules: its (K1, K2).
+        figure1_ranks: of Figure 1.
+        figure3_targets: target ranks of Figure 3.
+        tails: of `when_to_prune`, the shares of the steps that are left after one-shot pruning.
+        when_criteria: its rules.
+        learning_rates: among which the validation loss chooses.
+        seeds: one run per cell and seed.
+        least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
+    """
+
+    run: dict[str, Any]
+    tasks: tuple[str, ...]
+    target_rank: int
+    initial_ranks: tuple[int, ...]
+    schedule_rank: int
+    schedules: tuple[tuple[int, int], ...]
+    figure1_ranks: tuple[int, ...]
+    figure3_targets: tuple[int, ...]
+    tails: tuple[float, ...]
+    when_criteria: tuple[str, ...]
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...] = (0,)
+    least_gain: float = 0.0
+
+
+@dataclass(frozen=True)
 class Preset:
-    """What one preset runs: settings shared by all runs, and the tables."""
+    """What one preset runs: settings shared by all runs, and the tables.
+
+    Attributes:
+        name: of its file.
+        run: settings shared by all runs.
+        isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
+            longer than a run of a tiny model.
+    """
 
     name: str
     run: RunConfig
+    isolated: bool = field(default=True, kw_only=True)
     table1: Table1 = field(kw_only=True)
     one_shot: OneShot | None = None
+    study: Study | None = None
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -148,15 +209,13 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    unknown = sorted(set(values) - {"run", "table1", "one_shot"})
+    kinds = {"run": RunConfig, "table1": Table1, "one_shot": OneShot, "study": Study}
+    unknown = sorted(set(values) - {*kinds, "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
-    return Preset(
-        name,
-        build(RunConfig, values["run"], f"{file.name}: run"),
-        table1=build(Table1, values["table1"], f"{file.name}: table1"),
-        one_shot=build(OneShot, values["one_shot"], f"{file.name}: one_shot") if "one_shot" in values else None,
-    )
+    isolated = values.pop("isolated", True)
+    built = {key: build(kinds[key], value, f"{file.name}: {key}") for key, value in values.items()}
+    return Preset(name, isolated=isolated, **built)
 
 
 def one_shot_runs(preset: Preset) -> list[RunConfig]:

@@ -139,9 +139,9 @@ def _losses(model: torch.nn.Module, tokenizer: Any, run: RunConfig, examples: li
     return losses * len(examples) / tokens.sum()
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
-    config_file, result_file, adapter = (Path(argument) for argument in sys.argv[1:])
+    config_file, result_file, adapter = (Path(argument) for argument in arguments)
     values = json.loads(config_file.read_text())
     config, run = build(OneShot, values["one_shot"], "one_shot"), build(RunConfig, values["run"], "run")
     result = measure(config, run, adapter)
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig, build
@@ -25,8 +26,10 @@ PROBES = 8
 
 
 @torch.no_grad()
-def check_reload(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, folder: Path) -> float:
-    """Largest difference of logits between memory and a new process, both on the CPU.
+def check_reload(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, folder: Path, *, new_process: bool
+) -> float:
+    """Largest difference of logits between memory and what plain PEFT makes of the files, both on the CPU.
 
     Raises:
         RuntimeError: it exceeds the tolerance of float32, or the new process failed.
@@ -38,28 +41,37 @@ def check_reload(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, con
     model.to("cpu").eval()
     logits = model(**inputs).logits
     model.to(device)
+    probe = {k: v.contiguous() for k, v in {**inputs, "logits": logits}.items()}
+    found = _ask(config, folder, probe) if new_process else difference(config, folder, probe)
+    if config.dtype == "float32" and not found <= TOLERANCE:
+        raise RuntimeError(f"{folder}: reloaded logits differ by {found:.2e}, more than {TOLERANCE:.0e}")
+    return found
+
+
+def difference(config: RunConfig, folder: Path, probe: dict[str, Tensor]) -> float:
+    """Largest difference of the logits in `probe` from those of the base model with the adapter in `folder`."""
+    base, _ = load_base(config)
+    model = PeftModel.from_pretrained(base, folder).eval()
+    inputs = {k: v for k, v in probe.items() if k != "logits"}
+    return (model(**inputs).logits - probe["logits"]).abs().max().item()
+
+
+def _ask(config: RunConfig, folder: Path, probe: dict[str, Tensor]) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "probe.safetensors"
-        save_file({k: v.contiguous() for k, v in {**inputs, "logits": logits}.items()}, file)
+        save_file(probe, file)
         command = [sys.executable, "-m", "experiments.reload", json.dumps(asdict(config)), str(folder), str(file)]
         out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode:
         raise RuntimeError(f"the exported adapter {folder} does not load:\n{out.stderr[-2000:]}")
-    difference = float(out.stdout.split()[-1])
-    if config.dtype == "float32" and not difference <= TOLERANCE:
-        raise RuntimeError(f"{folder}: reloaded logits differ by {difference:.2e}, more than {TOLERANCE:.0e}")
-    return difference
+    return float(out.stdout.split()[-1])
 
 
 @torch.no_grad()
 def main() -> None:
     """The part that runs in the new process."""
     config, folder, file = sys.argv[1:]
-    base, _ = load_base(build(RunConfig, json.loads(config), "configuration"))
-    model = PeftModel.from_pretrained(base, folder).eval()
-    probe = load_file(file)
-    expected = probe.pop("logits")
-    print((model(**probe).logits - expected).abs().max().item())
+    print(difference(build(RunConfig, json.loads(config), "configuration"), Path(folder), load_file(file)))
 
 
 if __name__ == "__main__":

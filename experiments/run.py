@@ -1,6 +1,6 @@
 """One run: a JSON configuration in, a JSON result out.
 
-``python -m experiments.run CONFIG.json RESULT.json ADAPTER_FOLDER [SOURCE_ADAPTER_FOLDER]``
+``python -m experiments.run CONFIG.json RESULT.json FOLDER [SOURCE_FOLDER]``
 """
 
 import json
@@ -17,51 +17,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from experiments.config import RunConfig, build
 from experiments.evaluate import evaluate
+from experiments.methods import prepare
 from experiments.models import load_base
 from experiments.reload import check_reload
 from experiments.tasks import TASKS
-from experiments.train import add_adapter, train
-from prunedlora import __version__, export_adapter, find_lora_modules, truncate_adapter
+from experiments.train import train
+from experiments.truncate import save_changes, truncated
+from prunedlora import PruneConfig, __version__, export_adapter, find_lora_modules
 from theory.files import to_json, write_atomically
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
 
 
-def run(config: RunConfig, adapter_folder: Path, source_folder: Path | None = None) -> dict[str, Any]:
-    """Do one run and return its result; the adapter is written to `adapter_folder`."""
+def run(
+    config: RunConfig, folder: Path, source: Path | None = None, *, reload_in_new_process: bool = True
+) -> dict[str, Any]:
+    """Do one run and return its result; what it makes is written to `folder`; `source` holds what it truncates."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     base, tokenizer = load_base(config)
     base.to(device)
-    losses, events, seconds = [], [], 0.0
+    total = sum(p.numel() for p in base.parameters())
+    losses, events, seconds, trainable = [], [], 0.0, 0
     model: torch.nn.Module = base
-    if config.method == "truncate":
-        assert source_folder is not None
-        model = PeftModel.from_pretrained(base, source_folder)
-        truncate_adapter(model, config.target_rank)
+    if config.method.startswith("truncate"):
+        assert source is not None
+        model = truncated(base, tokenizer, config, source)
     elif config.method != "untuned":
-        model = add_adapter(base, config)
+        model = prepare(base, config)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         start = time.perf_counter()
         losses, events = train(model, tokenizer, config, device)
         seconds = time.perf_counter() - start
-    peak = _peak_memory(device)
+    peak, task = _peak_memory(device), TASKS[config.task]
     start = time.perf_counter()
-    score = evaluate(model, tokenizer, config, TASKS[config.task].test(config.test_examples))
+    score = evaluate(model, tokenizer, config, task.test(config.test_examples))
     result = {
         **asdict(score),
-        "train_loss": losses,
+        "train_loss": [round(loss, 6) for loss in losses],
         "events": [asdict(event) for event in events],
         "train_seconds": seconds,
         "evaluation_seconds": time.perf_counter() - start,
         "peak_memory_bytes": peak,
+        "base_parameters": total,
+        "trainable_parameters": trainable,
     }
-    if config.method != "untuned":
-        result |= _adapter_facts(model, config, adapter_folder, tokenizer)
-    return result
+    if config.validation_examples:
+        validation = evaluate(model, tokenizer, config, task.validation(config.validation_examples))
+        result["validation"] = {"accuracy": validation.accuracy, "cross_entropy": validation.cross_entropy}
+    return result | _keep(model, config, folder, tokenizer, reload_in_new_process)
 
 
 def environment() -> dict[str, Any]:
@@ -78,18 +85,29 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _adapter_facts(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any) -> dict[str, Any]:
-    """Export the adapter, check it in a new process, and say what it is."""
+def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any, new_process: bool) -> dict[str, Any]:
+    """Write what a run made, check it, and say what it is."""
+    if config.method in ("untuned", "truncate_full"):
+        return {}
+    if config.method == "full":
+        save_changes(model, folder)
+        return {}
+    if config.method in ("dora", "adalora"):
+        model.save_pretrained(str(folder))
+        return {"adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size}
     modules = find_lora_modules(model)
-    ranks, scalings = {m.rank for m in modules}, {m.scaling for m in modules}
-    if ranks != {config.target_rank} or scalings != {config.scaling}:
+    ranks, scalings = [m.rank for m in modules], {m.scaling for m in modules}
+    scaling = config.scaling * (config.initial_rank**0.5 if config.rslora else 1.0)
+    one_rank = PruneConfig(config.target_rank, config.criterion or "svd", scope=config.scope or None).scope == "module"
+    wrong = set(ranks) != {config.target_rank} if one_rank else sum(ranks) > config.target_rank * len(ranks)
+    if wrong or any(abs(s - scaling) > 1e-9 * scaling for s in scalings):
         raise RuntimeError(f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration")
     export_adapter(model, folder)
     return {
-        "rank": ranks.pop(),
+        "rank": sum(ranks) / len(ranks),
         "adapter_parameters": sum(m.B.numel() + m.A.numel() for m in modules),
         "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
-        "reload_max_difference": check_reload(model, tokenizer, config, folder),
+        "reload_max_difference": check_reload(model, tokenizer, config, folder, new_process=new_process),
     }
 
 
@@ -109,14 +127,14 @@ def _commit() -> str:
         return "unknown"
 
 
-def main() -> None:
+def main(arguments: list[str], *, reload_in_new_process: bool = True) -> None:
     """Read the configuration, run it, write the result."""
-    config_file, result_file, adapter_folder, *source = (Path(argument) for argument in sys.argv[1:])
+    config_file, result_file, folder, *source = (Path(argument) for argument in arguments)
     config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
-    result = run(config, adapter_folder, source[0] if source else None)
+    result = run(config, folder, source[0] if source else None, reload_in_new_process=reload_in_new_process)
     record = {"config": asdict(config), "environment": environment(), "result": result}
     write_atomically(result_file, to_json(record))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

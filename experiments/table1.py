@@ -1,6 +1,7 @@
 """Table 1: accuracy at one target rank, by method; rows, table and the text under it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from experiments.config import Preset, RunConfig
+from theory.files import write_atomically
 
 SKYLINE = "LoRA at the initial rank (skyline)"
 TRUNCATED = "skyline truncated by SVD"
@@ -36,7 +38,7 @@ def rows(preset: Preset) -> list[Row]:
     ]
     for initial in table.initial_ranks:
         out.append(row(SKYLINE, method="lora", initial_rank=initial, target_rank=initial))
-        out.append(row(TRUNCATED, method="truncate", initial_rank=initial, target_rank=target))
+        out.append(row(TRUNCATED, method="truncate", criterion="svd", initial_rank=initial, target_rank=target))
         out += [
             row(PRUNED.format(c), method="prune", criterion=c, initial_rank=initial, target_rank=target)
             for c in table.criteria
@@ -68,6 +70,20 @@ def findings(preset: Preset, results: dict[str, dict[str, Any]]) -> str:
     if len(preset.table1.seeds) == 1:
         text.append("One seed: the intervals are over test examples and say nothing about other seeds.")
     return "\n\n".join(text) + "\n"
+
+
+def write(preset: Preset, results: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
+    """Table 1 as Markdown, with what it says in words, and as CSV."""
+    frame, run = table(preset, results), preset.run
+    title = (
+        f"Table 1, preset {preset.name}: {run.model} on {run.task}, {run.steps} steps of {run.batch_size} examples, "
+        f"learning rate {run.learning_rate:g}, s = {run.scaling:g}, {run.test_examples} test examples"
+    )
+    markdown = frame.astype(object).where(frame.notna(), "").to_markdown(index=False)
+    files = [folder / "table1.md", folder / "table1.csv"]
+    write_atomically(files[0], f"# {title}\n\n{markdown}\n\n{findings(preset, results)}")
+    write_atomically(files[1], frame.to_csv(index=False))
+    return files
 
 
 def _line(row: Row, results: list[dict[str, Any]]) -> dict[str, Any]:

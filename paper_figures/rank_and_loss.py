@@ -1,6 +1,6 @@
 """Rank and training loss against the step, one line per run.
 
-``python -m paper_figures.rank_and_loss RUNS_FOLDER OUTPUT_FOLDER``
+``python -m paper_figures.rank_and_loss OUTPUT_FOLDER RESULT_FILE...``
 """
 
 import json
@@ -8,20 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+
+from paper_figures.style import save, set_style
 
 NAME = "rank_and_loss"
 SMOOTHING = 10
 
 
-def draw(runs: Path, output: Path) -> list[Path]:
-    """Draw the figure from all trained runs in a folder; writes PNG and PDF, returns their paths."""
-    mpl.use("agg")
-    frame = pd.concat([_curve(json.loads(file.read_text())) for file in sorted(runs.glob("*.json"))])
-    sns.set_theme(context="paper", style="ticks", palette="colorblind")
+def draw(runs: list[Path], output: Path) -> list[Path]:
+    """Draw the figure from result files, those without training left out; writes PNG and PDF, returns their paths."""
+    frame = pd.concat([_curve(json.loads(file.read_text())) for file in sorted(runs)])
+    set_style()
     figure, axes = plt.subplots(2, 1, sharex=True, figsize=(5.5, 5.0), height_ratios=(1, 2), layout="constrained")
     line = {"data": frame, "x": "step", "hue": "run", "style": "run", "dashes": True, "errorbar": None}
     sns.lineplot(y="rank", ax=axes[0], legend=False, drawstyle="steps-post", **line)
@@ -34,13 +34,7 @@ def draw(runs: Path, output: Path) -> list[Path]:
     axes[1].yaxis.set_major_formatter("{x:g}")
     axes[1].yaxis.set_minor_formatter("{x:g}")
     axes[1].legend(title=None, frameon=False, fontsize="small")
-    sns.despine(figure)
-    output.mkdir(parents=True, exist_ok=True)
-    files = [output / f"{NAME}.png", output / f"{NAME}.pdf"]
-    figure.savefig(files[0], dpi=200)
-    figure.savefig(files[1], metadata={"CreationDate": None})
-    plt.close(figure)
-    return files
+    return save(figure, output, NAME)
 
 
 def _curve(file: dict[str, Any]) -> pd.DataFrame:
@@ -58,4 +52,4 @@ def _curve(file: dict[str, Any]) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]), Path(sys.argv[2]))
+    draw([Path(file) for file in sys.argv[2:]], Path(sys.argv[1]))

@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from experiments import table1
-from experiments.__main__ import result_file
+from experiments.__main__ import Runner
 from experiments.config import PRESETS, RunConfig, build, load_preset
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
@@ -34,9 +34,9 @@ def test_unknown_and_missing_keys_are_refused():
         build(RunConfig, {"model": "tiny"}, "here")
 
 
-def test_the_key_depends_on_every_setting_and_survives_json(tmp_path):
+def test_the_key_depends_on_every_setting_and_survives_json():
     run = RunConfig("tiny", "arithmetic", "prune", 8, 4, "magnitude")
     assert build(RunConfig, {**asdict(run), "target_modules": list(run.target_modules)}, "").key == run.key
     others = [replace(run, seed=1), replace(run, steps=101), replace(run, criterion="random"), run.source]
     assert len({r.key for r in [run, *others]}) == 5
-    assert len({result_file(tmp_path, r) for r in [run, *others]}) == 5
+    assert len({Runner(load_preset("smoke"), False, 1).file(r) for r in [run, *others]}) == 5

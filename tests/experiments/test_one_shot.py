@@ -24,7 +24,7 @@ RUN = replace(one_shot_runs(PRESET)[0], steps=6, learning_rate=0.02, test_exampl
 def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_shot") / "adapter"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.run.check_reload", lambda *_: 0.0)
+        patch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
         run(RUN, folder)
     return folder
 

@@ -79,7 +79,7 @@ def test_a_language_model_classifies_by_the_likelier_label(tiny):
 
 
 def test_an_encoder_is_trained_pruned_and_scored_by_its_head(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_: 0.0)
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
     changes = {"model": "tiny_bert", "task": "tweets", "target_modules": ("all-linear",), "learning_rate": 0.01}
     config = replace(BASE, method="prune", criterion="svd", initial_rank=8, target_rank=4, **changes)
     result = run(config, tmp_path / "adapter")
@@ -97,7 +97,7 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero():
 
 
 def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_: 0.0)
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
     config = replace(BASE, method="prune", criterion="prunedlora2025", initial_rank=8, target_rank=4)
     one, two = (run(config, tmp_path / name) for name in ("one", "two"))
     timed = {"train_seconds", "evaluation_seconds", "peak_memory_bytes", "events"}
@@ -110,8 +110,8 @@ def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path, m
 
 
 def test_truncation_starts_from_the_adapter_it_is_given(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_: 0.0)
-    config = replace(BASE, method="truncate", initial_rank=8, target_rank=8)
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
+    config = replace(BASE, method="truncate", criterion="svd", initial_rank=8, target_rank=8)
     source = run(config.source, tmp_path / "source")
     same = run(config, tmp_path / "same", tmp_path / "source")
     less = run(replace(config, target_rank=1), tmp_path / "less", tmp_path / "source")

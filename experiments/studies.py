@@ -1,0 +1,342 @@
+"""Tables 3, 4, 6 and 7, Figures 1 and 3 of the paper on an encoder, with the baselines it left out; and when to prune.
+
+Each function returns a table of runs.  Where a run appears in several, it is done once.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from experiments.config import Preset, RunConfig, Study, build
+from experiments.tables import Results, Row, Table, Tune
+
+SKYLINE = "LoRA at the initial rank (skyline)"
+LORA = "LoRA at the target rank"
+OURS = "PrunedLoRA"
+CUT = "skyline truncated by {}"
+#: What the paper calls the rules that it compares.
+PAPER_NAMES = {
+    "magnitude": "Magnitude",
+    "wanda2024": "Wanda",
+    "sparsegpt2023": "SparseGPT",
+    "llmpruner2023": "LLM-Pruner",
+    "prunedlora2025": OURS,
+}
+#: Accuracies of Table 7 (Llama-3-8B, GSM8K, 128 to 64), one-shot / dynamic.
+PAPER_7 = {
+    "Magnitude": "63.21",
+    "Wanda": "67.33",
+    "SVD of full fine-tuning's change": "65.21 / –",
+    "SparseGPT": "65.01 / 66.35",
+    "LLM-Pruner": "64.45 / 69.82",
+    OURS: "66.31 / 69.21",
+}
+#: Averages over five GLUE tasks of Table 3 (T5-base), recomputed where the paper misprints them.
+PAPER_3 = {
+    "full fine-tuning": "87.91",
+    LORA: "82.08",
+    "DoRA": "82.57",
+    "AdaLoRA": "81.62",
+    "SparseGPT": "82.87",
+    "LLM-Pruner": "82.58",
+}
+
+
+def unchanged(run: RunConfig) -> RunConfig:
+    """No tuning."""
+    return run
+
+
+def base(preset: Preset) -> RunConfig:
+    """What all runs of the studies share."""
+    assert preset.study is not None
+    return build(RunConfig, asdict(preset.run) | preset.study.run, "study: run")
+
+
+def _over_tasks(study: Study, run: RunConfig, label: str, tune: Tune, paper: str = "", **changes: Any) -> Row:
+    chosen = tune(replace(run, **changes))
+    cells = {task: tuple(replace(chosen, task=task, seed=seed) for seed in study.seeds) for task in study.tasks}
+    return Row(label, cells, paper)
+
+
+def table3(preset: Preset, tune: Tune) -> Table:
+    """Language understanding, all tasks."""
+    study, run = preset.study, base(preset)
+    assert study is not None
+    k, top = study.target_rank, max(study.initial_ranks)
+
+    def row(label: str, **changes: Any) -> Row:
+        return _over_tasks(study, run, label, tune, PAPER_3.get(label, ""), **changes)
+
+    rows = [
+        row("untuned model", method="untuned"),
+        row("full fine-tuning", method="full"),
+        row(LORA, method="lora", initial_rank=k, target_rank=k),
+        row("LoRA at the target rank, rsLoRA", method="lora", initial_rank=k, target_rank=k, rslora=True),
+        row("DoRA", method="dora", initial_rank=k, target_rank=k),
+        row("AdaLoRA", method="adalora", initial_rank=k, target_rank=k),
+        row(SKYLINE, method="lora", initial_rank=top, target_rank=top),
+    ]
+    rows += [
+        row(CUT.format(c), method="truncate", criterion=c, initial_rank=top, target_rank=k)
+        for c in ("svd", "svd_kfac", "svd_fisher")
+    ]
+    rows += [
+        row(PAPER_NAMES[c], method="prune", criterion=c, initial_rank=top, target_rank=k)
+        for c in ("sparsegpt2023", "llmpruner2023")
+    ]
+    papers = dict(zip(sorted(study.initial_ranks), ("83.88", "85.52", "87.59"), strict=False))
+    rows += [
+        replace(
+            row(f"{OURS}, from {r}", method="prune", criterion="prunedlora2025", initial_rank=r, target_rank=k),
+            paper=papers[r],
+        )
+        for r in sorted(study.initial_ranks)
+    ]
+    own = f"{OURS}, from {top}"
+    rivals = (LORA, "SparseGPT", "LLM-Pruner", SKYLINE, CUT.format("svd"))
+    return Table(
+        "table3",
+        f"Table 3: language understanding, rank {k}",
+        tuple(rows),
+        tuple((own, rival) for rival in rivals),
+        "Paper: average accuracy of T5-base over five GLUE tasks, another model and other data.",
+    )
+
+
+def table4(preset: Preset, tune: Tune) -> Table:
+    """Initial rank against scaling."""
+    study, run = preset.study, _ablation(preset, tune)
+    assert study is not None
+    papers = ("67.81 / 69.21 / 69.11", "70.12 / 70.38 / 70.43", "69.31 / 72.12 / 73.38")
+    rows = []
+    for rank, paper in zip(sorted(study.initial_ranks), papers, strict=False):
+        settings = {"method": "prune", "criterion": "prunedlora2025", "initial_rank": rank}
+        cells = [
+            (f"s = {s:g}", replace(run, **settings, target_rank=study.target_rank, scaling=s)) for s in (0.5, 1.0, 2.0)
+        ]
+        rows.append(Row(f"from rank {rank}", {name: _seeds(study, r) for name, r in cells}, paper))
+    return Table("table4", "Table 4: initial rank and scaling", tuple(rows), note="Paper: Llama-3-8B on GSM8K.")
+
+
+def table6(preset: Preset, tune: Tune) -> Table:
+    """The schedule of events."""
+    study, run = preset.study, _ablation(preset, tune)
+    assert study is not None
+    papers = {(5, 2): "69.01", (5, 4): "68.78", (10, 2): "69.21", (10, 4): "69.11"}
+    settings = {"method": "prune", "criterion": "prunedlora2025", "initial_rank": study.schedule_rank}
+    rows = [
+        Row(
+            f"K1 = {k1}, K2 = {k2}",
+            {
+                study.tasks[0]: _seeds(
+                    study, replace(run, **settings, target_rank=study.target_rank, interval=k1, per_event=k2)
+                )
+            },
+            papers.get((k1, k2), ""),
+        )
+        for k1, k2 in study.schedules
+    ]
+    title = f"Table 6: events every K1 steps, K2 components each, from rank {study.schedule_rank}"
+    return Table("table6", title, tuple(rows), note="Paper: Llama-3-8B on GSM8K, 128 to 64.")
+
+
+def table7(preset: Preset, tune: Tune) -> Table:
+    """One-shot against dynamic pruning, every rule."""
+    study, run = preset.study, _ablation(preset, tune)
+    assert study is not None
+    top, k = max(study.initial_ranks), study.target_rank
+
+    def cells(criterion: str, dynamic: bool = True) -> dict[str, tuple[RunConfig, ...]]:
+        shared = replace(run, criterion=criterion, initial_rank=top, target_rank=k)
+        found = {"one-shot": _seeds(study, replace(shared, method="truncate"))}
+        return found | ({"dynamic": _seeds(study, replace(shared, method="prune"))} if dynamic else {})
+
+    rows = [Row("random", cells("random"))]
+    rows += [Row(name, cells(c), PAPER_7[name]) for c, name in PAPER_NAMES.items()]
+    full = _seeds(study, replace(run, method="truncate_full", target_rank=k))
+    label = "SVD of full fine-tuning's change"
+    rows.append(Row(label, {"one-shot": full}, PAPER_7[label]))
+    names = {"adalora2023": "AdaLoRA's score", "svd": "svd (LoRA-Squeeze)", "para2026": "para2026 (PARA)"}
+    rows += [Row(names.get(c, c), cells(c)) for c in ("adalora2023", "kfac", "svd", "para2026", "svd_kfac")]
+    rows.append(Row("svd_fisher", cells("svd_fisher", dynamic=False)))
+    rivals = ("random", "Magnitude", "SparseGPT", "LLM-Pruner", "svd (LoRA-Squeeze)")
+    return Table(
+        "table7",
+        f"Table 7: one-shot and dynamic pruning, {top} to {k}",
+        tuple(rows),
+        (*((OURS, rival) for rival in rivals), ("svd_kfac", "svd (LoRA-Squeeze)")),
+        "Paper: Llama-3-8B on GSM8K, 128 to 64; one-shot / dynamic. One-shot: trained at the initial rank to the end, "
+        "pruned once, no further training.",
+    )
+
+
+def figure1(preset: Preset, tune: Tune) -> Table:
+    """Plain LoRA by rank."""
+    study, run = preset.study, _ablation(preset, tune)
+    assert study is not None
+    rows = [
+        Row(
+            f"LoRA, rank {r}",
+            {study.tasks[0]: _seeds(study, replace(run, method="lora", initial_rank=r, target_rank=r))},
+        )
+        for r in study.figure1_ranks
+    ]
+    rows.append(Row("full fine-tuning", {study.tasks[0]: _seeds(study, tune(replace(base(preset), method="full")))}))
+    return Table("figure1", "Figure 1: plain LoRA by rank", tuple(rows))
+
+
+def figure3(preset: Preset, tune: Tune) -> Table:
+    """Target rank against initial rank and rule."""
+    study, run = preset.study, _ablation(preset, tune)
+    assert study is not None
+    columns = {f"rank {k}": k for k in study.figure3_targets}
+    rows = [
+        Row(
+            LORA,
+            {c: _seeds(study, replace(run, method="lora", initial_rank=k, target_rank=k)) for c, k in columns.items()},
+        )
+    ]
+    for rank in sorted(study.initial_ranks):
+        for criterion in ("sparsegpt2023", "llmpruner2023", "prunedlora2025"):
+            shared = replace(run, method="prune", criterion=criterion, initial_rank=rank)
+            runs = {c: _seeds(study, replace(shared, target_rank=k)) for c, k in columns.items() if k < rank}
+            rows.append(Row(f"{PAPER_NAMES[criterion]}, from {rank}", runs))
+    return Table("figure3", "Figure 3: pruned from several initial ranks to several target ranks", tuple(rows))
+
+
+def when_to_prune(preset: Preset, tune: Tune) -> Table:
+    """The same number of steps, pruned early, late, once with a tail of recovery, or at the end."""
+    study, run = preset.study, _ablation(preset, tune)
+    assert study is not None
+    top, k, steps = max(study.initial_ranks), study.target_rank, run.steps
+    events = -(-(top - k) // run.per_event)
+    late = steps - max(1, steps // 10) - events * run.interval
+    columns = {
+        c: replace(run, method="prune", criterion=c, initial_rank=top, target_rank=k) for c in study.when_criteria
+    }
+
+    def cells(change: Callable[[RunConfig], RunConfig]) -> dict[str, tuple[RunConfig, ...]]:
+        return {name: _seeds(study, change(r)) for name, r in columns.items()}
+
+    rows = [Row("gradual, early", cells(unchanged))]
+    if late > run.warmup_steps:
+        rows.append(Row("gradual, late", cells(lambda r: replace(r, warmup_steps=late))))
+    for tail in study.tails:
+        at = steps - round(tail * steps)
+        rows.append(
+            Row(
+                f"once, then {tail:.0%} of the steps",
+                cells(lambda r, at=at: replace(r, warmup_steps=0, interval=at, per_event=top - k)),
+            )
+        )
+    rows.append(Row("once, after the last step", cells(lambda r: replace(r, method="truncate"))))
+    rows += [
+        Row(f"gradual, early, moments: {m}", cells(lambda r, m=m: replace(r, moments=m))) for m in ("keep", "reset")
+    ]
+    rows.append(
+        Row(
+            SKYLINE, {c: _seeds(study, replace(run, method="lora", initial_rank=top, target_rank=top)) for c in columns}
+        )
+    )
+    return Table(
+        "when_to_prune",
+        f"When to prune: {top} to {k}, {steps} steps in all",
+        tuple(rows),
+        tuple((row.label, "once, after the last step") for row in rows if row.label != "once, after the last step"),
+        "Gradual: one event every K1 steps. Moments: what becomes of Adam's at an event; carried into the new basis "
+        "where not said otherwise, which for component rules is the same as kept.",
+    )
+
+
+TABLES: dict[str, Callable[[Preset, Tune], Table]] = {
+    f.__name__: f for f in (table3, table4, table6, table7, figure1, figure3, when_to_prune)
+}
+
+
+def grid(preset: Preset, names: tuple[str, ...]) -> list[RunConfig]:
+    """The runs from whose validation losses the learning rates of some tables are chosen."""
+    study = preset.study
+    assert study is not None
+    kinds: dict[str, RunConfig] = {}
+
+    def note(run: RunConfig) -> RunConfig:
+        kinds.setdefault(_kind(study, run).key, _kind(study, run))
+        return run
+
+    for name in names:
+        TABLES[name](preset, note)
+    return [
+        replace(k, learning_rate=lr) for k in kinds.values() if k.method != "untuned" for lr in study.learning_rates
+    ]
+
+
+def chooser(preset: Preset, results: Results) -> Tune:
+    """Gives a run the learning rate of least validation loss, on the first task and seed."""
+    study = preset.study
+    assert study is not None
+
+    def tune(run: RunConfig) -> RunConfig:
+        if run.method == "untuned" or len(study.learning_rates) == 1:
+            return run
+        tried = {lr: replace(_kind(study, run), learning_rate=lr) for lr in study.learning_rates}
+        losses = {lr: results[r.key]["validation"]["cross_entropy"] for lr, r in tried.items()}
+        return replace(run, learning_rate=min(losses, key=lambda lr: losses[lr]))
+
+    return tune
+
+
+def gated(preset: Preset, tune: Tune) -> list[RunConfig]:
+    """The untuned model and the unpruned adapter, which must be where they should be before anything is compared."""
+    study, run = preset.study, base(preset)
+    assert study is not None
+    top = max(study.initial_ranks)
+    skyline = tune(replace(run, method="lora", initial_rank=top, target_rank=top))
+    runs = (replace(run, method="untuned"), skyline)
+    return [replace(r, task=study.tasks[0], seed=study.seeds[0]) for r in runs]
+
+
+def gate(preset: Preset, results: Results) -> None:
+    """Stop if the unpruned adapter has not learnt the task.
+
+    Raises:
+        SystemExit: its accuracy is not far enough above that of the untuned model.
+    """
+    assert preset.study is not None
+    by_method = {"untuned" if r["trainable_parameters"] == 0 else "lora": r for r in results.values()}
+    gain = 100 * (by_method["lora"]["accuracy"] - by_method["untuned"]["accuracy"])
+    if gain < preset.study.least_gain:
+        raise SystemExit(
+            f"the unpruned adapter is {gain:+.1f} points from the untuned model, less than {preset.study.least_gain}: "
+            "it has not learnt the task, and nothing can be compared; see steps and learning_rates of the preset"
+        )
+
+
+def heading(preset: Preset) -> str:
+    """The setting, in a sentence."""
+    assert preset.study is not None
+    run, study = base(preset), preset.study
+    rates = ", ".join(f"{lr:g}" for lr in study.learning_rates)
+    return (
+        f"Preset {preset.name}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
+        f"{run.batch_size} examples, {len(study.seeds)} seed(s), learning rates chosen from {rates} on "
+        f"{run.validation_examples} validation examples."
+    )
+
+
+def _kind(study: Study, run: RunConfig) -> RunConfig:
+    """The run on the first task and seed on which the learning rate of a run is chosen."""
+    kind = replace(run, task=study.tasks[0], seed=study.seeds[0])
+    return kind.source if kind.method.startswith("truncate") else kind
+
+
+def _seeds(study: Study, run: RunConfig) -> tuple[RunConfig, ...]:
+    return tuple(replace(run, seed=seed) for seed in study.seeds)
+
+
+def _ablation(preset: Preset, tune: Tune) -> RunConfig:
+    """The shared settings at the learning rate of the skyline, for tables in which one other thing varies."""
+    assert preset.study is not None
+    top = max(preset.study.initial_ranks)
+    skyline = tune(replace(base(preset), method="lora", initial_rank=top, target_rank=top))
+    return replace(base(preset), learning_rate=skyline.learning_rate)

@@ -1,0 +1,46 @@
+"""Loss increase against rank for every rule, one shot, no training after it; bars are standard errors.
+
+``python -m paper_figures.frontier RESULTS_FOLDER OUTPUT_FOLDER``
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from paper_figures.style import save, set_style
+
+
+def draw(results: Path, output: Path) -> list[Path]:
+    """Draw the figure from ``one_shot.csv``; writes PNG and PDF, returns their paths."""
+    frame = pd.read_csv(results / "one_shot.csv")
+    frame = frame[~frame["criterion"].str.contains("literal|capped|damping")]
+    set_style()
+    figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.2), layout="constrained", width_ratios=(1, 1))
+    truncates = frame["criterion"].str.startswith("svd")
+    _lines(panels[0], frame[truncates], frame[truncates]["criterion"])
+    panels[0].set_title("truncation family")
+    rest = frame[~truncates & (frame["recovery"] != "none, masked")]
+    _lines(
+        panels[1], rest, rest["criterion"] + ", recovery " + rest["recovery"].str.replace("B by least squares", "of B")
+    )
+    panels[1].set_title("choice among components, with recovery")
+    for axes in panels:
+        axes.set(xlabel="rank", ylabel="increase of the test cross-entropy, nats")
+        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.legend(frameon=False, fontsize="x-small")
+    return save(figure, output, "frontier")
+
+
+def _lines(axes: plt.Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
+    for label, part in frame.groupby(labels):
+        part = part.sort_values("rank")
+        axes.errorbar(part["rank"], part["test"], yerr=part["±"], marker="o", markersize=3, capsize=2, label=label)
+    ranks = sorted(frame["rank"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(r) for r in ranks])
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))
