@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from experiments.config import load_preset
 from experiments.data import IGNORED, collate, encode
 from experiments.evaluate import evaluate, generate, target_losses
-from experiments.models import load_model
+from experiments.models import load_base, load_model
 from experiments.run import run
 from experiments.tasks import TASKS, Example
 from experiments.train import cosine_with_warmup
+from experiments.truncate import truncated
 
 BASE = load_preset("smoke").run
 
@@ -123,3 +125,45 @@ def test_truncation_starts_from_the_adapter_it_is_given(tmp_path, monkeypatch):
 def test_hub_models_need_a_revision():
     with pytest.raises(SystemExit, match="@revision"):
         load_model("someone/some-model", torch.float32)
+
+
+ENCODER = {"model": "tiny_bert", "task": "tweets", "target_modules": ("query", "value"), "learning_rate": 0.01}
+
+
+def test_what_full_fine_tuning_changed_is_truncated_to_the_rank(tmp_path):
+    config = replace(BASE, method="truncate_full", target_rank=2, **ENCODER)
+    run(config.source, tmp_path / "full")
+    base, tokenizer = load_base(config)
+    before = {name: p.detach().clone() for name, p in base.named_parameters()}
+    model = truncated(base, tokenizer, config, tmp_path / "full")
+    tuned = load_file(tmp_path / "full" / "changes.safetensors")
+    for name, p in model.named_parameters():
+        if name.endswith(("query.weight", "value.weight")):
+            change = p.detach() - before[name]
+            assert torch.linalg.matrix_rank(change, rtol=1e-4) == 2
+            best = torch.linalg.svdvals((tuned[name] - before[name]).double())[2:].norm()
+            assert (tuned[name] - before[name] - change).norm().item() == pytest.approx(best.item(), rel=1e-3)
+        elif name.startswith("classifier"):
+            assert torch.equal(p, tuned[name])
+        else:
+            assert torch.equal(p, before[name])
+
+
+@pytest.mark.parametrize("method", ["dora", "adalora", "full"])
+def test_the_training_loss_is_the_plain_cross_entropy_whatever_the_method_adds(tmp_path, method):
+    config = replace(BASE, method=method, initial_rank=4, target_rank=4, **ENCODER)
+    result = run(config, tmp_path / method)
+    # at the first step every method is the base model: B (or AdaLoRA's E) is zero, and dropout alone differs
+    assert result["train_loss"][0] == pytest.approx(0.693, abs=0.1)
+    lora = run(replace(config, method="lora"), tmp_path / "lora")
+    assert result["trainable_parameters"] > lora["trainable_parameters"]
+
+
+def test_an_adapter_is_truncated_by_a_rule_that_needs_data_within_one_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
+    config = replace(BASE, method="truncate", criterion="svd_kfac", scope="global", initial_rank=6, target_rank=3)
+    config = replace(config, calibration_examples=16, **ENCODER)
+    run(config.source, tmp_path / "source")
+    result = run(config, tmp_path / "less", tmp_path / "source")
+    assert result["rank"] <= 3
+    assert result["train_loss"] == []

@@ -1,0 +1,123 @@
+"""Tables of runs: which runs they ask for, how learning rates are chosen, and what is written about numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import studies, tables
+from experiments.config import PRESETS, RunConfig, load_preset
+from experiments.tables import Row, Table
+from paper_figures import figure1, figure3
+from prunedlora import Schedule
+
+WITH_STUDY = [n for n in sorted(f.stem for f in PRESETS.glob("*.yaml")) if load_preset(n).study is not None]
+RUN = RunConfig("tiny_bert", "tweets", "lora", 4, 4)
+
+
+def result(accuracy: float, loss: float, n: int = 200, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    right = np.arange(n) < round(accuracy * n)
+    return {
+        "correct": "".join("1" if r else "0" for r in right),
+        "interval": [accuracy - 0.05, accuracy + 0.05],
+        "cross_entropy": loss,
+        "losses": (loss + 0.01 * rng.standard_normal(n)).tolist(),
+        "trainable_parameters": 10,
+        "accuracy": accuracy,
+    }
+
+
+@pytest.mark.parametrize("name", WITH_STUDY)
+@pytest.mark.parametrize("table", studies.TABLES)
+def test_every_pruned_run_fits_its_schedule_and_labels_are_unique(name, table):
+    made = studies.TABLES[table](load_preset(name), studies.unchanged)
+    assert len({row.label for row in made.rows}) == len(made.rows)
+    assert {label for pair in made.compare for label in pair} <= {row.label for row in made.rows}
+    assert all(row.cells for row in made.rows)
+    for run in made.runs:
+        if run.method == "prune":
+            schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
+            schedule.check(run.initial_rank, run.steps)
+
+
+def test_all_rules_and_baselines_are_there():
+    preset = load_preset("cpu")
+    made = [build(preset, studies.unchanged) for build in studies.TABLES.values()]
+    runs = [run for table in made for run in table.runs]
+    assert {"untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"} == {
+        r.method for r in runs
+    }
+    rules = {r.criterion for r in runs if r.criterion}
+    assert {"random", "magnitude", "wanda2024", "sparsegpt2023", "llmpruner2023", "prunedlora2025"} < rules
+    assert {"svd", "svd_kfac", "svd_fisher", "para2026", "kfac", "adalora2023"} < rules
+    assert any(r.rslora for r in runs)
+    assert {"keep", "reset", "follow"} == {r.moments for r in runs}
+
+
+def test_the_learning_rate_of_least_validation_loss_is_chosen_on_the_first_task_and_seed():
+    preset = load_preset("cpu")
+    rates = preset.study.learning_rates
+    grid = studies.grid(preset, ("table3",))
+    assert {r.task for r in grid} == {preset.study.tasks[0]}
+    assert {r.seed for r in grid} == {preset.study.seeds[0]}
+    best = {r.key: (rates[-1] if r.method == "lora" else rates[0]) for r in grid}
+    results = {r.key: {"validation": {"cross_entropy": abs(r.learning_rate - best[r.key])}} for r in grid}
+    tune = studies.chooser(preset, results)
+    for run in studies.table3(preset, tune).runs:
+        trained = run.source if run.method.startswith("truncate") else run
+        expected = {"lora": rates[-1], "untuned": preset.study.run["learning_rate"]}.get(trained.method, rates[0])
+        assert run.learning_rate == expected
+
+
+def test_the_gate_stops_where_nothing_was_learnt():
+    preset = load_preset("cpu")
+    results = {"a": result(0.5, 0.7) | {"trainable_parameters": 0}, "b": result(0.52, 0.69)}
+    with pytest.raises(SystemExit, match=r"\+2.0 points"):
+        studies.gate(preset, results)
+    studies.gate(preset, {**results, "b": result(0.8, 0.4)})
+
+
+@pytest.fixture
+def made():
+    runs = {name: replace(RUN, criterion=name) for name in ("good", "bad")}
+    rows = tuple(Row(name, {"tweets": tuple(replace(run, seed=s) for s in (0, 1))}) for name, run in runs.items())
+    results = {
+        r.key: result(0.8 + 0.01 * r.seed if name == "good" else 0.6, 0.4 if name == "good" else 0.6, seed=r.seed)
+        for name, run in runs.items()
+        for r in (replace(run, seed=0), replace(run, seed=1))
+    }
+    return Table("t", "A table", rows, (("good", "bad"),)), results
+
+
+def test_numbers_and_sentences_follow_the_results(made, tmp_path):
+    table, results = made
+    text = tables.sentences(table, results)
+    assert "least cross-entropy good (0.4000), highest accuracy good (80.5 %)" in text[0]
+    assert "the loss of good is lower than that of bad: -0.2" in text[1]
+    assert not any("one seed" in line for line in text)
+    swapped = {k: {**v, "losses": [1 - x for x in v["losses"]]} for k, v in results.items()}
+    assert "the loss of good is higher than that of bad" in tables.sentences(table, swapped)[1]
+    markdown, csv = tables.write(table, results, tmp_path, "Somewhere.")
+    assert "| good     | 80.5 [80.0, 81.0] 0.400 |" in markdown.read_text()
+    frame = pd.read_csv(csv)
+    assert frame["seeds"].tolist() == [2, 2]
+    assert frame["accuracy"].tolist() == [0.805, 0.6]
+
+
+def test_rows_of_other_examples_are_not_compared(made):
+    table, results = made
+    key = table.rows[1].cells["tweets"][0].key
+    other = table.rows[1].cells["tweets"][1].key
+    for k in (key, other):
+        results[k] = result(0.6, 0.6, n=100)
+    assert "were not scored on the same seeds and examples" in tables.sentences(table, results)[1]
+
+
+@pytest.mark.parametrize(("build", "figure"), [(studies.figure1, figure1), (studies.figure3, figure3)])
+def test_figures_are_drawn_from_the_tables(build, figure, tmp_path):
+    table = build(load_preset("cpu"), studies.unchanged)
+    tables.write(table, {run.key: result(0.7, 0.5) for run in table.runs}, tmp_path, "")
+    for file in figure.draw(tmp_path, tmp_path / "figures"):
+        assert file.stat().st_size > 5_000
