@@ -5,17 +5,23 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_modules
+from prunedlora.collector import Collector
 from prunedlora.errors import InconsistentProcessesError
 from tests.conftest import llama, trainable
 
 WORLD = 2
+NEEDS = ("C_z", "U", "core_gradients", "fisher_B", "fisher_A", "gram_B", "gram_A")
 
 
 def worker(rank: int, folder: str, results) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     try:
-        results[rank] = {"wrapped": train(rank, folder, wrap=True), "bare": train(rank, folder, wrap=False)}
+        results[rank] = {
+            "wrapped": train(rank, folder, wrap=True),
+            "bare": train(rank, folder, wrap=False),
+            "measured": measure(slice(4 * rank, 4 * rank + 4)),
+        }
     finally:
         dist.destroy_process_group()
 
@@ -42,6 +48,21 @@ def train(rank: int, folder: str, wrap: bool):
     return [event.removed for event in pruner.events], [m.rank for m in find_lora_modules(ready)]
 
 
+def measure(part: slice) -> dict[str, torch.Tensor]:
+    """Statistics of one module over a part of eight samples, as one process sees them."""
+    torch.manual_seed(0)
+    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)).double()
+    tokens = torch.randint(0, 32, (8, 6), generator=torch.Generator().manual_seed(1))[part]
+    modules = find_lora_modules(model)
+    with Collector(model, modules, NEEDS, fisher_per="sample") as collector:
+        for batch in tokens.split(2):
+            model.zero_grad()
+            model(input_ids=batch, labels=batch).loss.backward()
+            collector.update()
+        found = collector.measure(modules[0], torch.arange(8))
+    return {name: getattr(found, name) for name in NEEDS}
+
+
 def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
     with mp.Manager() as manager:
         results = manager.dict()
@@ -51,3 +72,7 @@ def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
     assert set(first["wrapped"][1]) == {4}
     assert first["bare"] == second["bare"] == "InconsistentProcessesError"
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    whole = measure(slice(0, 8))
+    for name, expected in whole.items():
+        torch.testing.assert_close(first["measured"][name], expected, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(second["measured"][name], expected)
