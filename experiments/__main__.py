@@ -14,7 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments import one_shot, one_shot_table, run, studies, table1, tables
+from experiments import dry_run, one_shot, one_shot_table, report, run, studies, table1, tables
 from experiments.config import Preset, RunConfig, digest, load_preset, one_shot_runs
 from paper_figures import figure1, figure3, frontier, rank_and_loss
 from theory.files import to_json, write_atomically
@@ -36,12 +36,14 @@ class Arguments:
         preset: smoke (tiny random model), cpu (real packaged model), gpu, or paper; gpu if there is one, else cpu.
         only: experiments to run; all by default.
         fresh: redo runs whose results exist.
+        dry_run: only check the preset and estimate what it takes.
         workers: runs done at the same time, each on its share of the cores; times of runs are comparable for 1 only.
     """
 
     preset: Literal["smoke", "cpu", "gpu", "paper"] | None = None
     only: tuple[Experiment, ...] = EXPERIMENTS
     fresh: bool = False
+    dry_run: bool = False
     workers: int = 1
 
 
@@ -51,6 +53,7 @@ class Runner:
     Args:
         preset: the preset.
         fresh: redo, once, what was done before.
+        dry_run: only check the preset and estimate what it takes.
         workers: runs done at the same time.
     """
 
@@ -132,6 +135,9 @@ def main(arguments: Arguments) -> None:
     """Do what is missing, then print the tables and where the files are."""
     name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
     preset, only = load_preset(name), arguments.only
+    if arguments.dry_run:
+        print(dry_run.report(preset))
+        return
     runner = Runner(preset, arguments.fresh, arguments.workers)
     figures_folder = HERE.parent / "paper_figures" / name
     if "table1" in only:
@@ -147,6 +153,8 @@ def main(arguments: Arguments) -> None:
         for table, files in zip(chosen, do_study(preset, chosen, runner), strict=True):
             figures = FIGURES[table].draw(runner.folder, figures_folder) if table in FIGURES else []
             announce([*files, *figures])
+    if name in report.PRESETS:
+        print(f"Everything in one page: {report.write().relative_to(HERE.parent)}")
 
 
 def do_study(preset: Preset, names: tuple[str, ...], runner: Runner) -> list[list[Path]]:

@@ -165,6 +165,27 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What ``--dry-run`` reckons with where the model is too large to look at.
+
+    Attributes:
+        parameters: of the base model.
+        adapted_width: sum of d_out + d_in over the adapted layers: parameters of an adapter for each rank.
+        tokens_per_example: in training, on average.
+        generated_tokens: in evaluation, per example.
+        flops_per_second: that training reaches on the machine.
+        bytes_per_second: of weights read in decoding.
+    """
+
+    parameters: int
+    adapted_width: int
+    tokens_per_example: int
+    generated_tokens: int
+    flops_per_second: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
 class Preset:
     """What one preset runs: settings shared by all runs, and the tables.
 
@@ -181,6 +202,7 @@ class Preset:
     table1: Table1 = field(kw_only=True)
     one_shot: OneShot | None = None
     study: Study | None = None
+    estimate: Estimate | None = None
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -209,7 +231,7 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "table1": Table1, "one_shot": OneShot, "study": Study}
+    kinds = {"run": RunConfig, "table1": Table1, "one_shot": OneShot, "study": Study, "estimate": Estimate}
     unknown = sorted(set(values) - {*kinds, "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")

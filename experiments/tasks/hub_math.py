@@ -9,8 +9,8 @@ from experiments.tasks.base import Example, Task
 from experiments.tasks.math import number_after_hashes
 
 #: Data sets on the hub, as ``name@revision``.
-METAMATH = "meta-math/MetaMathQA@main"
-GSM8K = "openai/gsm8k@main"
+METAMATH = "meta-math/MetaMathQA@aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18"
+GSM8K = "openai/gsm8k@e53f048856ff4f594e959d75785d2c2d37b678ee"
 #: First so many rows of the training data, kept for validation.
 VALIDATION = 1_000
 

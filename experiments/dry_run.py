@@ -1,0 +1,80 @@
+"""Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
+
+from experiments import studies, table1
+from experiments.config import Estimate, Preset, RunConfig, one_shot_runs
+from experiments.models import ENCODERS
+from experiments.tasks import TASKS
+from prunedlora import PruneConfig, Schedule, available_criteria
+
+#: Bytes for each trained number: weight, gradient and two moments, all float32.
+TRAINED_BYTES = 16
+
+
+def check(preset: Preset) -> list[RunConfig]:
+    """All runs of a preset, each once.
+
+    Raises:
+        ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
+    """
+    runs = [run for row in table1.rows(preset) for run in row.runs] + one_shot_runs(preset)
+    if preset.study is not None:
+        runs += studies.grid(preset, tuple(studies.TABLES))
+        runs += [run for build in studies.TABLES.values() for run in build(preset, studies.unchanged).runs]
+    for run in runs:
+        _check_names(run)
+        if run.method == "prune":
+            PruneConfig(target_rank=run.target_rank, criterion=run.criterion, options=run.options)
+            schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
+            schedule.check(run.initial_rank, run.steps)
+    return list({run.key: run for run in runs}.values())
+
+
+def report(preset: Preset) -> str:
+    """What the preset will do, and how long and in how much memory where the preset says what to reckon with."""
+    runs = check(preset)
+    lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
+    if preset.estimate is None:
+        return "\n".join([*lines, "No estimate: this preset does not say what to reckon with."])
+    hours = [_hours(run, preset.estimate) for run in runs]
+    largest = max(runs, key=lambda run: _gigabytes(run, preset.estimate))
+    for run, taken in zip(runs, hours, strict=True):
+        what = f"{run.method} {run.criterion}".strip()
+        ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
+        lines.append(f"  {what}{ranks}, seed {run.seed}: {taken:.1f} h, {_gigabytes(run, preset.estimate):.0f} GB")
+    lines.append(
+        f"Estimated {sum(hours):.0f} h on one such GPU in all, up to {_gigabytes(largest, preset.estimate):.0f} GB of "
+        "weights, adapters and optimiser state; activations come on top."
+    )
+    return "\n".join(lines)
+
+
+def _check_names(run: RunConfig) -> None:
+    if run.task not in TASKS:
+        raise ValueError(f"unknown task {run.task!r}; there are: {', '.join(TASKS)}")
+    if run.criterion and run.criterion not in available_criteria():
+        raise ValueError(f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}")
+    if "/" in run.model and not _is_commit(run.model.partition("@")[2]):
+        raise ValueError(f"{run.model}: pin the model to a full commit, as organisation/name@40 hex digits")
+    if run.model in ENCODERS and not TASKS[run.task].labels:
+        raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def _hours(run: RunConfig, e: Estimate) -> float:
+    """Training: 4 flops per parameter and token (frozen weights need no gradient of their own), 6 if all are trained.
+
+    Evaluation: the weights are read once for each token of a batch.
+    """
+    trains = run.method not in ("untuned", "truncate", "truncate_full")
+    flops = (6 if run.method == "full" else 4) * e.parameters * e.tokens_per_example * run.steps * run.batch_size
+    batches = -(-run.test_examples // run.eval_batch_size)
+    reading = 2 * e.parameters * e.generated_tokens * batches / e.bytes_per_second
+    return (trains * flops / e.flops_per_second + reading) / 3600
+
+
+def _gigabytes(run: RunConfig, e: Estimate) -> float:
+    trained = e.parameters if run.method == "full" else e.adapted_width * run.initial_rank
+    return (e.parameters * (2 if run.dtype == "bfloat16" else 4) + trained * TRAINED_BYTES) / 1e9
