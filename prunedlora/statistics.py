@@ -7,6 +7,7 @@ which of these a criterion needs.
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -80,7 +81,7 @@ class Hooked:
             handle.remove()
         self._handles = []
 
-    def __enter__(self) -> "Hooked":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

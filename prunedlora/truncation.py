@@ -43,17 +43,32 @@ def truncate(
     tensor([[4., 0.],
             [0., 0.]])
     """
+    left, right, _ = truncate_with_values(B, A, rank)
+    return left.to(B.dtype), right.to(A.dtype)
+
+
+def truncate_with_values(
+    B: Float[Tensor, "*m d_out r"], A: Float[Tensor, "*m r d_in"], rank: int
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"], Float[Tensor, "*m r"]]:
+    r"""What `truncate` returns, in float64, and all r singular values of :math:`BA`, decreasing.
+
+    Raises:
+        ConfigurationError, NonFiniteError: as `truncate` does.
+
+    >>> truncate_with_values(torch.diag(torch.tensor([4.0, 1.0])), torch.eye(2), 1)[2]
+    tensor([4., 1.], dtype=torch.float64)
+    """
     _check(B, A, rank)
     Q_b, R_b = torch.linalg.qr(B.double())
     Q_a, R_a = torch.linalg.qr(A.mT.double())
     U, S, Vh = torch.linalg.svd(R_b @ R_a.mT, full_matrices=False)
+    pad = torch.nn.functional.pad
+    values = pad(S, (0, B.shape[-1] - S.shape[-1]))
     root = S[..., :rank].sqrt()
     left = Q_b @ (U[..., :rank] * root.unsqueeze(-2))
     right = (root.unsqueeze(-1) * Vh[..., :rank, :]) @ Q_a.mT
     missing = rank - root.shape[-1]
-    left = torch.nn.functional.pad(left, (0, missing))
-    right = torch.nn.functional.pad(right, (0, 0, 0, missing))
-    return left.to(B.dtype), right.to(A.dtype)
+    return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), values
 
 
 def truncate_weighted(
