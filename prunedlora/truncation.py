@@ -59,16 +59,27 @@ def truncate_with_values(
     tensor([4., 1.], dtype=torch.float64)
     """
     _check(B, A, rank)
-    Q_b, R_b = torch.linalg.qr(B.double())
-    Q_a, R_a = torch.linalg.qr(A.mT.double())
-    U, S, Vh = torch.linalg.svd(R_b @ R_a.mT, full_matrices=False)
-    pad = torch.nn.functional.pad
+    b, a = _Reflected(B.double()), _Reflected(A.mT.double())
+    U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
+    root = S[..., :rank].sqrt().unsqueeze(-2)
+    left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
+    pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
     values = pad(S, (0, B.shape[-1] - S.shape[-1]))
-    root = S[..., :rank].sqrt()
-    left = Q_b @ (U[..., :rank] * root.unsqueeze(-2))
-    right = (root.unsqueeze(-1) * Vh[..., :rank, :]) @ Q_a.mT
-    missing = rank - root.shape[-1]
     return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), values
+
+
+class _Reflected:
+    """A QR decomposition whose Q stays a product of reflections: forming it would take half of the time."""
+
+    def __init__(self, X: Float[Tensor, "*m d r"]) -> None:
+        self._rows, self._short = X.shape[-2], min(X.shape[-2:])
+        self._reflections, self._tau = torch.geqrf(X)
+        self.R = self._reflections[..., : self._short, :].triu()
+
+    def apply(self, Y: Float[Tensor, "*m short k"]) -> Float[Tensor, "*m d k"]:
+        """Q Y."""
+        padded = torch.nn.functional.pad(Y, (0, 0, 0, self._rows - self._short))
+        return torch.ormqr(self._reflections[..., : self._short], self._tau, padded)
 
 
 def truncate_weighted(
