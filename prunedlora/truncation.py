@@ -63,9 +63,11 @@ def truncate_with_values(
     U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
     root = S[..., :rank].sqrt().unsqueeze(-2)
     left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
+    r = B.shape[-1]
+    if S.shape[-1] == r:
+        return left, right, S
     pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
-    values = pad(S, (0, B.shape[-1] - S.shape[-1]))
-    return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), values
+    return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), pad(S, (0, r - S.shape[-1]))
 
 
 class _Reflected:
@@ -213,5 +215,10 @@ def _check(B: Tensor, A: Tensor, rank: int) -> None:
     r = B.shape[-1]
     if not 1 <= rank <= r:
         raise ConfigurationError(f"rank must be between 1 and {r}, the rank of the adapter, not {rank}")
-    if not (torch.isfinite(B).all() and torch.isfinite(A).all()):
+    if not (_finite(B) and _finite(A)):
         raise NonFiniteError("the adapter's weights hold NaN or infinity; nothing can be truncated")
+
+
+def _finite(t: Tensor) -> bool:
+    # One sum tells in most cases, in a fraction of the time; a finite tensor may still overflow in it.
+    return bool(torch.isfinite(t.sum(dtype=torch.float64))) or bool(torch.isfinite(t).all())
