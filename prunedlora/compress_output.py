@@ -59,7 +59,8 @@ def write_output(
     if not lowered:
         raise ConfigurationError("the adapter adds nothing in any module; with zero_modules='keep' it can be written")
     assert config.layout is not None
-    modules = lay_out({item.module.name: item.factors for item in lowered}, config.layout)
+    rank = max(item.factors.rank for item in lowered)
+    modules = lay_out({item.module.name: item.factors for item in lowered}, config.layout, rank)
     tensors = _tensors(source, lowered, modules)
     with scratch_beside(out) as part:
         weights = part / (WEIGHTS if source.config is not None else out.name)

@@ -74,9 +74,10 @@ def read_header(file: Path) -> Header:
         size = file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
-            _check_start(start, file)
             length = int.from_bytes(start, "little")
-            if length > MAX_HEADER or 8 + length > size:
+            if len(start) < 8 or length > MAX_HEADER or 8 + length > size:
+                # A pickle's first bytes may also be the length of a good header, so only what is no length is one.
+                refuse_pickle(start, file)
                 raise AdapterFileError(
                     f"{file}: the header would take {length} bytes, the file has {size} and {MAX_HEADER} are allowed; "
                     "the file is truncated or no safetensors file"
@@ -110,12 +111,6 @@ def refuse_pickle(start: bytes, file: Path) -> None:
             f"{file}: pickled weights or an archive, which can run code when opened; convert it to safetensors with a "
             "tool you trust, where it came from"
         )
-
-
-def _check_start(start: bytes, file: Path) -> None:
-    refuse_pickle(start, file)
-    if len(start) < 8:
-        raise AdapterFileError(f"{file}: {len(start)} bytes are no safetensors file; it is truncated or empty")
 
 
 def _parse_json(text: bytes, name: str) -> dict[str, Any]:

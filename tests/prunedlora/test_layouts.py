@@ -57,7 +57,7 @@ def without_patterns(folder):
     file.write_text(json.dumps(raw))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     r=st.integers(2, 12),
     alpha=st.sampled_from([1, 4, 7.5, 32]),
