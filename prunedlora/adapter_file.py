@@ -16,6 +16,7 @@ from prunedlora.adapter_config import AdapterConfig, read_config
 from prunedlora.adapter_keys import PREFIX, KeyPair, check_others, find_pairs
 from prunedlora.criteria import Factors
 from prunedlora.errors import AdapterFileError, NonFiniteError
+from prunedlora.finite import is_finite
 from prunedlora.safetensors_header import Header, TensorEntry, read_header, refuse_pickle
 
 WEIGHTS = "adapter_model.safetensors"
@@ -227,6 +228,6 @@ def _check_shapes(pair: KeyPair, B: TensorEntry, A: TensorEntry, file: Path) -> 
 
 def _finite(tensor: Tensor, key: str) -> Float[Tensor, "..."]:
     wide = tensor.double()
-    if not torch.isfinite(wide).all():
+    if not is_finite(wide):
         raise NonFiniteError(f"{key} holds NaN or infinity; the adapter is damaged or its training diverged")
     return wide

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.finite import is_finite
 
 Layout = Literal["uniform", "ragged", "padded"]
 
@@ -101,7 +102,7 @@ def as_stored(
     k = module.rank
     B = module.B.to(dtype).reshape(shape_B[0], k, *shape_B[2:]).contiguous()
     A = module.A.to(dtype).reshape(k, *shape_A[1:]).contiguous()
-    if not (torch.isfinite(B).all() and torch.isfinite(A).all()):
+    if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError(f"the factors of {name} are too large for {dtype}; use dtype 'bf16' or 'fp32'")
     return B, A
 

@@ -12,6 +12,7 @@ from prunedlora.adapter_file import AdapterFile, AdapterModule
 from prunedlora.compress_config import TORCH_DTYPES, CompressConfig
 from prunedlora.criteria import Factors, Statistics
 from prunedlora.errors import NonFiniteError, SingularCurvatureError
+from prunedlora.finite import is_finite
 from prunedlora.layouts import Scaled
 from prunedlora.rank_choice import Scored
 
@@ -86,7 +87,7 @@ def _kept(config: CompressConfig, factors: Factors, statistics: Statistics, rank
 def _rounded(module: AdapterModule, old: Factors, new: Factors, config: CompressConfig) -> Lowered:
     dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
     factors = Scaled((module.scaling * new.B).to(dtype), new.A.to(dtype))
-    if not (torch.isfinite(factors.B).all() and torch.isfinite(factors.A).all()):
+    if not (is_finite(factors.B) and is_finite(factors.A)):
         raise NonFiniteError(f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'")
     error, norm = squared_distance(module.scaling * old.B, old.A, factors.B.double(), factors.A.double())
     return Lowered(module, factors, error, norm)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prunedlora.curvature import inverse, square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.finite import is_finite
 
 
 def truncate(
@@ -215,10 +216,5 @@ def _check(B: Tensor, A: Tensor, rank: int) -> None:
     r = B.shape[-1]
     if not 1 <= rank <= r:
         raise ConfigurationError(f"rank must be between 1 and {r}, the rank of the adapter, not {rank}")
-    if not (_finite(B) and _finite(A)):
+    if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError("the adapter's weights hold NaN or infinity; nothing can be truncated")
-
-
-def _finite(t: Tensor) -> bool:
-    # One sum tells in most cases, in a fraction of the time; a finite tensor may still overflow in it.
-    return bool(torch.isfinite(t.sum(dtype=torch.float64))) or bool(torch.isfinite(t).all())
