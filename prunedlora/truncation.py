@@ -16,9 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunedlora.curvature import inverse, square_root
+from prunedlora.curvature import square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.finite import is_finite
+
+#: Eigenvalues of a Gram matrix of unit diagonal below this share of the largest are rounding: moments are float32.
+COLUMN_SPACE_FLOOR = 1e-7
 
 
 def truncate(
@@ -189,8 +192,8 @@ def rank_for_energy(values: Float[Tensor, "*m r"], energy: float) -> Int[Tensor,
 def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"]:
     r"""Damping in the metric of the factor: :math:`B^\top D B + \lambda \bar d B^\top B`, float64.
 
-    :math:`\bar d = \operatorname{tr}((B^\top B)^{-1} B^\top D B)/r` is the mean of `D` over the column space of
-    `B`, so `damping` is relative and the outcome does not depend on the basis.
+    :math:`\bar d = \operatorname{tr}((B^\top B)^{+} B^\top D B)/\operatorname{rank} B` is the mean of `D` over the
+    column space of `B`, so `damping` is relative and the outcome does not depend on the basis.
 
     Args:
         M: a moment, of B or of A.
@@ -199,6 +202,7 @@ def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], dam
 
     Raises:
         ConfigurationError: negative damping.
+        NonFiniteError: NaN or infinity in an argument.
 
     >>> damped_moment(torch.diag(torch.tensor([4.0, 2.0])), torch.eye(2), 0.5)
     tensor([[5.5000, 0.0000],
@@ -206,10 +210,23 @@ def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], dam
     """
     if damping < 0:
         raise ConfigurationError(f"damping must be >= 0, not {damping}")
+    if not (is_finite(M) and is_finite(gram)):
+        raise NonFiniteError("a moment holds NaN or infinity; check the adapter, the loss and the gradients first")
     if damping == 0:
         return M.double()
-    level = (inverse(gram) * M.double()).sum(dim=(-2, -1), keepdim=True) / M.shape[-1]
-    return M.double() + damping * level * gram.double()
+    return M.double() + damping * _mean_over(M.double(), gram.double()) * gram.double()
+
+
+def _mean_over(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"]) -> Float[Tensor, "*m 1 1"]:
+    """Mean of D over the column space of the factor, whose dimension may be below r, as where r exceeds d_out."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
+    eigenvalues, vectors = torch.linalg.eigh(gram * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    within = eigenvalues > COLUMN_SPACE_FLOOR * eigenvalues[..., -1:]
+    vectors = vectors * scale.unsqueeze(-1)
+    along = (vectors * (M @ vectors)).sum(dim=-2)
+    shares = torch.where(within, along / eigenvalues.clamp(min=torch.finfo(gram.dtype).tiny), 0.0)
+    return (shares.sum(dim=-1) / within.sum(dim=-1).clamp(min=1)).clamp(min=0.0)[..., None, None]
 
 
 def _check(B: Tensor, A: Tensor, rank: int) -> None:
