@@ -75,7 +75,7 @@ class AdapterFile:
     others: tuple[str, ...]
 
     def factors(self) -> Iterator[tuple[AdapterModule, Factors]]:
-        """Each module with its factors as float64 matrices, read when asked for.
+        """Each module with its factors as matrices in at least float32, read when asked for.
 
         The kernel of a convolution is flattened into d_in.  Only one module's tensors are held at a time.
 
@@ -227,7 +227,7 @@ def _check_shapes(pair: KeyPair, B: TensorEntry, A: TensorEntry, file: Path) -> 
 
 
 def _finite(tensor: Tensor, key: str) -> Float[Tensor, "..."]:
-    wide = tensor.double()
+    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     if not is_finite(wide):
         raise NonFiniteError(f"{key} holds NaN or infinity; the adapter is damaged or its training diverged")
     return wide

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from prunedlora.lowering import squared_distance
 from prunedlora.surgery import name_in_base
 from prunedlora.truncation import truncate
 
+Outcome = TypeVar("Outcome")
 Result = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -29,8 +30,8 @@ class Comparison:
         modules: adapted modules.
         rank: before.
         target_rank: after.
-        seconds: through the factors, median.
-        seconds_dense: PEFT's ``convert_to_lora``, median.
+        seconds: processor time through the factors, median; that of all threads, so that a busy machine counts less.
+        seconds_dense: the same of PEFT's ``convert_to_lora``.
         ratio: of the two.
         error: relative error of the product over all modules, through the factors.
         error_dense: the same of PEFT's.
@@ -117,20 +118,26 @@ def relative_error(model: nn.Module, result: Result) -> float:
     return (error / norm) ** 0.5
 
 
-def compare(model: nn.Module, target_rank: int, repeats: tuple[int, int] = (5, 1)) -> Comparison:
-    """Time both methods on a model with LoRA layers, one after the other, in this process.
+def compare(model: nn.Module, target_rank: int, repeats: tuple[int, int] = (5, 3)) -> Comparison:
+    """Time both methods on a model with LoRA layers, taking turns, in this process.
 
     Args:
         model: the model, its adapters in memory.
         target_rank: rank to lower them to.
-        repeats: how often each is timed, through the factors and dense; after one warm-up of the first.
+        repeats: how often the factors' way is timed before each turn of the dense one, and how many turns there are;
+            after one warm-up of the first.
 
     >>> compare(random_adapter([(32, 16)], 4), 2, (1, 1)).modules
     1
     """
     through_factors(model, target_rank)
-    fast, seconds = _timed(lambda: through_factors(model, target_rank), repeats[0])
-    dense, seconds_dense = _timed(lambda: through_dense(model, target_rank), repeats[1])
+    times: list[float] = []
+    times_dense: list[float] = []
+    for _ in range(repeats[1]):
+        for _ in range(repeats[0]):
+            fast = timed(lambda: through_factors(model, target_rank), times)
+        dense = timed(lambda: through_dense(model, target_rank), times_dense)
+    seconds, seconds_dense = statistics.median(times), statistics.median(times_dense)
     modules = find_lora_modules(model)
     return Comparison(
         modules=len(modules),
@@ -151,11 +158,9 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _timed(call: Callable[[], Result], repeats: int) -> tuple[Result, float]:
-    times: list[float] = []
-    result: Any = None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = call()
-        times.append(time.perf_counter() - start)
-    return result, statistics.median(times)
+def timed(call: Callable[[], Outcome], times: list[float]) -> Outcome:
+    """What a call returns; the processor time it took, seconds, is added to `times`."""
+    start = time.process_time()
+    outcome = call()
+    times.append(time.process_time() - start)
+    return outcome

@@ -58,7 +58,7 @@ def lower_all(
 ) -> Iterator[Lowered]:
     """Every module at its new rank, in the order of the file; those of rank 0 are left out.
 
-    Only one module's float64 factors are held at a time.
+    Only one module's factors are held at a time.
 
     Raises:
         NonFiniteError, SingularCurvatureError: the message names the module.
@@ -86,10 +86,12 @@ def _kept(config: CompressConfig, factors: Factors, statistics: Statistics, rank
 
 def _rounded(module: AdapterModule, old: Factors, new: Factors, config: CompressConfig) -> Lowered:
     dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
-    factors = Scaled((module.scaling * new.B).to(dtype), new.A.to(dtype))
+    factors = Scaled((module.scaling * new.B.double()).to(dtype), new.A.to(dtype))
     if not (is_finite(factors.B) and is_finite(factors.A)):
         raise NonFiniteError(f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'")
-    error, norm = squared_distance(module.scaling * old.B, old.A, factors.B.double(), factors.A.double())
+    error, norm = squared_distance(
+        module.scaling * old.B.double(), old.A.double(), factors.B.double(), factors.A.double()
+    )
     return Lowered(module, factors, error, norm)
 
 

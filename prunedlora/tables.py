@@ -79,10 +79,10 @@ def report_text(report: CompressReport) -> str:
 def comparison_text(comparison: Comparison) -> str:
     """Both methods side by side."""
     rows = [
-        {"method": "prunedlora", "seconds": comparison.seconds, "relative error": comparison.error},
+        {"method": "prunedlora", "processor seconds": comparison.seconds, "relative error": comparison.error},
         {
             "method": "peft convert_to_lora",
-            "seconds": comparison.seconds_dense,
+            "processor seconds": comparison.seconds_dense,
             "relative error": comparison.error_dense,
         },
     ]

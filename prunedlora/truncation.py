@@ -19,6 +19,7 @@ from torch import Tensor
 from prunedlora.curvature import square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.finite import is_finite
+from prunedlora.orthogonal import orthogonal
 
 #: Eigenvalues of a Gram matrix of unit diagonal below this share of the largest are rounding: moments are float32.
 COLUMN_SPACE_FLOOR = 1e-7
@@ -63,7 +64,7 @@ def truncate_with_values(
     tensor([4., 1.], dtype=torch.float64)
     """
     _check(B, A, rank)
-    b, a = _Reflected(B.double()), _Reflected(A.mT.double())
+    b, a = orthogonal(B), orthogonal(A.mT)
     U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
     root = S[..., :rank].sqrt().unsqueeze(-2)
     left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
@@ -72,20 +73,6 @@ def truncate_with_values(
         return left, right, S
     pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
     return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), pad(S, (0, r - S.shape[-1]))
-
-
-class _Reflected:
-    """A QR decomposition whose Q stays a product of reflections: forming it would take half of the time."""
-
-    def __init__(self, X: Float[Tensor, "*m d r"]) -> None:
-        self._rows, self._short = X.shape[-2], min(X.shape[-2:])
-        self._reflections, self._tau = torch.geqrf(X)
-        self.R = self._reflections[..., : self._short, :].triu()
-
-    def apply(self, Y: Float[Tensor, "*m short k"]) -> Float[Tensor, "*m d k"]:
-        """Q Y."""
-        padded = torch.nn.functional.pad(Y, (0, 0, 0, self._rows - self._short))
-        return torch.ormqr(self._reflections[..., : self._short], self._tau, padded)
 
 
 def truncate_weighted(

@@ -110,7 +110,7 @@ def _with_base(source: AdapterFile, base: str, device: str) -> list[Check]:
     loaded = {name_in_base(module.name): module for module in find_lora_modules(model)}
     worst = 0.0
     for module, factors in source.factors():
-        expected = module.scaling * (factors.B @ factors.A)
+        expected = module.scaling * (factors.B.double() @ factors.A.double())
         delta = loaded[module.name].layer.get_delta_weight(loaded[module.name].adapter).cpu().double()
         delta = delta if delta.shape == expected.shape else delta.mT
         scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)

@@ -20,7 +20,7 @@ from tests.layers import normal
 
 def products(source):
     """s B A of every module in a file."""
-    return {m.name: m.scaling * f.B @ f.A for m, f in open_adapter(source).factors()}
+    return {m.name: m.scaling * f.B.double() @ f.A.double() for m, f in open_adapter(source).factors()}
 
 
 def best(product, rank):
