@@ -2,8 +2,8 @@ r"""QR decompositions of tall factors, X = QR in float64, whose Q is never forme
 
 Two ways.  By **Cholesky**: :math:`R^\top R = X^\top X` and :math:`Q = X R^{-1}`, matrix products for the most part,
 whose loss of orthogonality is about :math:`\kappa(X)^2` times the precision (Yamamoto, Nakatsukasa, Yanagisawa and
-Fukaya, Roundoff error analysis of the CholeskyQR2 algorithm, ETNA 44, 2015).  By **reflections** (Householder): without such a
-loss, in about twice the time.
+Fukaya, Roundoff error analysis of the CholeskyQR2 algorithm, ETNA 44, 2015).  By **reflections** (Householder):
+without such a loss, at a higher price.
 """
 
 import torch
