@@ -54,11 +54,11 @@ def allocate(
         scores: for each module the scores of its components, in any order.
         budget: total rank, or total number of parameters if `sizes` are given.
         sizes: parameters of one component of each module, d_out + d_in.
-        min_rank: smallest rank of a module, raised to a multiple of `round_to`.
+        min_rank: smallest rank of a module, raised to a multiple of `round_to`; with 0 a module may get nothing.
         round_to: ranks are multiples of it, or the whole rank of a module.
 
     Raises:
-        ConfigurationError: a budget that `min_rank` alone exceeds, or settings below 1.
+        ConfigurationError: a budget that `min_rank` alone exceeds, or settings out of range.
         NonFiniteError: a score is NaN or infinite.
 
     >>> allocate({"q": torch.tensor([9.0, 1.0, 0.1]), "v": torch.tensor([5.0, 4.0, 3.0])}, 4)
@@ -66,8 +66,8 @@ def allocate(
     >>> allocate({"q": torch.tensor([9.0, 1.0]), "v": torch.tensor([5.0, 4.0])}, 30, sizes={"q": 10, "v": 2})
     {'q': 2, 'v': 2}
     """
-    if min_rank < 1 or round_to < 1:
-        raise ConfigurationError("min_rank and round_to must be at least 1")
+    if min_rank < 0 or round_to < 1:
+        raise ConfigurationError("min_rank must be at least 0 and round_to at least 1")
     for name, values in scores.items():
         if not torch.isfinite(values).all():
             raise NonFiniteError(f"a score of {name} is NaN or infinite")

@@ -35,3 +35,11 @@ class InconsistentProcessesError(PrunedLoRAError):
 
 class OutputError(PrunedLoRAError, OSError):
     """An output that exists already, or that differs from memory once written."""
+
+
+class AdapterFileError(PrunedLoRAError, ValueError):
+    """A file that is no adapter, that is damaged, or that would be dangerous to open."""
+
+
+class MissingPackageError(PrunedLoRAError, ImportError):
+    """An optional package that this call needs is not installed."""

@@ -7,6 +7,7 @@ which of these a criterion needs.
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -68,6 +69,9 @@ class Average:
         return total / weight
 
 
+Entered = TypeVar("Entered", bound="Hooked")
+
+
 class Hooked:
     """Something that holds hooks and removes them, at the latest when its ``with`` block is left."""
 
@@ -80,7 +84,7 @@ class Hooked:
             handle.remove()
         self._handles = []
 
-    def __enter__(self) -> "Hooked":
+    def __enter__(self: Entered) -> Entered:
         return self
 
     def __exit__(

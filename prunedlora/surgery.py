@@ -3,8 +3,6 @@
 Everything here acts on the parameters of a model and on the state that an optimiser keeps for them.
 """
 
-import re
-
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftConfig
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule, find_lora_modules
 from prunedlora.errors import ConfigurationError
+from prunedlora.layouts import exactly
 from prunedlora.optimizers import state_like
 from prunedlora.truncation import truncate
 
@@ -125,8 +124,8 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     ranks = {m.name: m.rank for m in modules}
     alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
     config.r, config.lora_alpha, config.use_rslora = max(ranks.values()), alphas[modules[0].name], False
-    config.rank_pattern = {_pattern(n): r for n, r in ranks.items() if r != config.r}
-    config.alpha_pattern = {_pattern(n): a for n, a in alphas.items() if a != config.lora_alpha}
+    config.rank_pattern = {exactly(name_in_base(n)): r for n, r in ranks.items() if r != config.r}
+    config.alpha_pattern = {exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha}
 
 
 def configured_model(model: nn.Module, adapter: str) -> nn.Module:
@@ -148,9 +147,9 @@ def peft_config(model: nn.Module, adapter: str) -> PeftConfig:
     return configs[adapter]
 
 
-def _pattern(name: str) -> str:
-    """A regular expression that PEFT matches against exactly this module."""
-    return "^" + re.escape(name.removeprefix("module.").removeprefix("base_model.model."))
+def name_in_base(name: str) -> str:
+    """The path of a module in the base model, which PEFT matches patterns against and files are keyed by."""
+    return name.removeprefix("module.").removeprefix("base_model.model.")
 
 
 def _as_integer(value: float) -> int | float:

@@ -16,8 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunedlora.curvature import inverse, square_root
+from prunedlora.curvature import square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.finite import is_finite
+from prunedlora.orthogonal import orthogonal
+
+#: Eigenvalues of a Gram matrix of unit diagonal below this share of the largest are rounding: moments are float32.
+COLUMN_SPACE_FLOOR = 1e-7
 
 
 def truncate(
@@ -43,17 +48,31 @@ def truncate(
     tensor([[4., 0.],
             [0., 0.]])
     """
-    _check(B, A, rank)
-    Q_b, R_b = torch.linalg.qr(B.double())
-    Q_a, R_a = torch.linalg.qr(A.mT.double())
-    U, S, Vh = torch.linalg.svd(R_b @ R_a.mT, full_matrices=False)
-    root = S[..., :rank].sqrt()
-    left = Q_b @ (U[..., :rank] * root.unsqueeze(-2))
-    right = (root.unsqueeze(-1) * Vh[..., :rank, :]) @ Q_a.mT
-    missing = rank - root.shape[-1]
-    left = torch.nn.functional.pad(left, (0, missing))
-    right = torch.nn.functional.pad(right, (0, 0, 0, missing))
+    left, right, _ = truncate_with_values(B, A, rank)
     return left.to(B.dtype), right.to(A.dtype)
+
+
+def truncate_with_values(
+    B: Float[Tensor, "*m d_out r"], A: Float[Tensor, "*m r d_in"], rank: int
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"], Float[Tensor, "*m r"]]:
+    r"""What `truncate` returns, in float64, and all r singular values of :math:`BA`, decreasing.
+
+    Raises:
+        ConfigurationError, NonFiniteError: as `truncate` does.
+
+    >>> truncate_with_values(torch.diag(torch.tensor([4.0, 1.0])), torch.eye(2), 1)[2]
+    tensor([4., 1.], dtype=torch.float64)
+    """
+    _check(B, A, rank)
+    b, a = orthogonal(B), orthogonal(A.mT)
+    U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
+    root = S[..., :rank].sqrt().unsqueeze(-2)
+    left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
+    r = B.shape[-1]
+    if S.shape[-1] == r:
+        return left, right, S
+    pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
+    return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), pad(S, (0, r - S.shape[-1]))
 
 
 def truncate_weighted(
@@ -160,8 +179,8 @@ def rank_for_energy(values: Float[Tensor, "*m r"], energy: float) -> Int[Tensor,
 def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"]:
     r"""Damping in the metric of the factor: :math:`B^\top D B + \lambda \bar d B^\top B`, float64.
 
-    :math:`\bar d = \operatorname{tr}((B^\top B)^{-1} B^\top D B)/r` is the mean of `D` over the column space of
-    `B`, so `damping` is relative and the outcome does not depend on the basis.
+    :math:`\bar d = \operatorname{tr}((B^\top B)^{+} B^\top D B)/\operatorname{rank} B` is the mean of `D` over the
+    column space of `B`, so `damping` is relative and the outcome does not depend on the basis.
 
     Args:
         M: a moment, of B or of A.
@@ -170,6 +189,7 @@ def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], dam
 
     Raises:
         ConfigurationError: negative damping.
+        NonFiniteError: NaN or infinity in an argument.
 
     >>> damped_moment(torch.diag(torch.tensor([4.0, 2.0])), torch.eye(2), 0.5)
     tensor([[5.5000, 0.0000],
@@ -177,15 +197,28 @@ def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], dam
     """
     if damping < 0:
         raise ConfigurationError(f"damping must be >= 0, not {damping}")
+    if not (is_finite(M) and is_finite(gram)):
+        raise NonFiniteError("a moment holds NaN or infinity; check the adapter, the loss and the gradients first")
     if damping == 0:
         return M.double()
-    level = (inverse(gram) * M.double()).sum(dim=(-2, -1), keepdim=True) / M.shape[-1]
-    return M.double() + damping * level * gram.double()
+    return M.double() + damping * _mean_over(M.double(), gram.double()) * gram.double()
+
+
+def _mean_over(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"]) -> Float[Tensor, "*m 1 1"]:
+    """Mean of D over the column space of the factor, whose dimension may be below r, as where r exceeds d_out."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
+    eigenvalues, vectors = torch.linalg.eigh(gram * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    within = eigenvalues > COLUMN_SPACE_FLOOR * eigenvalues[..., -1:]
+    vectors = vectors * scale.unsqueeze(-1)
+    along = (vectors * (M @ vectors)).sum(dim=-2)
+    shares = torch.where(within, along / eigenvalues.clamp(min=torch.finfo(gram.dtype).tiny), 0.0)
+    return (shares.sum(dim=-1) / within.sum(dim=-1).clamp(min=1)).clamp(min=0.0)[..., None, None]
 
 
 def _check(B: Tensor, A: Tensor, rank: int) -> None:
     r = B.shape[-1]
     if not 1 <= rank <= r:
         raise ConfigurationError(f"rank must be between 1 and {r}, the rank of the adapter, not {rank}")
-    if not (torch.isfinite(B).all() and torch.isfinite(A).all()):
+    if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError("the adapter's weights hold NaN or infinity; nothing can be truncated")

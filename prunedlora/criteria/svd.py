@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
-from prunedlora.truncation import damped_moment, singular_values, truncate, truncate_weighted
+from prunedlora.truncation import damped_moment, singular_values, truncate_weighted, truncate_with_values
 
 #: Relative damping of a measured moment by the metric of the weights.
 DAMPING = 1e-2
@@ -29,8 +29,7 @@ def svd(factors: Factors, statistics: Statistics, count: int) -> Reduction:
     """
     if count == 0:
         return _unchanged(factors)
-    B, A = truncate(factors.B.double(), factors.A.double(), factors.rank)
-    sigma = torch.linalg.vector_norm(B, dim=-2) * torch.linalg.vector_norm(A, dim=-1)
+    B, A, sigma = truncate_with_values(factors.B, factors.A, max(1, factors.rank - count))
     return last_removed(factors, B, A, sigma.square(), count)
 
 

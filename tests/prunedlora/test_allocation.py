@@ -68,8 +68,8 @@ def test_bad_requests_are_refused():
     scores = {"a": torch.ones(3), "b": torch.ones(3)}
     with pytest.raises(ConfigurationError, match="is below the 4 that min_rank=2"):
         allocate(scores, 3, min_rank=2)
-    with pytest.raises(ConfigurationError, match="at least 1"):
-        allocate(scores, 3, min_rank=0)
+    with pytest.raises(ConfigurationError, match="at least 0"):
+        allocate(scores, 3, min_rank=-1)
     with pytest.raises(NonFiniteError, match="a score of b"):
         allocate({**scores, "b": torch.tensor([float("nan")])}, 3)
     with pytest.raises(ConfigurationError, match="random have no unit"):

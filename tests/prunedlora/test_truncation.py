@@ -208,3 +208,14 @@ def test_bad_input_is_refused():
         rank_for_energy(torch.ones(3), 1.5)
     with pytest.raises(ConfigurationError, match="damping"):
         damped_moment(torch.eye(3), torch.eye(3), -0.1)
+
+
+def test_damping_does_not_mind_more_components_than_dimensions():
+    """Rounded moments of redundant components: the mean of D over B's columns stays what it is, never negative."""
+    B, D = normal(1, 6, 6), torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
+    redundant = torch.cat([B, B @ normal(2, 6, 10), torch.zeros(6, 2, dtype=torch.float64)], dim=1)
+    for factor in (B, redundant):
+        gram, M = factor.mT @ factor, (factor.mT @ D @ factor).float().double()
+        level = (damped_moment(M, gram, 1.0) - M)[0, 0] / gram[0, 0]
+        assert level == pytest.approx(float(D.diagonal().mean()), rel=1e-3)
+        square_root(damped_moment(M, gram, 1e-2))

@@ -1,0 +1,130 @@
+"""What an ``adapter_config.json`` says about ranks and scalings, and what cannot be supported."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft.utils.other import get_pattern_key
+
+from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
+
+#: Settings that make a layer something other than W + s B A, and what to do about each.
+_UNSUPPORTED = {
+    "use_dora": "DoRA rescales whole columns of the weight; train plain LoRA",
+    "lora_bias": "the bias of B is scaled with the adapter; set lora_bias=False",
+    "use_qalora": "QALoRA pools the inputs of A; train plain LoRA",
+    "use_bdlora": "its factors are block-diagonal; train plain LoRA",
+    "arrow_config": "it routes between adapters; lower each of them by itself",
+    "kasa_config": "it is no product of two factors; train plain LoRA",
+    "velora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
+    "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
+    "target_parameters": "it adapts bare parameters, which is not yet supported",
+}
+#: Values of init_lora_weights that leave the base model's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ,
+#: LoRA-GA) replace them by a residual that depends on the rank.
+_SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The part of a PEFT LoRA configuration that decides ranks and scalings.
+
+    Attributes:
+        raw: everything that the file holds.
+        r: rank where no pattern says otherwise.
+        alpha: `lora_alpha` where no pattern says otherwise.
+        rslora: whether the scaling is alpha / sqrt(r) in place of alpha / r.
+        rank_pattern: ranks by regular expression.
+        alpha_pattern: alphas by regular expression.
+
+    >>> config = AdapterConfig({}, r=4, alpha=8.0, rslora=False, alpha_pattern={"q_proj": 2.0})
+    >>> config.scaling("layers.0.q_proj"), config.scaling("layers.0.v_proj")
+    (0.5, 2.0)
+    """
+
+    raw: Mapping[str, Any]
+    r: int
+    alpha: float
+    rslora: bool
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+
+    def rank(self, name: str) -> int:
+        """Rank that PEFT gives the module of this name (its path in the base model)."""
+        return self.rank_pattern.get(get_pattern_key(self.rank_pattern.keys(), name), self.r)
+
+    def scaling(self, name: str) -> float:
+        """Factor s that PEFT puts before B A in the module of this name."""
+        alpha, rank = (
+            self.alpha_pattern.get(get_pattern_key(self.alpha_pattern.keys(), name), self.alpha),
+            self.rank(name),
+        )
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def read_config(file: Path) -> AdapterConfig:
+    """Read and check an ``adapter_config.json``.
+
+    Raises:
+        AdapterFileError: no JSON object, or values that are no ranks, alphas or patterns.
+        UnsupportedAdapterError: not LoRA, or a variant in which a layer is not W + s B A.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdapterFileError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise AdapterFileError(f"{file} is no valid JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise AdapterFileError(f"{file} is no JSON object")
+    _refuse_variants(raw, file)
+    return AdapterConfig(
+        raw,
+        r=_rank(raw.get("r", 8), "r", file),
+        alpha=_alpha(raw.get("lora_alpha", 8), "lora_alpha", file),
+        rslora=bool(raw.get("use_rslora", False)),
+        rank_pattern={k: _rank(v, k, file) for k, v in _pattern(raw, "rank_pattern", file).items()},
+        alpha_pattern={k: _alpha(v, k, file) for k, v in _pattern(raw, "alpha_pattern", file).items()},
+    )
+
+
+def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
+    kind = raw.get("peft_type")
+    if kind != "LORA":
+        raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA can be lowered in rank")
+    for key, reason in _UNSUPPORTED.items():
+        if raw.get(key):
+            raise UnsupportedAdapterError(f"{file}: {key} is set: {reason}")
+    if raw.get("init_lora_weights", True) not in _SAFE_INITS:
+        raise UnsupportedAdapterError(
+            f"{file}: init_lora_weights={raw['init_lora_weights']!r} changes the base model's weights by an amount "
+            "that depends on the rank; save it with path_initial_model_for_weight_conversion first"
+        )
+
+
+def _rank(value: Any, key: str, file: Path) -> int:
+    if type(value) is not int or value < 1:
+        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is no positive integer")
+    return value
+
+
+def _alpha(value: Any, key: str, file: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AdapterFileError(f"{file}: the alpha {value!r} of {key!r} is no finite number")
+    return float(value)
+
+
+def _pattern(raw: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
+    pattern = raw.get(key) or {}
+    if not isinstance(pattern, dict):
+        raise AdapterFileError(f"{file}: {key} is no JSON object")
+    for expression in pattern:
+        try:
+            re.compile(expression)
+        except re.error as error:
+            raise AdapterFileError(f"{file}: {key} holds {expression!r}, no regular expression ({error})") from error
+    return pattern

@@ -1,0 +1,188 @@
+"""Statistics and losses of a trained adapter on data: what the criteria that look at the loss need."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunedlora.adapter_file import AdapterFile
+from prunedlora.adapters import LoraModule, find_lora_modules
+from prunedlora.calibration_data import IGNORED, Batch, batches, read_records, split, to_tokens
+from prunedlora.collector import Collector
+from prunedlora.criteria import Criterion, Statistics
+from prunedlora.errors import AdapterFileError, ConfigurationError, MissingPackageError, NonFiniteError
+from prunedlora.layouts import Scaled
+from prunedlora.surgery import name_in_base, write_factors
+
+
+class Calibration:
+    """A base model with its adapter, examples to calibrate on, and examples held out.
+
+    Args:
+        model: with the adapter, on its device.
+        calibration: batches that statistics are taken from.
+        held_out: batches that losses are taken from.
+
+    Raises:
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+    """
+
+    def __init__(self, model: nn.Module, calibration: list[Batch], held_out: list[Batch]) -> None:
+        self.model, self.held_out, self._calibration = model.eval(), held_out, calibration
+        self.modules = {name_in_base(module.name): module for module in find_lora_modules(model)}
+
+    def statistics(self, criterion: Criterion, seed: int) -> dict[str, Statistics]:
+        """What a criterion needs of each module, by its path in the base model; from calibration data only.
+
+        Every batch counts as one optimiser step; gradients are means over all batches.
+        """
+        modules = list(self.modules.values())
+        sums = [torch.zeros_like(p) for m in modules for p in (m.B, m.A)]
+        with Collector(self.model, modules, criterion.needs, ignore_padding=True, seed=seed) as collector:
+            for batch in self._calibration:
+                self.model.zero_grad()
+                _sample_mean(*self._forward(batch)).backward()  # type: ignore[no-untyped-call]
+                collector.update()
+                for total, gradient in zip(sums, _gradients(modules), strict=True):
+                    total.add_(gradient, alpha=1 / len(self._calibration))
+            for p, total in zip((p for m in modules for p in (m.B, m.A)), sums, strict=True):
+                p.grad = total
+            found = {n: collector.measure(m, torch.arange(m.rank, device=m.A.device)) for n, m in self.modules.items()}
+        self.model.zero_grad()
+        return {name: _on_cpu(statistics) for name, statistics in found.items()}
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Mean cross-entropy of a token of the held-out examples, nats.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        total, tokens = 0.0, 0
+        for batch in self.held_out:
+            losses, counted = self._forward(batch)
+            total, tokens = total + float(losses.double().sum()), tokens + int(counted.sum())
+        if not math.isfinite(total):
+            raise NonFiniteError("the loss on the held-out examples is NaN or infinite; check the model and the data")
+        return total / tokens
+
+    def loss_with(self, modules: Mapping[str, Scaled]) -> float:
+        """The loss with other factors of the same adapter; a module that is not named adds nothing.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        kept = {n: (m.B.detach().clone(), m.A.detach().clone()) for n, m in self.modules.items()}
+        try:
+            for name, module in self.modules.items():
+                self._put(module, modules.get(name))
+            return self.loss()
+        finally:
+            for name, module in self.modules.items():
+                with torch.no_grad():
+                    module.B.copy_(kept[name][0])
+                    module.A.copy_(kept[name][1])
+
+    @staticmethod
+    def _put(module: LoraModule, new: Scaled | None) -> None:
+        device = module.A.device
+        if new is None or module.scaling == 0:
+            new = Scaled(torch.zeros(module.B.shape[0], 1), torch.zeros(1, module.A.shape[1]))
+        B = new.B.double() * (new.scaling / (module.scaling or 1.0))
+        write_factors(module, torch.arange(new.rank, device=device), B.to(device), new.A.to(device))
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each token, (samples, tokens), zero where it does not count, and where it counts."""
+        device = next(self.model.parameters()).device
+        ids, mask, labels = (t.to(device) for t in (batch.ids, batch.mask, batch.labels))
+        logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        losses = nn.functional.cross_entropy(logits.mT, labels[:, 1:], ignore_index=IGNORED, reduction="none")
+        return losses, labels[:, 1:] != IGNORED
+
+
+def load_calibration(
+    source: AdapterFile, base: str, data: str, samples: int, *, device: str = "auto", seed: int = 0
+) -> Calibration:
+    """Load the base model, the adapter and the data.
+
+    Args:
+        source: the adapter, of a PEFT folder.
+        base: the base model, a folder or a name on the hub.
+        data: see `prunedlora.calibration_data.read_records`.
+        samples: how many examples to use; one in four is held out.
+        device: of the model; ``"auto"`` takes a GPU if there is one.
+        seed: of the choice of examples.
+
+    Raises:
+        ConfigurationError: the adapter is no PEFT adapter, does not fit the base model, or the data is of no use.
+        MissingPackageError: transformers, or datasets, is not installed.
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+    """
+    records = read_records(data)
+    model, tokenizer = load_with_adapter(source, base, device)
+    tokens = [to_tokens(record, tokenizer) for record in records]
+    used = [pair for pair in tokens if any(label != IGNORED for label in pair.labels[1:])]
+    calibration, held_out = split(used, samples, seed)
+    pad = tokenizer.pad_token_id or 0
+    return Calibration(model, list(batches(calibration, pad)), list(batches(held_out, pad)))
+
+
+def load_with_adapter(source: AdapterFile, base: str, device: str = "auto") -> tuple[nn.Module, Any]:
+    """The base model with the adapter, trainable, and its tokenizer; raises as `load_calibration` does."""
+    from peft import PeftModel
+
+    if source.config is None:
+        raise ConfigurationError(f"{source.source} is a file alone; with a base model, a PEFT folder is needed")
+    model, tokenizer = load_base(base, device)
+    try:
+        model = PeftModel.from_pretrained(model, str(source.file.parent), is_trainable=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise ConfigurationError(f"the adapter does not fit the base model {base}: {first}") from error
+    found = {name_in_base(module.name) for module in find_lora_modules(model)}
+    expected = {module.name for module in source.modules}
+    if found != expected:
+        some = ", ".join(sorted(found ^ expected)[:3])
+        raise ConfigurationError(f"the adapter's modules are not those of the base model {base}: {some}, ...")
+    return model, tokenizer
+
+
+def load_base(base: str, device: str = "auto") -> tuple[nn.Module, Any]:
+    """A causal language model in its own dtype and its tokenizer; remote code is not run.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+        MissingPackageError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise MissingPackageError('a base model needs transformers: pip install "prunedlora[cli]"') from error
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise ConfigurationError(f"the base model {base} cannot be loaded: {first}") from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device), tokenizer
+
+
+def _sample_mean(losses: Tensor, counted: Tensor) -> Tensor:
+    """Mean over samples of each sample's own mean: the loss that the collector takes for granted."""
+    return (losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
+
+
+def _gradients(modules: list[LoraModule]) -> Iterator[Tensor]:
+    for module in modules:
+        for parameter in (module.B, module.A):
+            if parameter.grad is None:
+                raise AdapterFileError(f"the loss does not reach {module.name}; its rank cannot be chosen by data")
+            yield parameter.grad
+
+
+def _on_cpu(statistics: Statistics) -> Statistics:
+    return Statistics(**{k: v.detach().cpu() for k, v in vars(statistics).items() if v is not None})
