@@ -1,7 +1,7 @@
 """Statistics and losses of a trained adapter on data: what the criteria that look at the loss need."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from prunedlora.adapter_file import AdapterFile
 from prunedlora.adapters import LoraModule, find_lora_modules
 from prunedlora.calibration_data import IGNORED, Batch, batches, read_records, split, to_tokens
-from prunedlora.collector import Collector
 from prunedlora.criteria import Criterion, Statistics
-from prunedlora.errors import AdapterFileError, ConfigurationError, MissingPackageError, NonFiniteError
+from prunedlora.errors import ConfigurationError, MissingPackageError, NonFiniteError
+from prunedlora.fisher_loss import fisher_loss
 from prunedlora.layouts import Scaled
+from prunedlora.measure import measure_statistics
 from prunedlora.surgery import name_in_base, write_factors
 
 
@@ -34,24 +35,17 @@ class Calibration:
         self.modules = {name_in_base(module.name): module for module in find_lora_modules(model)}
 
     def statistics(self, criterion: Criterion, seed: int) -> dict[str, Statistics]:
-        """What a criterion needs of each module, by its path in the base model; from calibration data only.
-
-        Every batch counts as one optimiser step; gradients are means over all batches.
-        """
-        modules = list(self.modules.values())
-        sums = [torch.zeros_like(p) for m in modules for p in (m.B, m.A)]
-        with Collector(self.model, modules, criterion.needs, ignore_padding=True, seed=seed) as collector:
-            for batch in self._calibration:
-                self.model.zero_grad()
-                _sample_mean(*self._forward(batch)).backward()  # type: ignore[no-untyped-call]
-                collector.update()
-                for total, gradient in zip(sums, _gradients(modules), strict=True):
-                    total.add_(gradient, alpha=1 / len(self._calibration))
-            for p, total in zip((p for m in modules for p in (m.B, m.A)), sums, strict=True):
-                p.grad = total
-            found = {n: collector.measure(m, torch.arange(m.rank, device=m.A.device)) for n, m in self.modules.items()}
-        self.model.zero_grad()
-        return {name: _on_cpu(statistics) for name, statistics in found.items()}
+        """What a criterion needs of each module, by its path in the base model; from calibration data only."""
+        found = measure_statistics(
+            self.model,
+            list(self.modules.values()),
+            criterion.needs,
+            self._calibration,
+            loss=lambda batch: _sample_mean(*self._forward(batch)),
+            fisher=self._fisher,
+            seed=seed,
+        )
+        return {name: _on_cpu(found[module.name]) for name, module in self.modules.items()}
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -95,11 +89,20 @@ class Calibration:
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each token, (samples, tokens), zero where it does not count, and where it counts."""
+        logits, labels = self._logits(batch)
+        losses = nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
+        return losses, labels != IGNORED
+
+    def _fisher(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        logits, labels = self._logits(batch)
+        return fisher_loss(logits, labels != IGNORED, generator)
+
+    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits of each token that is to be predicted, and what it is."""
         device = next(self.model.parameters()).device
         ids, mask, labels = (t.to(device) for t in (batch.ids, batch.mask, batch.labels))
         logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        losses = nn.functional.cross_entropy(logits.mT, labels[:, 1:], ignore_index=IGNORED, reduction="none")
-        return losses, labels[:, 1:] != IGNORED
+        return logits, labels[:, 1:]
 
 
 def load_calibration(
@@ -174,14 +177,6 @@ def load_base(base: str, device: str = "auto") -> tuple[nn.Module, Any]:
 def _sample_mean(losses: Tensor, counted: Tensor) -> Tensor:
     """Mean over samples of each sample's own mean: the loss that the collector takes for granted."""
     return (losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
-
-
-def _gradients(modules: list[LoraModule]) -> Iterator[Tensor]:
-    for module in modules:
-        for parameter in (module.B, module.A):
-            if parameter.grad is None:
-                raise AdapterFileError(f"the loss does not reach {module.name}; its rank cannot be chosen by data")
-            yield parameter.grad
 
 
 def _on_cpu(statistics: Statistics) -> Statistics:

@@ -31,7 +31,7 @@ class Compress:
         energy: share of the squared singular values to keep, e.g. 0.95.
         max_loss_increase: largest increase of the held-out loss, e.g. 1%; needs base and data.
         size: largest size of the weights, e.g. 20MB.
-        criterion: what decides; svd without data, svd_kfac with data, or another that is registered.
+        criterion: what decides; svd without data, svd_fisher with data, or another that is registered.
         base: base model, a folder or a name on the hub.
         data: examples, a .jsonl file or a data set on the hub.
         samples: how many examples to use; one in four is held out.

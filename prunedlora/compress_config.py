@@ -29,7 +29,7 @@ class CompressConfig:
         max_loss_increase: largest relative increase of the held-out loss, 0.01 for 1 %; needs data.  The smallest rank
             that keeps to it is searched by bisection, on the held-out examples that the reported losses are of.
         size: largest size of the weights' file, bytes.
-        criterion: see :func:`prunedlora.available_criteria`; ``svd_kfac`` with data and ``svd`` without by default.
+        criterion: see :func:`prunedlora.available_criteria`; ``svd_fisher`` with data and ``svd`` without by default.
         options: options of the criterion.
         base: the base model, a folder or a name on the hub; needed where data is.
         data: what to calibrate on, see `prunedlora.calibration_data.read_records`.
@@ -73,7 +73,7 @@ class CompressConfig:
         if (self.base is None) != (self.data is None):
             raise ConfigurationError("base and data go together: the loss needs a model and examples")
         if self.criterion is None:
-            object.__setattr__(self, "criterion", "svd" if self.data is None else "svd_kfac")
+            object.__setattr__(self, "criterion", "svd" if self.data is None else "svd_fisher")
         check_options(self.rule, self.options)
         self._check_values()
         self._check_data()

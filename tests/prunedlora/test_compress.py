@@ -252,7 +252,7 @@ def test_with_data_the_held_out_loss_is_that_of_what_was_written(tmp_path, crite
     source = saved(tmp_path / "a", rank_pattern={"q_proj": 3})
     config = CompressConfig(rank=5, criterion=criterion, base=base, data=data, samples=16, device="cpu")
     report = compress_adapter(source, tmp_path / "b", config)
-    assert report.settings["criterion"] == (criterion or "svd_kfac")
+    assert report.settings["criterion"] == (criterion or "svd_fisher")
     for folder, loss in ((source, report.loss_before), (tmp_path / "b", report.loss)):
         again = load_calibration(open_adapter(folder), base, data, 16, device="cpu").loss()
         assert again == pytest.approx(loss, abs=1e-5)
