@@ -6,6 +6,7 @@
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 
@@ -21,22 +22,25 @@ def draw(results: Path, output: Path) -> list[Path]:
     truncates = frame["criterion"].str.startswith("svd")
     _lines(panels[0], frame[truncates], frame[truncates]["criterion"])
     panels[0].set_title("truncation family")
-    rest = frame[~truncates & (frame["recovery"] != "none, masked")]
+    twice = (frame["criterion"] == "kfac") & (frame["recovery"] == "B by least squares")  # kfac's own recovery
+    rest = frame[~truncates & ~twice & (frame["recovery"] != "none, masked")]
     _lines(
         panels[1], rest, rest["criterion"] + ", recovery " + rest["recovery"].str.replace("B by least squares", "of B")
     )
     panels[1].set_title("choice among components, with recovery")
     for axes in panels:
         axes.set(xlabel="rank", ylabel="increase of the test cross-entropy, nats")
-        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set_yscale("log" if (frame["test"] > 0).all() else "symlog")
         axes.legend(frameon=False, fontsize="x-small")
     return save(figure, output, "frontier")
 
 
 def _lines(axes: plt.Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
-    for label, part in frame.groupby(labels):
+    colours = len(mpl.rcParams["axes.prop_cycle"])
+    for i, (label, part) in enumerate(frame.groupby(labels)):
         part = part.sort_values("rank")
-        axes.errorbar(part["rank"], part["test"], yerr=part["±"], marker="o", markersize=3, capsize=2, label=label)
+        style = {"marker": "o", "markersize": 3, "capsize": 2, "linestyle": "-" if i < colours else "--"}
+        axes.errorbar(part["rank"], part["test"], yerr=part["±"], label=label, **style)
     ranks = sorted(frame["rank"].unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(r) for r in ranks])
