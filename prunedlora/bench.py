@@ -1,8 +1,6 @@
 """How long lowering a rank takes through the factors, and through PEFT's dense decomposition."""
 
-import resource
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -150,12 +148,6 @@ def compare(model: nn.Module, target_rank: int, repeats: tuple[int, int] = (5, 3
         error_dense=relative_error(model, dense),
         threads=torch.get_num_threads(),
     )
-
-
-def peak_bytes() -> int:
-    """Largest resident size of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def timed(call: Callable[[], Outcome], times: list[float]) -> Outcome:
