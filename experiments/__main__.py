@@ -82,12 +82,12 @@ class Runner:
         parts = [run.task, run.method, run.criterion, ranks, f"seed{run.seed}", run.key]
         return self.folder / "runs" / ("_".join(part for part in parts if part) + ".json")
 
-    def one_shot(self) -> list[dict[str, Any]]:
-        """What the one-shot experiment measures of each of its adapters."""
+    def one_shot(self, name: str) -> list[dict[str, Any]]:
+        """What a one-shot experiment measures of each of its adapters."""
         records = []
-        for training in one_shot_runs(self._preset):
-            config = {"one_shot": asdict(self._preset.one_shot), "run": asdict(training)}
-            file = self.folder / "one_shot" / f"seed{training.seed}_{digest(config)}.json"
+        for training in one_shot_runs(self._preset, name):
+            config = {"one_shot": asdict(self._preset.one_shot[name]), "run": asdict(training)}
+            file = self.folder / "one_shot" / f"{name}_seed{training.seed}_{digest(config)}.json"
             if self._wanted(file):
                 if not (self.artifacts / training.key).exists():
                     self._run(training)
@@ -145,9 +145,9 @@ def main(arguments: Arguments) -> None:
         files = table1.write(preset, runner.results(runs), runner.folder)
         figures = rank_and_loss.draw([runner.file(run) for run in runs], figures_folder)
         announce([*files, *figures])
-    if "one_shot" in only and preset.one_shot is not None:
-        files = one_shot_table.write(preset, runner.one_shot(), runner.folder)
-        announce([*files, *frontier.draw(runner.folder, figures_folder)])
+    for kind in preset.one_shot if "one_shot" in only else ():
+        files = one_shot_table.write(preset, kind, runner.one_shot(kind), runner.folder)
+        announce([*files, *frontier.draw(runner.folder, figures_folder, kind)])
     chosen = tuple(n for n in studies.TABLES if n in only)
     if chosen and preset.study is not None:
         for table, files in zip(chosen, do_study(preset, chosen, runner), strict=True):

@@ -192,6 +192,10 @@ class Preset:
     Attributes:
         name: of its file.
         run: settings shared by all runs.
+        table1: its table.
+        one_shot: experiments of one-shot pruning, by name.
+        study: the tables that are made on an encoder.
+        estimate: what ``--dry-run`` reckons with.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
             longer than a run of a tiny model.
     """
@@ -200,7 +204,7 @@ class Preset:
     run: RunConfig
     isolated: bool = field(default=True, kw_only=True)
     table1: Table1 = field(kw_only=True)
-    one_shot: OneShot | None = None
+    one_shot: dict[str, OneShot] = field(default_factory=dict)
     study: Study | None = None
     estimate: Estimate | None = None
 
@@ -231,18 +235,20 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "table1": Table1, "one_shot": OneShot, "study": Study, "estimate": Estimate}
-    unknown = sorted(set(values) - {*kinds, "isolated"})
+    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "estimate": Estimate}
+    unknown = sorted(set(values) - {*kinds, "one_shot", "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
-    isolated = values.pop("isolated", True)
-    built = {key: build(kinds[key], value, f"{file.name}: {key}") for key, value in values.items()}
-    return Preset(name, isolated=isolated, **built)
+    built = {key: build(kinds[key], values[key], f"{file.name}: {key}") for key in kinds if key in values}
+    one_shot = {
+        kind: build(OneShot, settings, f"{file.name}: one_shot: {kind}")
+        for kind, settings in values.get("one_shot", {}).items()
+    }
+    return Preset(name, isolated=values.get("isolated", True), one_shot=one_shot, **built)
 
 
-def one_shot_runs(preset: Preset) -> list[RunConfig]:
-    """The training runs whose adapters one-shot pruning starts from, one for each seed."""
-    if preset.one_shot is None:
-        return []
-    settings = asdict(preset.run) | preset.one_shot.run | {"method": "lora"}
-    return [build(RunConfig, settings | {"seed": seed}, "one_shot: run") for seed in preset.one_shot.seeds]
+def one_shot_runs(preset: Preset, name: str) -> list[RunConfig]:
+    """The training runs whose adapters a one-shot experiment starts from, one for each seed."""
+    one_shot = preset.one_shot[name]
+    settings = asdict(preset.run) | one_shot.run | {"method": "lora"}
+    return [build(RunConfig, settings | {"seed": seed}, "one_shot: run") for seed in one_shot.seeds]

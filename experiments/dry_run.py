@@ -16,7 +16,8 @@ def check(preset: Preset) -> list[RunConfig]:
     Raises:
         ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
     """
-    runs = [run for row in table1.rows(preset) for run in row.runs] + one_shot_runs(preset)
+    runs = [run for row in table1.rows(preset) for run in row.runs]
+    runs += [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
     if preset.study is not None:
         runs += studies.grid(preset, tuple(studies.TABLES))
         runs += [run for build in studies.TABLES.values() for run in build(preset, studies.unchanged).runs]

@@ -13,22 +13,22 @@ from theory.files import to_json, write_atomically
 RECOVERY = {"own": "own", "none": "none, masked", "C_z": "B by least squares"}
 
 
-def write(preset: Preset, records: list[dict[str, Any]], folder: Path) -> list[Path]:
+def write(preset: Preset, name: str, records: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Markdown and CSV of the ranking, and the paired comparisons as JSON."""
-    assert preset.one_shot is not None
+    config = preset.one_shot[name]
     frame = ranking(records)
     compared = comparisons(records)
-    files = [folder / name for name in ("one_shot.md", "one_shot.csv", "one_shot.json")]
-    run = preset.run.__dict__ | preset.one_shot.run
+    files = [folder / f"one_shot_{name}.{kind}" for kind in ("md", "csv", "json")]
+    run = vars(preset.run) | config.run
     first = records[0]
     unpruned = {k: np.mean([r["unpruned"][k] for r in records]) for k in first["unpruned"]}
-    scored, examples = first["sentences"], preset.one_shot.calibration_examples
+    scored, examples = first["sentences"], config.calibration_examples
     title = (
         f"# One-shot pruning, preset {preset.name}: {run['model']} on {run['task']}, {first['modules']} modules of "
         f"rank {run['initial_rank']}, {run['steps']} steps, {len(records)} seed{'s' * (len(records) > 1)}\n\n"
         f"Increase of the cross-entropy over the unpruned adapter ({unpruned['test']:.4f} on {scored['test']} test "
-        f"sentences, {unpruned['calibration']:.4f} on {scored['calibration']} of the {examples} calibration "
-        "sentences), mean over seeds; ± is the standard error over test sentences. No training follows.\n"
+        f"examples, {unpruned['calibration']:.4f} on {scored['calibration']} of the {examples} calibration "
+        "examples), mean over seeds; ± is the standard error over test examples. No training follows.\n"
     )
     parts = [title]
     for rank in sorted(set(frame["rank"]), reverse=True):
@@ -100,7 +100,7 @@ def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
         verdict = "less than" if high < 0 else "more than" if low > 0 else "not distinguishably from"
         text.append(
             f"{c['criterion']} at rank {c['rank']} loses {verdict} svd: {c['increase']:+.4f} against "
-            f"{c['increase_of_svd']:+.4f}, difference {c['difference']:+.4f} (95 % bootstrap over sentences "
+            f"{c['increase_of_svd']:+.4f}, difference {c['difference']:+.4f} (95 % bootstrap over test examples "
             f"{low:+.4f} to {high:+.4f}), ratio {c['ratio']:.2f} ({c['ratio_interval'][0]:.2f} to "
             f"{c['ratio_interval'][1]:.2f}); {sum(d <= 0 for d in c['difference_by_seed'])} of {c['seeds']} seeds "
             "no worse."

@@ -1,6 +1,6 @@
 """Loss increase against rank for every rule, one shot, no training after it; bars are standard errors.
 
-``python -m paper_figures.frontier RESULTS_FOLDER OUTPUT_FOLDER``
+``python -m paper_figures.frontier RESULTS_FOLDER OUTPUT_FOLDER NAME``
 """
 
 import sys
@@ -13,26 +13,25 @@ from matplotlib import pyplot as plt
 from paper_figures.style import save, set_style
 
 
-def draw(results: Path, output: Path) -> list[Path]:
-    """Draw the figure from ``one_shot.csv``; writes PNG and PDF, returns their paths."""
-    frame = pd.read_csv(results / "one_shot.csv")
+def draw(results: Path, output: Path, name: str) -> list[Path]:
+    """Draw the figure from ``one_shot_NAME.csv``; writes PNG and PDF, returns their paths."""
+    frame = pd.read_csv(results / f"one_shot_{name}.csv")
     frame = frame[~frame["criterion"].str.contains("literal|capped|damping")]
     set_style()
-    figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.2), layout="constrained", width_ratios=(1, 1))
     truncates = frame["criterion"].str.startswith("svd")
-    _lines(panels[0], frame[truncates], frame[truncates]["criterion"])
-    panels[0].set_title("truncation family")
     twice = (frame["criterion"] == "kfac") & (frame["recovery"] == "B by least squares")  # kfac's own recovery
     rest = frame[~truncates & ~twice & (frame["recovery"] != "none, masked")]
-    _lines(
-        panels[1], rest, rest["criterion"] + ", recovery " + rest["recovery"].str.replace("B by least squares", "of B")
-    )
-    panels[1].set_title("choice among components, with recovery")
-    for axes in panels:
-        axes.set(xlabel="rank", ylabel="increase of the test cross-entropy, nats")
+    recovery = rest["recovery"].str.replace("B by least squares", "of B")
+    shown = {"truncation family": (frame[truncates], frame[truncates]["criterion"])}
+    if len(rest):
+        shown["choice among components, with recovery"] = (rest, rest["criterion"] + ", recovery " + recovery)
+    figure, panels = plt.subplots(1, len(shown), figsize=(4.25 * len(shown), 4.2), squeeze=False, layout="constrained")
+    for axes, (title, (part, labels)) in zip(panels[0], shown.items(), strict=True):
+        _lines(axes, part, labels)
+        axes.set(title=title, xlabel="rank", ylabel="increase of the test cross-entropy, nats")
         axes.set_yscale("log" if (frame["test"] > 0).all() else "symlog")
         axes.legend(frameon=False, fontsize="x-small")
-    return save(figure, output, "frontier")
+    return save(figure, output, f"frontier_{name}")
 
 
 def _lines(axes: plt.Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
@@ -47,4 +46,4 @@ def _lines(axes: plt.Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]), Path(sys.argv[2]))
+    draw(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

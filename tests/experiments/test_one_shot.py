@@ -17,7 +17,7 @@ from experiments.tasks import TASKS
 from prunedlora.criteria import available_criteria
 
 PRESET = load_preset("smoke")
-RUN = replace(one_shot_runs(PRESET)[0], steps=6, learning_rate=0.02, test_examples=32)
+RUN = replace(one_shot_runs(PRESET, "tiny_bert")[0], steps=6, learning_rate=0.02, test_examples=32)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_sparsegpt_has_the_recovery_that_the_others_are_given(candidates):
 
 
 def test_all_variants_are_measured_and_nothing_pruned_loses_nothing(adapter, monkeypatch):
-    config = replace(PRESET.one_shot, ranks=(2,), truncation_ranks=(8, 2), calibration_examples=16)
+    config = replace(PRESET.one_shot["tiny_bert"], ranks=(2,), truncation_ranks=(8, 2), calibration_examples=16)
     monkeypatch.setattr(one_shot, "variants", lambda: [Variant("svd", "own"), Variant("magnitude", "none")])
     result = one_shot.measure(config, RUN, adapter)
     by = {(row["criterion"], row["rank"]): row for row in result["rows"]}
