@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Regenerates the paper's tables and figures.
 #
-#   bash experiments/run_all.sh [--preset smoke|cpu|gpu|paper] [--only table1 ...] [--fresh]
+#   bash experiments/run_all.sh [--preset smoke|cpu|gpu|paper] [--only table1 ...] [--fresh] [--dry-run]
 #
-# smoke   a tiny random model: everything runs, nothing is learnt            (2 cores: 3 minutes)
-# cpu     SmolLM2-135M-Instruct from its package, two-digit sums             (2 cores: 25 minutes)
-# gpu     the same model, word problems with worked solutions, the paper's ranks and schedule
+# smoke   tiny random models: everything runs, nothing is learnt             (2 cores: a minute)
+# cpu     SmolLM2-135M-Instruct and MiniLM from their packages               (2 cores: two hours)
+# gpu     SmolLM2-135M-Instruct, word problems with worked solutions, the paper's ranks and schedule
 # paper   Llama-3-8B on MetaMathQA, from the hub
+#
+# --only EXPERIMENT ...   some of them; --dry-run checks a preset and says what it takes; --workers N runs N at a time
 #
 # Without --preset: gpu if CUDA is there, else cpu.  A run whose result file exists is skipped; --fresh redoes it.
 # Interrupted?  Run it again.

@@ -14,6 +14,13 @@ def test_the_table_in_the_readme_is_the_committed_one():
     assert "\n".join(lines) in README
 
 
+def test_the_one_shot_table_in_the_readme_is_the_committed_one():
+    text = (ROOT / "experiments" / "results" / "cpu" / "one_shot_minilm.md").read_text()
+    lines = [line for line in text.split("## Rank 2")[1].split("##")[0].splitlines() if line.startswith("|")]
+    assert len(lines) > 5
+    assert "\n".join(lines) in README
+
+
 def test_links_in_the_documents_lead_somewhere():
     for document in ("README.md", "CHANGELOG.md", "experiments/LOG.md"):
         folder = (ROOT / document).parent
