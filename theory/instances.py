@@ -89,5 +89,6 @@ def to_device(instance: Instance, device: str) -> Instance:
 
 
 def _map(instance: Instance, function: Any) -> Instance:
-    changed = {f.name: function(getattr(instance, f.name)) for f in fields(instance)}  # type: ignore[arg-type]
+    values = {f.name: getattr(instance, f.name) for f in fields(instance)}  # type: ignore[arg-type]
+    changed = {name: function(value) for name, value in values.items() if value is not None}
     return replace(instance, **changed)  # type: ignore[type-var]
