@@ -10,12 +10,11 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments.__main__ import do_run
 from experiments.config import digest
 from experiments.real_layers import attention, curvature, noise, prediction
 from experiments.real_layers.settings import SETTINGS, Settings
 from experiments.real_layers.subject import Subject, load
-from experiments.run import environment
+from experiments.run import environment, run
 from theory import real_layers
 from theory.files import to_json, write_atomically
 
@@ -55,7 +54,7 @@ def main(arguments: Arguments) -> None:
     for name in arguments.model:
         settings = SETTINGS[name]
         if not (ARTIFACTS / settings.run.key).exists():
-            do_run(settings.run, ARTIFACTS, ARTIFACTS)
+            run(settings.run, ARTIFACTS / settings.run.key)
         found = measure(settings, ARTIFACTS / settings.run.key, ARTIFACTS, arguments.parts, fresh=arguments.fresh)
         record = {"settings": asdict(settings), "environment": environment(), "result": found}
         write_atomically(real_layers.file(name), to_json(real_layers.rounded(record)))

@@ -23,7 +23,7 @@ from experiments.real_layers.changes import changed
 from experiments.real_layers.subject import Place, Subject
 from experiments.tasks import TASKS
 from prunedlora.decision import Candidate
-from theory.attention import Heads, head_output, output_error, probabilities
+from theory.attention import Heads, output_error, probabilities
 from theory.numerics import spectral
 from theory.printed_activation_bound import printed_bound
 from theory.softmax_bound import check, corrected_bound

@@ -14,6 +14,7 @@ from experiments.real_layers.settings import BERT, LLAMA, Settings
 from experiments.real_layers.subject import measure
 from prunedlora import find_lora_modules
 from prunedlora.criteria import Factors, get_criterion
+from theory.attention import head_output
 
 SETTINGS = {
     "tiny": Settings(
@@ -65,7 +66,7 @@ def test_statistics_from_dense_moments_are_those_that_the_library_collects(subje
 
 
 def test_a_pass_from_a_later_block_gives_the_loss_of_a_whole_pass(subject):
-    place, candidate = next((p, c) for p, c in subject.layers if p.depth == 1)
+    candidate = next(c for p, c in subject.layers if p.depth == 1)
     B = candidate.factors.B
     with changed(candidate, Factors(2 * B, candidate.factors.A)):
         whole, part = subject.scorer.increase(0), subject.scorer.increase(1)
@@ -167,7 +168,7 @@ def test_recorded_heads_give_the_models_own_attention_output(subject):
         subject.model(**batch)
     handle.remove()
     allowed = None if mask is None else (mask >= 0).expand(*Q.shape[:2], *mask.shape[-2:])
-    Z = attention.head_output(Q, K, V, allowed).transpose(1, 2).flatten(2)
+    Z = head_output(Q, K, V, allowed).transpose(1, 2).flatten(2)
     torch.testing.assert_close(Z, seen[0].double(), rtol=1e-4, atol=1e-6)
 
 
