@@ -1,12 +1,14 @@
-"""What was measured on the layers of real models: reading the results of `experiments.real_layers`."""
+"""What was measured on the layers of real models: the results of `experiments.real_layers`, read and put in words."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 #: Digits kept of every measured number.
 DIGITS = 6
+NAMES = {"smollm2": "SmolLM2-135M-Instruct (Llama)", "minilm": "all-MiniLM-L6-v2 (BERT)"}
 
 
 def file(model: str) -> Path:
@@ -35,5 +37,246 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def write_pictures() -> None:
-    """Not yet."""
+def short(value: float) -> str:
+    """Three significant digits.
+
+    >>> short(0.0123456), short(1.5e-7), short(12345.6)
+    ('0.0123', '1.5e-07', '12,346')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def between(interval: list[float]) -> str:
+    """An interval in words.
+
+    >>> between([-0.5, 1.25])
+    '-0.5 to 1.25'
+    """
+    return f"{short(interval[0])} to {short(interval[1])}"
+
+
+def section(records: dict[str, dict[str, Any]]) -> str:
+    """The Markdown section about real layers; empty without records."""
+    if not records:
+        return ""
+    intro = (
+        "## On real layers\n\nTrained adapters, real text, one layer changed at a time unless said otherwise; loss "
+        "changes by true forward passes. Rows, settings and environment: `real_layers_*.json`, written by `python -m "
+        "experiments.real_layers`. One adapter and one seed per model: intervals are over layers or examples, not "
+        "over trainings.\n"
+    )
+    return "\n".join([intro, *(of_model(name, record) for name, record in records.items())])
+
+
+def of_model(name: str, record: dict[str, Any]) -> str:
+    """Everything about one model."""
+    summary, settings = record["summary"], record["settings"]
+    loss = record["result"]["loss"]["unpruned"]
+    head = (
+        f"### {NAMES.get(name, name)}\n\nRank-{settings['run']['initial_rank']} adapter on all linear layers, task "
+        f"`{settings['run']['task']}`, {settings['calibration']} calibration and as many test examples; loss before "
+        f"pruning {short(loss['calibration'])} and {short(loss['test'])}; rounding of float32 moves it by up to "
+        f"{short(record['result']['loss']['rounding'])}.\n"
+    )
+    parts: dict[str, Callable[[Any], str]] = {
+        "attention": of_attention,
+        "spectra": of_spectra,
+        "prices": of_prices,
+        "joint_prices": of_joint,
+        "removals": of_removals,
+        "noise": of_noise,
+        "magnitudes": of_magnitudes,
+    }
+    lines = [reader(summary[part]) for part, reader in parts.items() if part in summary]
+    lines += [of_scaled(one) for one in summary.get("scaled", [])]
+    return "\n".join([head, *lines, ""])
+
+
+def of_attention(s: dict[str, Any]) -> str:
+    """Part a."""
+    return (
+        f"- **Activation bounds** ({s['heads']:,} heads × sentences × prunings): the printed one is exceeded "
+        f"{s['printed_violated']} times, the corrected one {s['corrected_violated']} times. The step of the printed "
+        f"proof that is wrong is wrong here too: ‖P‖₂ has median {short(s['norm_P'])}, largest "
+        f"{short(s['norm_P_max'])} at {s['tokens']} tokens. But its other term, with Frobenius norms, is so large that the printed bound is "
+        f"loose: median error / bound {short(s['error_over_printed'])}, against {short(s['error_over_corrected'])} for "
+        f"the corrected one, which is the smaller of the two in {100 * s['corrected_below_printed']:.0f} % of heads; "
+        f"largest {short(s['error_over_printed_max'])} and {short(s['error_over_corrected_max'])}."
+    )
+
+
+def of_spectra(s: dict[str, Any]) -> str:
+    """Part b."""
+    low, high = (short(x) for x in s["kappa"][1:])
+    return (
+        f"- **κ(D)** over {s['layers']} layers: median {short(s['kappa'][0])}, {low} to {high}; with the rules' "
+        f"damping median {short(s['kappa_damped'][0])}; effective rank of D on the range of B "
+        f"{short(s['effective_rank_D'][0])} in the median. So S7 allows a high price. For the removal of one component "
+        f"the model says {short(s['S7_price_of_one'][0])} in the median and {short(s['S7_price_of_one'][2])} at most: "
+        f"far from κ. S10's bound, under noise of 1 % on B: {s['S10_violated']} violations."
+    )
+
+
+def of_prices(rows: list[dict[str, Any]]) -> str:
+    """Part c, layer by layer."""
+    lines = ["- **Price of ignoring the loss**, sums over layers pruned one at a time:", ""]
+    lines += [
+        "  | rules | rank | predicted ΔL ratio (median, largest layer) | Δ(ΔL) calibration | Δ(ΔL) test "
+        "| better in (calibration, test) | first order / Fisher |",
+        "  |---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            row["pair"],
+            row["rank"],
+            f"{short(row['predicted_ratio'])} ({short(row['predicted_ratio_median'])}, "
+            f"{short(row['predicted_ratio_max'])})",
+            *(f"{short(row[f'{n}_difference'])} ({between(row[f'{n}_interval'])})" for n in ("calibration", "test")),
+            f"{row['calibration_better']}, {row['test_better']} of {row['layers']}",
+            short(row["first_order_over_fisher"]),
+        ]
+        lines.append("  | " + " | ".join(map(str, cells)) + " |")
+    lines += [
+        "",
+        "  Δ(ΔL) is the loss of the activation choice less that of the loss-aware one, with a 95 % interval over layers. "
+        "The last column is the size of the term <∂L/∂S, X> over that of the Fisher term, the one that S7 is about.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def of_joint(rows: list[dict[str, Any]]) -> str:
+    """Part c, all layers at once."""
+    lines = [
+        "- **All layers cut at once**, ΔL of the activation choice / of the loss-aware one:",
+        "",
+        "  | rules | rank | predicted ratio | calibration | test | Δ(ΔL) on test |",
+        "  |---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        both = [f"{short(row[n]['activation'])} / {short(row[n]['loss'])}" for n in ("calibration", "test")]
+        middle, *interval = row["test_difference"]
+        cells = [
+            row["pair"],
+            row["rank"],
+            short(row["predicted_ratio"]),
+            *both,
+            f"{short(middle)} ({between(interval)})",
+        ]
+        lines.append("  | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", "  Intervals are over test examples.", ""])
+
+
+def of_removals(s: dict[str, Any]) -> str:
+    """Part d."""
+    lines = ["- **Which score predicts the loss?** Spearman correlation with the true change of the loss:", ""]
+    for single, recover in ((True, False), (False, False), (False, True)):
+        chosen = [r for r in s["correlations"] if (r["single"], r["recover"]) == (single, recover)]
+        chosen.sort(key=lambda r: -r["test"])
+        what = ("single components" if single else "random halves") + (", B recovers" if recover else ", masked only")
+        best = "; ".join(
+            f"{r['prediction']} {r['calibration']:.2f} / {r['test']:.2f} ({between(r['test_interval'])})"
+            for r in chosen
+        )
+        lines.append(f"  - {what} (calibration / test, interval of the latter): {best}.")
+    for row in s["taylor"]:
+        kind = "with recovery" if row["recover"] else "masked only"
+        lines.append(
+            f"  - S9's remainder, random halves {kind}, as a share of the loss changes: {short(row['remainder'])} after "
+            f"the exact second-order model, {short(row['first_order_remainder'])} after the first-order one, "
+            f"{short(row['model_remainder'])} after gradient and Fisher matrix as estimated, "
+            f"{short(row['fisher_remainder'])} after the Fisher matrix alone; {row['negative_change']} of {row['rows']} "
+            f"removals lower the loss."
+        )
+    return "\n".join([*lines, ""])
+
+
+def of_noise(rows: list[dict[str, Any]]) -> str:
+    """Part e, noise."""
+    kinds = list(dict.fromkeys(row["noise"] for row in rows))
+    rules = list(dict.fromkeys(row["rule"] for row in rows))
+    found = {(row["rule"], row["noise"]): row for row in rows}
+    lines = ["- **Noise on the weights**: mean share of the chosen half that changes:", ""]
+    lines += ["  | rule | " + " | ".join(kinds) + " |", "  |" + "---|" * (len(kinds) + 1)]
+    for rule in rules:
+        lines.append(f"  | {rule} | " + " | ".join(f"{found[rule, k]['changed']:.3f}" for k in kinds) + " |")
+    costed = [row for row in rows if "test_cost" in row]
+    costs = "; ".join(
+        f"{row['rule']} at {row['noise']}: {short(row['test_cost'])} ({between(row['test_interval'])})"
+        for row in costed
+    )
+    return "\n".join([*lines, "", f"  What the change costs in test loss, summed over layers: {costs}.", ""])
+
+
+def of_magnitudes(rows: list[dict[str, Any]]) -> str:
+    """Part e, magnitude of the module."""
+    sizes = list(dict.fromkeys(row["magnitude"] for row in rows))
+    found = {(row["rule"], row["magnitude"]): row for row in rows}
+    lines = [
+        "- **The module's magnitude**, noise of fixed absolute size on B: mean share of the choice that changes:",
+        "",
+    ]
+    lines += ["  | rule | " + " | ".join(f"×{m:g}" for m in sizes) + " | relative noise |"]
+    lines += ["  |" + "---|" * (len(sizes) + 2)]
+    for rule in dict.fromkeys(row["rule"] for row in rows):
+        cells = [f"{found[rule, m]['absolute']:.3f}" for m in sizes]
+        relative = sorted({f"{found[rule, m]['relative']:.3f}" for m in sizes})
+        lines.append(
+            f"  | {rule} | " + " | ".join(cells) + f" | {' – '.join(relative[:: max(1, len(relative) - 1)])} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def of_scaled(one: dict[str, Any]) -> str:
+    """Part e, the price when the whole adapter is larger or smaller."""
+    cells = "; ".join(
+        f"{row['pair']} at rank {row['rank']}: {short(row['test']['activation'])} / {short(row['test']['loss'])} "
+        f"(predicted ratio {short(row['predicted_ratio'])})"
+        for row in one["joint"]
+    )
+    return (
+        f"- **Adapter ×{one['magnitude']:g}**, statistics measured anew (test loss before pruning "
+        f"{short(one['unpruned']['test'])}), all layers cut: ΔL on test, activation choice / loss-aware choice: {cells}.\n"
+    )
+
+
+def survives(records: dict[str, dict[str, Any]]) -> str:
+    """What the paper's claim comes to on real layers, model by model; follows the numbers."""
+    return "".join(_survives(name, record["summary"]) for name, record in records.items())
+
+
+def _survives(name: str, summary: dict[str, Any]) -> str:
+    out = [f"\n**{NAMES.get(name, name)}.**"]
+    for row in summary.get("joint_prices", []):
+        middle, low, high = row["test_difference"]
+        word = "less than" if low > 0 else "more than" if high < 0 else "not distinguishably from"
+        if word != "not distinguishably from":
+            aware, blind = reversed(row["pair"].split("/"))
+            out.append(f"At rank {row['rank']}, `{aware}` loses {word} `{blind}`, by {short(abs(middle))}.")
+    undecided = [
+        f"{row['pair']} at {row['rank']}"
+        for row in summary.get("joint_prices", [])
+        if row["test_difference"][1] <= 0 <= row["test_difference"][2]
+    ]
+    if undecided:
+        out.append(f"Not distinguishable on test examples: {'; '.join(undecided)}.")
+    if "removals" in summary:
+        halves = [r for r in summary["removals"]["correlations"] if not r["single"] and not r["recover"]]
+        ranked = sorted(halves, key=lambda r: -r["test"])
+        out.append(
+            f"The score that orders masked halves best by their true test loss is `{ranked[0]['prediction']}` "
+            f"({ranked[0]['test']:.2f}), the worst `{ranked[-1]['prediction']}` ({ranked[-1]['test']:.2f})."
+        )
+    if "magnitudes" in summary:
+        rules = ("prunedlora2025", "sparsegpt2023", "kfac")
+        ends = {rule: [row["absolute"] for row in summary["magnitudes"] if row["rule"] == rule] for rule in rules}
+        shares = ", ".join(f"`{rule}` {short(x[0])} → {short(x[-1])}" for rule, x in ends.items())
+        sizes = [row["magnitude"] for row in summary["magnitudes"]]
+        out.append(
+            f"From magnitude ×{sizes[0]:g} to ×{sizes[-1]:g} under fixed noise the share of the choice that changes goes "
+            f"{shares}: every rule is steadier where the module is large, not the gradient-based one alone."
+            if all(x[0] > x[-1] for x in ends.values())
+            else f"From magnitude ×{sizes[0]:g} to ×{sizes[-1]:g} under fixed noise the share of the choice that "
+            f"changes goes {shares}."
+        )
+    return " ".join(out) + "\n"

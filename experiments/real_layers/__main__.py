@@ -14,8 +14,9 @@ from experiments.config import digest
 from experiments.real_layers import attention, curvature, noise, prediction
 from experiments.real_layers.settings import SETTINGS, Settings
 from experiments.real_layers.subject import Subject, load
+from experiments.real_layers.summary import summarise
 from experiments.run import environment, run
-from theory import real_layers
+from theory import real_layers, report
 from theory.files import to_json, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +57,15 @@ def main(arguments: Arguments) -> None:
         if not (ARTIFACTS / settings.run.key).exists():
             run(settings.run, ARTIFACTS / settings.run.key)
         found = measure(settings, ARTIFACTS / settings.run.key, ARTIFACTS, arguments.parts, fresh=arguments.fresh)
-        record = {"settings": asdict(settings), "environment": environment(), "result": found}
+        record = {
+            "settings": asdict(settings),
+            "environment": environment(),
+            "summary": summarise(found),
+            "result": found,
+        }
         write_atomically(real_layers.file(name), to_json(real_layers.rounded(record)))
         print(real_layers.file(name))
-    real_layers.write_pictures()
+    report.write(real_layers.RESULTS)
 
 
 def measure(
@@ -105,10 +111,8 @@ def unpruned(subject: Subject) -> dict[str, float]:
 
 
 def scaled_prices(subject: Subject, magnitude: float) -> dict[str, Any]:
-    """Part c once more, with every module of the adapter `magnitude` times as large and new statistics."""
-    subject = replace(subject, settings=replace(subject.settings, ranks=subject.settings.ranks[:1]))
-    rows, joint = curvature.prices(subject), curvature.joint_prices(subject)
-    return {"magnitude": magnitude, "unpruned": unpruned(subject), "rows": rows, "joint": joint}
+    """All layers cut at once, with every module of the adapter `magnitude` times as large and new statistics."""
+    return {"magnitude": magnitude, "unpruned": unpruned(subject), "joint": curvature.joint_prices(subject)}
 
 
 if __name__ == "__main__":

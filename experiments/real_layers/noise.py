@@ -17,7 +17,7 @@ from prunedlora.decision import Candidate
 RULES = ("magnitude", "wanda2024", "llmpruner2023", "prunedlora2025", "sparsegpt2023", "kfac")
 SIZES = (1e-4, 1e-3, 1e-2, 1e-1)
 #: Noise whose cost is measured by forward passes, for one draw, and the rules for which it is.
-MEASURED = ("0.01", "0.1", "int8")
+MEASURED = ("0.1", "int8")
 COSTED = ("prunedlora2025", "sparsegpt2023", "kfac")
 #: Factors of the module's magnitude, and the noise then, relative to B at magnitude 1.
 MAGNITUDES = (0.25, 0.5, 1.0, 2.0, 4.0)
