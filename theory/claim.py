@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from theory import real_layers
+from theory import real_claim, real_report
 
 TEMPLATE = """# The robustness claim of arXiv:2510.00192, part by part
 
@@ -98,4 +98,4 @@ def page(statements: list[dict[str, Any]], real: dict[str, dict[str, Any]]) -> s
     """The page, from the records of all statements and what was measured on real layers."""
     by_key = {one["key"].replace(".", ""): facts(one) for one in statements}
     core = CORE.format(**by_key) if "S11optimum" in by_key else ""
-    return TEMPLATE.format(core=core, real=real_layers.section(real), survives=real_layers.survives(real), **by_key)
+    return TEMPLATE.format(core=core, real=real_report.section(real), survives=real_claim.survives(real), **by_key)

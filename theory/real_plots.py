@@ -50,23 +50,23 @@ def curvature(records: Records) -> Figure:
 
 
 def price(records: Records) -> Figure:
-    """Loss of the activation choice against that of the loss-aware choice, one point a layer; test examples."""
+    """Second-order test loss of the activation choice against that of the loss-aware one, one point a layer."""
     figure = _figure(records, 4.0)
     for axes, record in zip(figure.axes, records.values(), strict=True):
         rows = record["result"]["prices"]
         pairs = list(dict.fromkeys(row["pair"] for row in rows))
         for pair, colour in zip(pairs, (MEASURED, LIMIT), strict=True):
             x, y = (
-                np.array([row[who]["calibration"] for row in rows if row["pair"] == pair])
+                np.array([row[who]["even_test"] for row in rows if row["pair"] == pair])
                 for who in ("loss", "activation")
             )
             axes.plot(x, y, "o", color=colour, markersize=4, label=pair)
         ends = np.array(axes.get_xlim())
         axes.plot(ends, ends, "-", color=QUIET, linewidth=1)
-        axes.set_xscale("symlog", linthresh=1e-4)
-        axes.set_yscale("symlog", linthresh=1e-4)
-        axes.set_xlabel("ΔL of the loss-aware choice (calibration)")
-        axes.set_ylabel("ΔL of the activation choice")
+        axes.set_xscale("symlog", linthresh=1e-6)
+        axes.set_yscale("symlog", linthresh=1e-6)
+        axes.set_xlabel("even part of ΔL, loss-aware choice")
+        axes.set_ylabel("even part of ΔL, activation choice")
         axes.legend(frameon=False)
     return figure
 
@@ -80,8 +80,8 @@ def prediction(records: Records) -> Figure:
         for shift, recover, colour in ((-0.15, False, MEASURED), (0.15, True, LIMIT)):
             chosen = {r["prediction"]: r for r in rows if r["recover"] is recover}
             y = np.arange(len(names)) + shift
-            middle = np.array([chosen[n]["test"] for n in names])
-            ends = np.array([chosen[n]["test_interval"] for n in names]).T
+            middle = np.array([chosen[n]["even_test"] for n in names])
+            ends = np.array([chosen[n]["even_test_interval"] for n in names]).T
             axes.errorbar(
                 middle,
                 y,
@@ -94,7 +94,7 @@ def prediction(records: Records) -> Figure:
             )
         axes.axvline(0, color=QUIET, linewidth=1)
         axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel("Spearman correlation with the true ΔL (test)")
+        axes.set_xlabel("Spearman correlation with the even part of ΔL (test)")
         axes.legend(frameon=False)
     return figure
 

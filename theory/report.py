@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from theory import claim, plots, real_layers, real_plots
+from theory import claim, plots, real_layers, real_plots, real_report
 from theory.files import write_atomically
 from theory.registry import available_statements, get_statement
 
@@ -35,8 +35,8 @@ def write(folder: Path) -> None:
     pictures = {name: _png(figure) for name, figure in drawn.items()}
     for name, content in pictures.items():
         write_atomically(folder / f"{name}.png", content)
-    write_atomically(folder / "report.md", markdown(record, list(pictures), real_layers.section(real)))
-    write_atomically(folder / "report.html", page(record, pictures, real_layers.section(real)))
+    write_atomically(folder / "report.md", markdown(record, list(pictures), real_report.section(real)))
+    write_atomically(folder / "report.html", page(record, pictures, real_report.section(real)))
     if {one["key"] for one in record["statements"]} == set(available_statements()):
         write_atomically(folder / "claim.md", claim.page(record["statements"], real))
 

@@ -50,6 +50,17 @@ def core_change(old: Factors, new: Factors) -> Float[Tensor, "r r"]:
     return left @ (new.A.double() @ torch.linalg.pinv(old.A.double())) - torch.eye(old.rank, dtype=torch.float64)
 
 
+def reflected(old: Factors, new: Factors) -> Factors:
+    """Factors whose product is as far from the old one as the new one's, on the other side: ``B (I - X) A``.
+
+    >>> old = Factors(torch.tensor([[2.0]]), torch.tensor([[1.0]]))
+    >>> reflected(old, Factors(torch.tensor([[0.5]]), torch.tensor([[1.0]]))).B
+    tensor([[3.5000]])
+    """
+    X = core_change(old, new)
+    return Factors((old.B.double() - old.B.double() @ X).to(old.B.dtype), old.A)
+
+
 def quadratic_predictions(old: Factors, statistics: Statistics, new: Factors) -> dict[str, float]:
     """The quadratic form that each rule minimises, and Taylor models of the loss, at one change of the adapter.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from experiments.real_layers.changes import DAMPING, changed, quadratic_predictions
+from experiments.real_layers.changes import DAMPING, changed, quadratic_predictions, reflected
 from experiments.real_layers.moments import LayerMoments
 from experiments.real_layers.subject import Subject
 from prunedlora.criteria import Factors, get_criterion
@@ -106,27 +106,35 @@ def joint_prices(subject: Subject) -> list[dict[str, Any]]:
 def contest(
     subject: Subject, depth: int, candidates: list[Candidate], rank: int, pair: tuple[str, str]
 ) -> dict[str, Any]:
-    """What both rules of a pair predict and lose, and the difference of their losses with its standard error."""
-    row, lost = {}, []
+    """What both rules of a pair predict and lose, and the difference of their losses with its standard error.
+
+    The ``even`` part of the loss change, the mean over a change and its reflection, has no first-order term: it is
+    what S7 is about, also where the gradient is not zero.
+    """
+    row: dict[str, Any] = {}
+    lost = []
     for label, rule in zip(("activation", "loss"), pair, strict=True):
-        predicted = dict.fromkeys(("kronecker", "core_fisher", "first_order"), 0.0)
-        with ExitStack() as stack:
-            for candidate in candidates:
-                new = (
-                    get_criterion(rule)
-                    .reduce(candidate.factors, candidate.statistics, candidate.factors.rank - rank)
-                    .factors
-                )
-                of_layer = quadratic_predictions(candidate.factors, candidate.statistics, new)
-                predicted = {name: total + of_layer[name] for name, total in predicted.items()}
-                stack.enter_context(changed(candidate, new))
-            lost.append(subject.scorer.increases(depth))
-        row[label] = predicted | {name: x.mean().item() for name, x in lost[-1].items()}
+        new = [get_criterion(rule).reduce(c.factors, c.statistics, c.factors.rank - rank).factors for c in candidates]
+        predicted = [quadratic_predictions(c.factors, c.statistics, f) for c, f in zip(candidates, new, strict=True)]
+        row[label] = {n: sum(p[n] for p in predicted) for n in ("kronecker", "core_fisher", "first_order")}
+        lost.append(increases(subject, depth, candidates, new))
+        row[label] |= {name: x.mean().item() for name, x in lost[-1].items()}
+        if len(candidates) == 1:
+            back = increases(subject, depth, candidates, [reflected(candidates[0].factors, new[0])])
+            row[label] |= {f"even_{name}": 0.5 * (x + lost[-1][name]).mean().item() for name, x in back.items()}
     for name in lost[0]:
         difference = lost[0][name] - lost[1][name]
         row[f"{name}_difference"] = difference.mean().item()
         row[f"{name}_standard_error"] = (difference.std() / len(difference) ** 0.5).item()
     return row
+
+
+def increases(subject: Subject, depth: int, candidates: list[Candidate], new: list[Factors]) -> dict[str, Tensor]:
+    """Loss increases, example by example, with several layers changed."""
+    with ExitStack() as stack:
+        for candidate, factors in zip(candidates, new, strict=True):
+            stack.enter_context(changed(candidate, factors))
+        return subject.scorer.increases(depth)
 
 
 def core_of(candidate: Candidate) -> Tensor:

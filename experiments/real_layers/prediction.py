@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from experiments.real_layers.changes import changed, predictions, without
+from experiments.real_layers.changes import changed, predictions, reflected, without
 from experiments.real_layers.subject import Subject
 from prunedlora.criteria import Factors
 from prunedlora.decision import Candidate
@@ -34,10 +34,16 @@ def removals(subject: Subject) -> list[dict[str, Any]]:
 def removal(
     subject: Subject, depth: int, candidate: Candidate, removed: torch.Tensor, *, recover: bool, taylor: bool
 ) -> dict[str, Any]:
-    """One removal: what each rule says, and what the loss does; with `taylor`, also its exact second-order model."""
+    """One removal: what each rule says, and what the loss does; with `taylor`, also its exact second-order model.
+
+    The ``even`` part of the loss change has no first-order term, see `curvature.contest`.
+    """
     new = without(candidate, removed, recover=recover)
     with changed(candidate, new):
         found: dict[str, Any] = {"true": subject.scorer.increase(depth)}
+    with changed(candidate, reflected(candidate.factors, new)):
+        back = subject.scorer.increase(depth)
+    found["even"] = {name: 0.5 * (back[name] + found["true"][name]) for name in back}
     found["predicted"] = predictions(candidate, new, removed)
     if taylor:
         found["taylor"] = taylor_model(subject, depth, candidate, new)

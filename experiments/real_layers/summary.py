@@ -80,6 +80,14 @@ def prices(rows: Rows) -> Rows:
         sizes = [abs(row["loss"]["first_order"]) / row["loss"]["core_fisher"] for row in group]
         line["first_order_over_fisher"] = float(np.median(sizes))
         for name in SETS:
+            even = np.array([[row[who][f"even_{name}"] for who in ("activation", "loss")] for row in group])
+            line[f"even_{name}_ratio"] = float(even[:, 0].sum() / even[:, 1].sum())
+            line[f"even_{name}_interval"] = _ratio_interval(even)
+            line[f"even_{name}_better"] = int((even[:, 0] > even[:, 1]).sum())
+            line[f"even_{name}_over_kronecker"] = float(
+                even[:, 1].sum() / sum(row["loss"]["kronecker"] for row in group)
+            )
+            line["same_choice"] = int((even[:, 0] == even[:, 1]).sum())
             differences = [row[f"{name}_difference"] for row in group]
             line[f"{name}_difference"] = float(np.sum(differences))
             line[f"{name}_interval"] = _bootstrap(lambda x: float(np.sum(x)), differences)
@@ -108,17 +116,17 @@ def removals(rows: Rows) -> dict[str, Any]:
     for (single, recover), group in _groups([row | {"single": row["count"] == 1} for row in rows], "single", "recover"):
         for name in group[0]["predicted"]:
             line: dict[str, Any] = {"single": single, "recover": recover, "prediction": name}
-            for target in SETS:
-                line[target], line[f"{target}_interval"] = correlation(group, name, target)
+            for of in ("true", "even"):
+                for target in SETS:
+                    middle, interval = correlation(group, name, of, target)
+                    line[f"{of}_{target}"], line[f"{of}_{target}_interval"] = middle, interval
             correlations.append(line)
     return {"correlations": correlations, "taylor": taylor([row for row in rows if "taylor" in row])}
 
 
-def correlation(rows: Rows, name: str, target: str) -> tuple[float, list[float]]:
+def correlation(rows: Rows, name: str, of: str, target: str) -> tuple[float, list[float]]:
     """Spearman's coefficient over all rows, and a 95 % interval from resampled layers."""
-    by_layer = [
-        [(r["predicted"][name], r["true"][target]) for r in group] for _, group in _groups(rows, "depth", "kind")
-    ]
+    by_layer = [[(r["predicted"][name], r[of][target]) for r in group] for _, group in _groups(rows, "depth", "kind")]
 
     def coefficient(layers: Iterable[int]) -> float:
         x, y = np.array([pair for i in layers for pair in by_layer[i]]).T
@@ -203,3 +211,10 @@ def _bootstrap(statistic: Callable[[Any], Any], values: list[float]) -> list[flo
     rng, x = np.random.default_rng(0), np.array(values)
     resampled = [statistic(rng.choice(x, size=len(x))) for _ in range(RESAMPLES)]
     return [float(q) for q in np.quantile(resampled, (0.025, 0.975))]
+
+
+def _ratio_interval(pairs: np.ndarray) -> list[float]:
+    """95 % interval of the ratio of the columns' sums, over resampled layers."""
+    rng = np.random.default_rng(0)
+    sums = [pairs[rng.integers(len(pairs), size=len(pairs))].sum(axis=0) for _ in range(RESAMPLES)]
+    return [float(q) for q in np.quantile([a / b for a, b in sums], (0.025, 0.975))]

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from experiments.config import RunConfig
 from experiments.models import load_base
-from experiments.real_layers import attention, curvature, noise, prediction
+from experiments.real_layers import attention, curvature, noise, prediction, summary
 from experiments.real_layers.changes import changed, core_change, predictions, quadratic_predictions, without
 from experiments.real_layers.settings import BERT, LLAMA, Settings
 from experiments.real_layers.subject import measure
@@ -111,7 +111,7 @@ class Parabola:
 
     def increase(self, depth):
         delta = (self.candidate.module.B - self.candidate.factors.B).detach().double()
-        value = (self.slope * delta).sum() + 0.5 * (delta.sum() + delta.square().sum())
+        value = (self.slope * delta).sum() + 0.5 * delta.square().sum()
         return {"calibration": (value + 0.5 * delta.sum() ** 2).item()}
 
 
@@ -121,6 +121,34 @@ def test_the_taylor_model_of_an_exactly_quadratic_loss_leaves_no_remainder(subje
     found = prediction.removal(fake, place.depth, candidate, torch.tensor([0, 2]), recover=True, taylor=True)
     assert found["taylor"]["calibration"]["second_order"] == pytest.approx(found["true"]["calibration"], rel=1e-3)
     assert found["taylor"]["calibration"]["first_order"] != pytest.approx(found["true"]["calibration"], rel=1e-3)
+
+
+def test_the_even_part_of_an_exactly_quadratic_loss_is_its_quadratic_part(subject):
+    place, candidate = subject.layers[0]
+    scorer = Parabola(candidate)
+    new = without(candidate, torch.tensor([0, 2]), recover=True)
+    found = prediction.removal(
+        replace(subject, scorer=scorer), place.depth, candidate, torch.tensor([0, 2]), recover=True, taylor=False
+    )
+    # without recovery of A the reflected factors are 2 B - B' with the old A
+    delta = (new.B - candidate.factors.B).double()
+    quadratic = 0.5 * (delta.square().sum() + delta.sum() ** 2).item()
+    assert found["even"]["calibration"] == pytest.approx(quadratic, rel=1e-3)
+    assert found["true"]["calibration"] != pytest.approx(quadratic, rel=1e-3)
+
+
+def test_correlations_of_the_summary_are_those_of_the_rows():
+    def row(layer, predicted, true):
+        values = {"depth": layer, "kind": "q", "count": 1, "recover": False}
+        both = {name: {"calibration": true, "test": -true} for name in ("true", "even")}
+        return {**values, "predicted": {"score": predicted, "constant": 1.0}, **both}
+
+    rows = [row(i // 2, float(i), float(i) ** 3) for i in range(8)]
+    found = {r["prediction"]: r for r in summary.removals(rows)["correlations"]}
+    assert found["score"]["true_calibration"] == pytest.approx(1)
+    assert found["score"]["even_test"] == pytest.approx(-1)
+    assert found["constant"]["true_test"] == 0
+    assert found["score"]["true_calibration_interval"][0] <= 1
 
 
 def test_no_noise_never_changes_a_choice_and_costs_nothing(subject, monkeypatch):
