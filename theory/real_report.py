@@ -113,7 +113,7 @@ def of_prices(rows: list[dict[str, Any]]) -> str:
     lines += [
         "",
         f"  The term <∂L/∂S, X> is {short(min(ratio))} to {short(max(ratio))} times the Fisher term in size; where "
-        "it is larger, S7's assumption of a stationary point fails and the loss change of a layer is mostly first order. "
+        "it is larger, S7's assumption of a stationary point fails and the loss change is mostly first order. "
         "The even part, the mean over a change and its reflection, has no first-order term: it is what S7 speaks of. "
         "Intervals are over layers.",
         "",
