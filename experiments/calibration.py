@@ -36,7 +36,7 @@ def calibrate(
     others = tuple(f.name for f in fields(Statistics) if f.name not in OF_THE_MODEL)
     training = model.training
     model.eval()
-    batches = _batches(tokenizer, config, examples, next(model.parameters()).device)
+    batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
     total = [torch.zeros_like(p) for p in parameters]
     with (
         Collector(model, modules, others, seed=seed) as of_data,
@@ -53,7 +53,7 @@ def calibrate(
                 sum_ += p.grad / len(batches)
             of_data.activate(False)
             of_model.activate(True)
-            _pass_fisher(model, batch, config.model in ENCODERS, generator)
+            pass_fisher(model, batch, config.model in ENCODERS, generator)
         model.zero_grad()
         for sum_, p in zip(total, parameters, strict=True):
             p.grad = sum_
@@ -69,7 +69,8 @@ def calibrate(
     return candidates
 
 
-def _pass_fisher(model: torch.nn.Module, batch: dict[str, Tensor], encoder: bool, generator: torch.Generator) -> None:
+def pass_fisher(model: torch.nn.Module, batch: dict[str, Tensor], encoder: bool, generator: torch.Generator) -> None:
+    """Backward pass whose gradients have the true Fisher matrix as their second moment, for one batch."""
     inputs = {k: v for k, v in batch.items() if k != "labels"}
     logits = model(**inputs).logits
     if encoder:
@@ -78,9 +79,10 @@ def _pass_fisher(model: torch.nn.Module, batch: dict[str, Tensor], encoder: bool
         fisher_loss(logits[:, :-1], batch["labels"][:, 1:] != IGNORED, generator).backward()
 
 
-def _batches(
+def batches_of(
     tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example], device: torch.device
 ) -> list[dict[str, Tensor]]:
+    """Batches of calibration examples, in their order."""
     groups = [examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)]
     if config.model in ENCODERS:
         labels = TASKS[config.task].labels

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from theory import instances
+from theory.instances import tensors
 from theory.registry import Statement
 from theory.result import Result
 
@@ -50,7 +51,7 @@ class Attack:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, the tensors of the best instance as nested lists."""
-        best = {f.name: getattr(self.instance, f.name)[0].tolist() for f in fields(self.instance)}
+        best = {name: value[0].tolist() for name, value in tensors(self.instance).items()}
         return {**{f.name: getattr(self, f.name) for f in fields(self)}, "instance": best}
 
 
@@ -59,7 +60,7 @@ class _Search:
 
     def __init__(self, start: Any) -> None:
         self._start = start
-        names = [f.name for f in fields(start) if getattr(start, f.name).is_floating_point()]
+        names = [name for name, value in tensors(start).items() if value.is_floating_point()]
         self._unit: dict[str, Tensor] = {}
         self._log_scale: dict[str, Tensor] = {}
         for name in names:
@@ -143,4 +144,4 @@ def _ascend(optimiser: torch.optim.Optimizer, variables: list[Tensor], objective
 
 def _detached(instance: Any) -> Any:
     """The same instance without its graph."""
-    return replace(instance, **{f.name: getattr(instance, f.name).detach() for f in fields(instance)})
+    return replace(instance, **{name: value.detach() for name, value in tensors(instance).items()})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from theory import instances
@@ -12,7 +12,10 @@ from theory.numerics import frobenius, spectral
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries, keys and values of h heads, and what pruning has made of them (`_hat`)."""
+    """Queries, keys and values of h heads, and what pruning has made of them (`_hat`).
+
+    Where there is a mask (causal attention, say), `allowed` holds the keys that each query may see, at least one.
+    """
 
     Q: Float[Tensor, "*n h N d"]
     K: Float[Tensor, "*n h N_keys d"]
@@ -20,6 +23,7 @@ class Heads:
     Q_hat: Float[Tensor, "*n h N d"]
     K_hat: Float[Tensor, "*n h N_keys d"]
     V_hat: Float[Tensor, "*n h N_keys d"]
+    allowed: Bool[Tensor, "*n h N N_keys"] | None = None
 
     @property
     def errors(self) -> Float[Tensor, "3 *n h"]:
@@ -39,26 +43,32 @@ class Heads:
         return torch.isfinite(every).all(dim=-1).all(dim=-1).all(dim=-1)
 
 
-def probabilities(Q: Float[Tensor, "*n N d"], K: Float[Tensor, "*n N_keys d"]) -> Float[Tensor, "*n N N_keys"]:
-    """Attention weights, ``softmax(Q K^T / sqrt(d))`` in each row."""
-    return torch.softmax(Q @ K.mT / Q.shape[-1] ** 0.5, dim=-1)
+def probabilities(
+    Q: Float[Tensor, "*n N d"], K: Float[Tensor, "*n N_keys d"], allowed: Bool[Tensor, "*n N N_keys"] | None = None
+) -> Float[Tensor, "*n N N_keys"]:
+    """Attention weights, ``softmax(Q K^T / sqrt(d))`` in each row, over the keys that are allowed."""
+    scores = Q @ K.mT / Q.shape[-1] ** 0.5
+    return torch.softmax(scores if allowed is None else scores.masked_fill(~allowed, -torch.inf), dim=-1)
 
 
 def head_output(
-    Q: Float[Tensor, "*n N d"], K: Float[Tensor, "*n N_keys d"], V: Float[Tensor, "*n N_keys d_v"]
+    Q: Float[Tensor, "*n N d"],
+    K: Float[Tensor, "*n N_keys d"],
+    V: Float[Tensor, "*n N_keys d_v"],
+    allowed: Bool[Tensor, "*n N N_keys"] | None = None,
 ) -> Float[Tensor, "*n N d_v"]:
     """``softmax(Q K^T / sqrt(d)) V``.
 
     >>> head_output(torch.zeros(1, 2), torch.ones(2, 2), torch.tensor([[0.0], [4.0]]))
     tensor([[2.]])
     """
-    return probabilities(Q, K) @ V
+    return probabilities(Q, K, allowed) @ V
 
 
 def output_error(instance: Heads) -> Float[Tensor, "*n h"]:
     """``||Z - Z_hat||_F`` of each head."""
-    before = head_output(instance.Q, instance.K, instance.V)
-    return frobenius(before - head_output(instance.Q_hat, instance.K_hat, instance.V_hat))
+    before = head_output(instance.Q, instance.K, instance.V, instance.allowed)
+    return frobenius(before - head_output(instance.Q_hat, instance.K_hat, instance.V_hat, instance.allowed))
 
 
 def over_heads(errors: Float[Tensor, "*n h"]) -> Float[Tensor, "*n"]:

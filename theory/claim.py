@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from theory import real_claim, real_report
+
 TEMPLATE = """# The robustness claim of arXiv:2510.00192, part by part
 
 The paper argues that a rule that prunes by gradients is more robust, in loss, than one that prunes by activations.
-Every number on this page comes from `statements.json`; the proofs are the docstrings of the modules named.
+Every number on this page comes from `statements.json` or `real_layers_*.json`; the proofs are the docstrings of the
+modules named.
 
 ## False
 
@@ -48,11 +51,12 @@ Every number on this page comes from `statements.json`; the proofs are the docst
   Turning the activation rule's guarantee into loss costs √κ(D) on the term that grows with the module: *there*
   the module's magnitude enters, as the paper says, and only there.
 {core}
+{real}
 ## Conclusion
 
 The comparison the paper wants is S7, not Proposition 2: a loss-aware choice is better by at most κ(D), never worse in
 the model, and equal where D is proportional to the identity. It needs a curvature that sees D; G_BᵀG_B need not.
-"""
+{survives}"""
 
 CORE = """\
 - **Best adapter of lower rank** (`{S11optimum[module]}`): truncation weighted by both second moments is the optimum
@@ -90,7 +94,8 @@ def facts(one: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def page(statements: list[dict[str, Any]]) -> str:
-    """The page, from the records of all statements."""
+def page(statements: list[dict[str, Any]], real: dict[str, dict[str, Any]]) -> str:
+    """The page, from the records of all statements and what was measured on real layers."""
     by_key = {one["key"].replace(".", ""): facts(one) for one in statements}
-    return TEMPLATE.format(core=CORE.format(**by_key) if "S11optimum" in by_key else "", **by_key)
+    core = CORE.format(**by_key) if "S11optimum" in by_key else ""
+    return TEMPLATE.format(core=core, real=real_report.section(real), survives=real_claim.survives(real), **by_key)

@@ -8,10 +8,11 @@ z^\top]` and :math:`X = PQ - I`, the truncation minimises :math:`\tfrac12 \opera
 than the Kronecker solution (S11).  **Proof.**  The descent starts there and returns the start unless it ends lower.  ∎
 The objective is evaluated here anew, from the factors returned.
 
-**Statement (d).**  If :math:`g = u z^\top` with independent :math:`u` and :math:`z`, the two solutions have the
-same objective.  **Proof.**  :math:`E\langle u z^\top, X\rangle^2 = E (u^\top X z)^2 = \operatorname{tr}(E[u
-u^\top] X E[z z^\top] X^\top) = \|M_b^{1/2} X M_a^{1/2}\|_F^2`.  Both terms of the objective are multiples of
-this one, which S11 minimises.  ∎ Checked without sampling error: all pairs of finitely many values of u and z.
+**Statement (d).**  If :math:`g = u z^\top` with independent :math:`u` and :math:`z`, and :math:`\lambda = 0`, the two
+solutions have the same objective.  **Proof.**  :math:`E\langle u z^\top, X\rangle^2 = E (u^\top X z)^2 =
+\operatorname{tr}(E[u u^\top] X E[z z^\top] X^\top) = \|M_b^{1/2} X M_a^{1/2}\|_F^2`.  Both remaining terms of the
+objective are multiples of this one, which S11 minimises.  ∎ Checked without sampling error: all pairs of finitely
+many values of u and z.
 """
 
 from dataclasses import dataclass

@@ -88,6 +88,12 @@ def to_device(instance: Instance, device: str) -> Instance:
     return _map(instance, lambda x: x.to(device))
 
 
+def tensors(instance: Any) -> dict[str, Tensor]:
+    """The fields of an instance that are set."""
+    values = {f.name: getattr(instance, f.name) for f in fields(instance)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _map(instance: Instance, function: Any) -> Instance:
-    changed = {f.name: function(getattr(instance, f.name)) for f in fields(instance)}  # type: ignore[arg-type]
+    changed = {name: function(value) for name, value in tensors(instance).items()}
     return replace(instance, **changed)  # type: ignore[type-var]

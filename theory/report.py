@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from theory import claim, plots
+from theory import claim, plots, real_layers, real_plots, real_report
 from theory.files import write_atomically
 from theory.registry import available_statements, get_statement
 
@@ -30,13 +30,15 @@ COLUMNS = (
 def write(folder: Path) -> None:
     """Write report and pictures beside the ``statements.json`` in `folder`."""
     record = json.loads((folder / "statements.json").read_text(encoding="utf-8"))
-    pictures = {name: _png(figure) for name, figure in figures(record["statements"]).items()}
+    real = real_layers.read()
+    drawn = figures(record["statements"]) | real_plots.figures(real)
+    pictures = {name: _png(figure) for name, figure in drawn.items()}
     for name, content in pictures.items():
         write_atomically(folder / f"{name}.png", content)
-    write_atomically(folder / "report.md", markdown(record, list(pictures)))
-    write_atomically(folder / "report.html", page(record, pictures))
+    write_atomically(folder / "report.md", markdown(record, list(pictures), real_report.section(real)))
+    write_atomically(folder / "report.html", page(record, pictures, real_report.section(real)))
     if {one["key"] for one in record["statements"]} == set(available_statements()):
-        write_atomically(folder / "claim.md", claim.page(record["statements"]))
+        write_atomically(folder / "claim.md", claim.page(record["statements"], real))
 
 
 def figures(statements: list[dict[str, Any]]) -> dict[str, Figure]:
@@ -80,13 +82,13 @@ HOW_TO_READ = (
 )
 
 
-def markdown(record: dict[str, Any], pictures: list[str]) -> str:
+def markdown(record: dict[str, Any], pictures: list[str], real: str) -> str:
     """The report in Markdown."""
     head = ["# Robustness statements: what was verified", "", summary_line(record), "", HOW_TO_READ, ""]
     table = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     table += ["| " + " | ".join(row(one)) + " |" for one in record["statements"]]
     images = [f"\n![{name}]({name}.png)" for name in pictures]
-    return "\n".join([*head, *table, *images, "", *map(_section, record["statements"])])
+    return "\n".join([*head, *table, *images, "", real, *map(_section, record["statements"])])
 
 
 def _section(one: dict[str, Any]) -> str:
@@ -116,7 +118,7 @@ STYLE = (
 )
 
 
-def page(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def page(record: dict[str, Any], pictures: dict[str, bytes], real: str) -> str:
     """The report in HTML, pictures and proofs included."""
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row(one)) + "</tr>" for one in record["statements"]
@@ -130,7 +132,7 @@ def page(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         f"<style>{STYLE}</style>"
         f"<h1>Robustness statements: what was verified</h1><p>{html.escape(summary_line(record))}</p>"
         f"<p>{html.escape(HOW_TO_READ)}</p><table><tr>{''.join(f'<th>{c}</th>' for c in COLUMNS)}</tr>{cells}</table>"
-        f"{images}{''.join(map(_details, record['statements']))}</html>\n"
+        f"{images}<pre>{html.escape(real)}</pre>{''.join(map(_details, record['statements']))}</html>\n"
     )
 
 

@@ -5,7 +5,9 @@ r"""S5: how much an attention head moves when its queries, keys and values do (c
 
 .. math:: \|Z - \hat Z\|_F \le \Big( \|P\|_2 + \frac{\|\hat Q\|_2 + \|K\|_2}{2 \sqrt d} \|\hat V\|_2 \Big) \varepsilon.
 
-For several heads, concatenated, the squares of both sides add up.  No assumption beyond finite inputs.
+For several heads, concatenated, the squares of both sides add up.  No assumption beyond finite inputs.  A mask that
+forbids some keys, the same before and after, changes nothing: the softmax of each row is then over its allowed keys,
+:math:`P` is zero elsewhere, and the forbidden scores drop out of the differences below.
 
 **Lemma.**  The softmax Jacobian :math:`J(p) = \operatorname{diag}(p) - p p^\top` has :math:`\|J(p)\|_2 \le \tfrac12`,
 with equality at :math:`p = (\tfrac12, \tfrac12)`.
@@ -50,7 +52,7 @@ class Logits:
 
 def corrected_bound(instance: Heads) -> Float[Tensor, "*n h"]:
     """Right-hand side for each head."""
-    P = probabilities(instance.Q, instance.K)
+    P = probabilities(instance.Q, instance.K, instance.allowed)
     reach = spectral(instance.Q_hat) + spectral(instance.K)
     moved = JACOBIAN_BOUND * reach * spectral(instance.V_hat) / instance.Q.shape[-1] ** 0.5
     return (spectral(P) + moved) * instance.epsilon

@@ -1,11 +1,13 @@
 """The printed proposition falls, on both sides, and so do the plausible invariances."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from theory import get_statement
 from theory.adversary import attack
-from theory.attention import output_error
+from theory.attention import head_output, output_error, sample
 from theory.gradient_path import check_path, joint_error, silent_modules, single_errors
 from theory.printed_activation_bound import check, one_key, printed_bound, vanishing_queries
 from theory.softmax_bound import check as check_corrected
@@ -54,3 +56,17 @@ def test_the_adversary_breaks_the_printed_bounds_within_sixty_steps(key):
 def test_what_is_not_invariant(key):
     statement = get_statement(key)
     assert bool(statement.check(statement.extremal()).violated)
+
+
+def test_the_corrected_bound_holds_under_a_causal_mask_and_forbidden_keys_do_not_matter():
+    generator = torch.Generator().manual_seed(1)
+    heads = sample(generator, 200, h=2, N=6, N_keys=6, d=3)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril().expand(200, 2, 6, 6)
+    masked = replace(heads, allowed=causal)
+    assert not check_corrected(masked).violated.any()
+    last = torch.zeros_like(heads.V_hat)
+    last[..., -1, :] = 5.0
+    before, after = output_error(masked), output_error(replace(masked, V=heads.V + last, V_hat=heads.V_hat + last))
+    first_row = head_output(heads.Q, heads.K, heads.V + last, causal)[..., 0, :]
+    torch.testing.assert_close(first_row, heads.V[..., 0, :])
+    assert not torch.equal(before, after)  # the last query does see it

@@ -1,0 +1,119 @@
+"""Measure the statements of `theory` on a real model's trained adapter, part by part, and write one result file."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from experiments.config import digest
+from experiments.real_layers import attention, curvature, noise, prediction
+from experiments.real_layers.settings import SETTINGS, Settings
+from experiments.real_layers.subject import Subject, load
+from experiments.real_layers.summary import summarise
+from experiments.run import environment, run
+from theory import real_layers, report
+from theory.files import to_json, write_atomically
+
+ROOT = Path(__file__).parents[1]
+ARTIFACTS = ROOT / "artifacts" / "real_layers"
+#: Magnitudes of the whole adapter at which statistics and prices are measured anew.
+MAGNITUDES = (0.5, 2.0)
+
+PARTS: dict[str, Callable[[Subject], Any]] = {
+    "attention": attention.bounds,
+    "spectra": curvature.spectra,
+    "prices": curvature.prices,
+    "joint_prices": curvature.joint_prices,
+    "removals": prediction.removals,
+    "noise": noise.choices_under_noise,
+    "magnitudes": noise.magnitudes_under_noise,
+}
+
+
+@dataclass
+class Arguments:
+    """Measure the statements of `theory` on the layers of a trained adapter.
+
+    Attributes:
+        model: smollm2 (Llama, sums of two-digit numbers) or minilm (BERT, sentiment of movie reviews).
+        parts: only these parts; all by default.  A part that has been measured is not measured again.
+        fresh: measure again.
+    """
+
+    model: tuple[Literal["smollm2", "minilm"], ...] = ("minilm", "smollm2")
+    parts: tuple[str, ...] = (*PARTS, "scaled_prices")
+    fresh: bool = False
+
+
+def main(arguments: Arguments) -> None:
+    """Measure what is missing, write the result, draw the pictures."""
+    for name in arguments.model:
+        settings = SETTINGS[name]
+        if not (ARTIFACTS / settings.run.key).exists():
+            run(settings.run, ARTIFACTS / settings.run.key)
+        found = measure(settings, ARTIFACTS / settings.run.key, ARTIFACTS, arguments.parts, fresh=arguments.fresh)
+        record = {
+            "settings": asdict(settings),
+            "environment": environment(),
+            "summary": summarise(found),
+            "result": found,
+        }
+        write_atomically(real_layers.file(name), to_json(real_layers.rounded(record)))
+        print(real_layers.file(name))
+    report.write(real_layers.RESULTS)
+
+
+def measure(
+    settings: Settings, adapter: Path, artifacts: Path, parts: tuple[str, ...], *, fresh: bool = False
+) -> dict[str, Any]:
+    """Every part, measured or read from `artifacts`."""
+    torch.manual_seed(settings.seed)
+    folder = artifacts / f"measured_{digest(asdict(settings))}"
+    subjects: dict[float, Subject] = {}
+
+    def subject(magnitude: float = 1.0) -> Subject:
+        if magnitude not in subjects:
+            subjects.clear()
+            subjects[magnitude] = load(settings, adapter, magnitude=magnitude)
+        return subjects[magnitude]
+
+    jobs: dict[str, Callable[[], Any]] = {"loss": lambda: losses(subject())}
+    jobs |= {name: lambda part=part: part(subject()) for name, part in PARTS.items() if name in parts}
+    if "scaled_prices" in parts:
+        jobs |= {f"scaled_prices_{m:g}": lambda m=m: scaled_prices(subject(m), m) for m in MAGNITUDES}
+    found = {}
+    for name, job in tqdm(jobs.items(), desc=settings.run.model):
+        file = folder / f"{name}.json"
+        if fresh or not file.exists():
+            write_atomically(file, to_json(job()))
+        found[name] = json.loads(file.read_text())
+    return found
+
+
+def losses(subject: Subject) -> dict[str, Any]:
+    """The loss before anything is pruned, and how far float32 can be trusted in its differences."""
+    depths = {}
+    for place, candidate in subject.layers:
+        old = candidate.factors
+        with curvature.changed(candidate, replace(old, B=old.B * 3, A=old.A / 3)):
+            depths[f"{place.depth} {place.kind}"] = subject.scorer.increase(place.depth)["calibration"]
+    return {"unpruned": unpruned(subject), "rounding": max(map(abs, depths.values()))}
+
+
+def unpruned(subject: Subject) -> dict[str, float]:
+    """Mean loss of each set."""
+    return {name: losses.mean().item() for name, losses in subject.scorer.unpruned.items()}
+
+
+def scaled_prices(subject: Subject, magnitude: float) -> dict[str, Any]:
+    """All layers cut at once, with every module of the adapter `magnitude` times as large and new statistics."""
+    return {"magnitude": magnitude, "unpruned": unpruned(subject), "joint": curvature.joint_prices(subject)}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

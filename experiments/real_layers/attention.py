@@ -1,0 +1,139 @@
+"""Part a: the printed and the corrected activation bound against the output error of real attention heads.
+
+The query, key and value layers of one block are pruned; all that comes before them stays, so their inputs are the
+same before and after.  Queries and keys are taken where the softmax reads them, after rotary embedding.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask
+
+from experiments.data import collate, collate_texts, encode
+from experiments.models import ENCODERS
+from experiments.one_shot import Variant, reduced
+from experiments.real_layers.changes import changed
+from experiments.real_layers.subject import Place, Subject
+from experiments.tasks import TASKS
+from prunedlora.decision import Candidate
+from theory.attention import Heads, output_error, probabilities
+from theory.numerics import spectral
+from theory.printed_activation_bound import printed_bound
+from theory.softmax_bound import check, corrected_bound
+
+RULES = ("magnitude", "llmpruner2023", "prunedlora2025", "sparsegpt2023", "kfac", "svd_kfac")
+RECORDED = "recorded"
+
+_record: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+
+
+def _recording(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+    groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    _record.append((query, key, value, mask))
+    options.pop("is_causal", None)
+    repeated = type("Repeated", (), {"num_key_value_groups": 1, "is_causal": False, "training": False})()
+    return sdpa_attention_forward(repeated, query, key, value, mask, is_causal=False, **options)
+
+
+AttentionInterface.register(RECORDED, _recording)
+AttentionMaskInterface.register(RECORDED, eager_mask)
+
+
+@contextmanager
+def recorded(model: Any) -> Iterator[None]:
+    """The model with attention that keeps its inputs."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(RECORDED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def heads_of(model: Any, batch: dict[str, Tensor], depths: tuple[int, ...]) -> dict[int, tuple[Tensor, ...]]:
+    """Queries, keys, values and mask of some blocks in float64, as (sentences, heads, tokens, d)."""
+    _record.clear()
+    model(**batch)
+    out = {depth: tuple(None if t is None else t.double() for t in _record[depth]) for depth in depths}
+    _record.clear()
+    return out
+
+
+def sentences(subject: Subject) -> dict[str, Tensor]:
+    """A batch of test examples of equal length in tokens, so that nothing is padded."""
+    run, task, tokenizer = subject.settings.run, TASKS[subject.settings.run.task], subject.tokenizer
+    device = torch.device("cpu")
+    examples = task.test(10 * subject.settings.calibration)
+    if run.model in ENCODERS:
+        lengths = [len(tokenizer(e.text).input_ids) for e in examples]
+    else:
+        lengths = [len(encode(e, tokenizer)) for e in examples]
+    common = Counter(lengths).most_common(1)[0][0]
+    chosen = [e for e, n in zip(examples, lengths, strict=True) if n == common][: subject.settings.sentences]
+    if run.model in ENCODERS:
+        batch = collate_texts(chosen, task.labels, tokenizer, run.max_length, device)
+    else:
+        batch = collate([encode(e, tokenizer) for e in chosen], tokenizer.pad_token_id, device)
+    batch.pop("labels")
+    return batch
+
+
+def bounds(subject: Subject) -> list[dict[str, Any]]:
+    """One row for each block, rule and rank: medians and extremes over sentences and heads."""
+    settings, batch = subject.settings, sentences(subject)
+    model = subject.model.get_base_model()
+    rows = []
+    jobs = [(d, rule, rank) for d in settings.depths for rule in RULES for rank in settings.ranks]
+    with recorded(model):
+        before = heads_of(subject.model, batch, settings.depths)
+        for depth, rule, rank in tqdm(jobs, desc="attention"):
+            layers = [subject.candidates[Place(depth, kind)] for kind in settings.heads]
+            for pruned in (layers, layers[2:]):
+                after = _after(subject, batch, depth, reduced(pruned, Variant(rule, "own"), rank))
+                row = {"depth": depth, "rule": rule, "rank": rank, "pruned": "qkv" if len(pruned) == 3 else "v"}
+                rows.append(row | compare(before[depth], after))
+    return rows
+
+
+def _after(
+    subject: Subject, batch: dict[str, Tensor], depth: int, new: list[tuple[Candidate, Any]]
+) -> tuple[Tensor, ...]:
+    if not new:
+        return heads_of(subject.model, batch, (depth,))[depth]
+    (candidate, factors), *rest = new
+    with changed(candidate, factors):
+        return _after(subject, batch, depth, rest)
+
+
+def compare(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Both bounds against the output error, head by head and sentence by sentence."""
+    mask = None if before[3] is None else (before[3] >= 0).expand(*before[0].shape[:2], *before[3].shape[-2:])
+    heads = Heads(*before[:3], *after[:3], mask)
+    error, printed, corrected = output_error(heads), printed_bound(heads), corrected_bound(heads)
+    epsilon = heads.epsilon
+    result = check(heads)
+    return {
+        "heads": error.numel(),
+        "tokens": before[0].shape[-2],
+        "epsilon": epsilon.median().item(),
+        "error": error.median().item(),
+        "norm_P": spectral(probabilities(heads.Q, heads.K, mask)).median().item(),
+        "norm_P_max": spectral(probabilities(heads.Q, heads.K, mask)).max().item(),
+        "error_over_epsilon_max": (error / epsilon).max().item(),
+        "error_over_printed": (error / printed).median().item(),
+        "error_over_printed_max": (error / printed).max().item(),
+        "error_over_corrected": (error / corrected).median().item(),
+        "error_over_corrected_max": (error / corrected).max().item(),
+        "printed_violated": int((error > printed).sum()),
+        "corrected_violated": int(result.violated.sum()),
+        "corrected_below_printed": (corrected < printed).double().mean().item(),
+    }
