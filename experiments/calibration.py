@@ -1,6 +1,6 @@
-"""What a trained adapter's criteria are told: statistics over calibration sentences, by two kinds of backward pass."""
+"""What a trained adapter's criteria are told: statistics over calibration examples of a task."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -12,71 +12,48 @@ from experiments.data import IGNORED, collate, collate_texts, encode
 from experiments.models import ENCODERS
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters import find_lora_modules
-from prunedlora.collector import Collector
 from prunedlora.criteria import Factors, Statistics
 from prunedlora.decision import Candidate
 from prunedlora.fisher_loss import fisher_loss
-
-#: Measured with the true Fisher matrix; the rest with the labels of the data, as in training.
-OF_THE_MODEL = ("C_z", "U", "core_gradients")
+from prunedlora.measure import measure_statistics
 
 
 def calibrate(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example], seed: int
 ) -> list[Candidate]:
-    """All statistics that any criterion needs, for every module of a trained adapter, which stays as it is.
-
-    Gradients, sensitivities and the Fisher matrices of the factors come from the loss of the data, one optimiser
-    step a batch; the moments of the bottleneck and the core gradients from `prunedlora.fisher_loss`.  The gradient
-    of the last step is that of the mean over all batches.
-    """
-    modules = find_lora_modules(model)
-    parameters = [p for m in modules for p in (m.B, m.A)]
-    generator = torch.Generator().manual_seed(seed)
-    others = tuple(f.name for f in fields(Statistics) if f.name not in OF_THE_MODEL)
-    training = model.training
-    model.eval()
+    """All statistics that any criterion needs, for every module of a trained adapter, which stays as it is."""
+    modules, training = find_lora_modules(model), model.training
     batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
-    total = [torch.zeros_like(p) for p in parameters]
-    with (
-        Collector(model, modules, others, seed=seed) as of_data,
-        Collector(model, modules, OF_THE_MODEL, ignore_padding=True) as of_model,
-    ):
-        for batch in tqdm(batches, desc="calibrate", leave=False):
-            of_data.activate(True)
-            of_model.activate(False)
-            model.zero_grad()
-            model(**batch).loss.backward()
-            of_data.update()
-            for sum_, p in zip(total, parameters, strict=True):
-                assert p.grad is not None
-                sum_ += p.grad / len(batches)
-            of_data.activate(False)
-            of_model.activate(True)
-            pass_fisher(model, batch, config.model in ENCODERS, generator)
-        model.zero_grad()
-        for sum_, p in zip(total, parameters, strict=True):
-            p.grad = sum_
-        candidates = []
-        for module in modules:
-            live = torch.arange(module.rank, device=module.B.device)
-            measured = of_data.measure(module, live)
-            statistics = replace(measured, **{n: getattr(of_model.measure(module, live), n) for n in OF_THE_MODEL})
-            factors = Factors(module.B.detach().clone(), module.A.detach().clone())
-            candidates.append(Candidate(module, live, factors, statistics))
-    model.zero_grad()
+    model.eval()
+    found = measure_statistics(
+        model,
+        modules,
+        tuple(f.name for f in fields(Statistics)),
+        tqdm(batches, desc="calibrate", leave=False),
+        loss=lambda batch: model(**batch).loss,
+        fisher=lambda batch, generator: fisher_number(model, batch, config, generator),
+        seed=seed,
+    )
     model.train(training)
-    return candidates
+    return [
+        Candidate(
+            module,
+            torch.arange(module.rank, device=module.B.device),
+            Factors(module.B.detach().clone(), module.A.detach().clone()),
+            found[module.name],
+        )
+        for module in modules
+    ]
 
 
-def pass_fisher(model: torch.nn.Module, batch: dict[str, Tensor], encoder: bool, generator: torch.Generator) -> None:
-    """Backward pass whose gradients have the true Fisher matrix as their second moment, for one batch."""
-    inputs = {k: v for k, v in batch.items() if k != "labels"}
-    logits = model(**inputs).logits
-    if encoder:
-        fisher_loss(logits, generator=generator).backward()
-    else:
-        fisher_loss(logits[:, :-1], batch["labels"][:, 1:] != IGNORED, generator).backward()
+def fisher_number(
+    model: torch.nn.Module, batch: dict[str, Tensor], config: RunConfig, generator: torch.Generator
+) -> Tensor:
+    """A number whose gradients have the true Fisher matrix of a batch as their second moment."""
+    logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+    if config.model in ENCODERS:
+        return fisher_loss(logits, generator=generator)
+    return fisher_loss(logits[:, :-1], batch["labels"][:, 1:] != IGNORED, generator)
 
 
 def batches_of(

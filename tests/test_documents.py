@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -14,8 +16,9 @@ def test_the_table_in_the_readme_is_the_committed_one():
     assert "\n".join(lines) in README
 
 
-def test_the_one_shot_table_in_the_readme_is_the_committed_one():
-    text = (ROOT / "experiments" / "results" / "cpu" / "one_shot_minilm.md").read_text()
+@pytest.mark.parametrize("name", ["minilm", "smollm2"])
+def test_the_one_shot_tables_in_the_readme_are_the_committed_ones(name):
+    text = (ROOT / "experiments" / "results" / "cpu" / f"one_shot_{name}.md").read_text()
     lines = [line for line in text.split("## Rank 2")[1].split("##")[0].splitlines() if line.startswith("|")]
     assert len(lines) > 5
     assert "\n".join(lines) in README

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from experiments.calibration import batches_of, pass_fisher
+from experiments.calibration import batches_of, fisher_number
 from experiments.config import RunConfig
-from experiments.models import ENCODERS
 from experiments.tasks import Example
 from prunedlora.adapters import LoraModule
 from prunedlora.bottleneck import by_sample, watch
@@ -98,7 +97,7 @@ def observe(
             current["mask"] = None
             model(**batch).loss.backward()
             current["mask"] = batch["attention_mask"]
-            pass_fisher(model, batch, run.model in ENCODERS, generator)
+            fisher_number(model, batch, run, generator).backward()
             model.zero_grad()
     finally:
         for handle in handles:
