@@ -95,12 +95,12 @@ class Runner:
             records.append(json.loads(file.read_text())["result"])
         return records
 
-    def compressed(self, runs: list[Compression]) -> list[dict[str, Any]]:
+    def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:
         """What compression of the pretrained model measures in each run."""
-        files = [self.folder / "table8" / f"{run.method}_seed{run.seed}_{run.key}.json" for run in runs]
-        for run, file in zip(runs, files, strict=True):
+        files = [self.folder / "table8" / f"{c.method}_seed{c.seed}_{c.key}.json" for c in configs]
+        for config, file in zip(configs, files, strict=True):
             if self._wanted(file):
-                self._do("experiments.table8", asdict(run), file)
+                self._do("experiments.table8", asdict(config), file)
         return [json.loads(file.read_text())["result"] for file in files]
 
     def _wanted(self, file: Path) -> bool:

@@ -62,7 +62,8 @@ def sequence_losses(model: nn.Module, batches: Sequence[Tensor]) -> Tensor:
     found = []
     for batch in batches:
         logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-        found.append(cross_entropy(logits.mT, batch[:, 1:], reduction="none").double().mean(dim=1))
+        losses = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+        found.append(losses.view(len(batch), -1).double().mean(dim=1))
     return torch.cat(found).cpu()
 
 

