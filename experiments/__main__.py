@@ -14,16 +14,16 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments import dry_run, one_shot, one_shot_table, report, run, studies, table1, tables
-from experiments.config import Preset, RunConfig, digest, load_preset, one_shot_runs
+from experiments import dry_run, one_shot, one_shot_table, report, run, studies, table1, table8, table8_table, tables
+from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
 from paper_figures import figure1, figure3, frontier, rank_and_loss
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
 Experiment = Literal[
-    "table1", "one_shot", "table3", "table4", "table6", "table7", "figure1", "figure3", "when_to_prune"
+    "table1", "one_shot", "table3", "table4", "table6", "table7", "table8", "figure1", "figure3", "when_to_prune"
 ]
-EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES)  # type: ignore[assignment]
+EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES, "table8")  # type: ignore[assignment]
 
 FIGURES = {"figure1": figure1, "figure3": figure3}
 
@@ -95,6 +95,14 @@ class Runner:
             records.append(json.loads(file.read_text())["result"])
         return records
 
+    def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:
+        """What compression of the pretrained model measures in each run."""
+        files = [self.folder / "table8" / f"{c.method}_seed{c.seed}_{c.key}.json" for c in configs]
+        for config, file in zip(configs, files, strict=True):
+            if self._wanted(file):
+                self._do("experiments.table8", asdict(config), file)
+        return [json.loads(file.read_text())["result"] for file in files]
+
     def _wanted(self, file: Path) -> bool:
         return not file.exists() or (self._fresh and file not in self._done)
 
@@ -123,6 +131,8 @@ class Runner:
     def _do_here(module: str, arguments: list[str]) -> None:
         if module == "experiments.one_shot":
             one_shot.main(arguments)
+        elif module == "experiments.table8":
+            table8.main(arguments)
         else:
             run.main(arguments, reload_in_new_process=False)
 
@@ -153,6 +163,8 @@ def main(arguments: Arguments) -> None:
         for table, files in zip(chosen, do_study(preset, chosen, runner), strict=True):
             figures = FIGURES[table].draw(runner.folder, figures_folder) if table in FIGURES else []
             announce([*files, *figures])
+    if "table8" in only and preset.table8 is not None:
+        announce(do_table8(preset, runner))
     if name in report.PRESETS:
         print(f"Everything in one page: {report.write().relative_to(HERE.parent)}")
 
@@ -165,6 +177,15 @@ def do_study(preset: Preset, names: tuple[str, ...], runner: Runner) -> list[lis
     studies.gate(preset, runner.results(studies.gated(preset, tune)))
     results = runner.results(list({run.key: run for table in made for run in table.runs}.values()))
     return [tables.write(table, results, runner.folder, studies.heading(preset)) for table in made]
+
+
+def do_table8(preset: Preset, runner: Runner) -> list[Path]:
+    """The dense model first, which stops everything if it is no language model; then all rows."""
+    assert preset.table8 is not None
+    (dense,) = runner.compressed([preset.table8.dense])
+    table8_table.gate(preset.table8, dense)
+    rows = {method: runner.compressed(runs) for method, runs in preset.table8.rows.items()}
+    return table8_table.write(preset, dense, rows, runner.folder)
 
 
 def announce(files: list[Path]) -> None:

@@ -165,6 +165,71 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """One-shot compression of a pretrained model by one method: everything that its result depends on.
+
+    Attributes:
+        model: as in `RunConfig`.
+        method: see `experiments.table8.METHODS`.
+        text: see `experiments.corpus.load_corpus`.
+        patterns: ``50%`` for a share of the weights, ``2:4`` for two that stay of every four inputs.
+        sequences: calibration sequences.
+        length: of calibration and test sequences, in tokens.
+        batch_size: sequences that pass through the model together, one gradient for each batch.
+        test_sequences: on which the perplexity is measured.
+        damping: lambda, relative to the mean of the diagonal.
+        block_size: columns whose masks SparseGPT chooses together.
+        dtype: of the model.
+        seed: of the choice of calibration sequences and of random pruning.
+    """
+
+    model: str
+    method: str
+    text: str
+    patterns: tuple[str, ...]
+    sequences: int
+    length: int
+    batch_size: int
+    test_sequences: int
+    damping: float = 1e-2
+    block_size: int = 128
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Hash of all settings; names the result file."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Table8:
+    """Table 8: perplexity after one-shot compression.
+
+    Attributes:
+        run: settings of `Compression` that all rows share.
+        max_perplexity: of the dense model; above it, nothing is compressed.
+        methods: rows besides the dense model.
+        seeds: one run per row and seed.
+    """
+
+    run: dict[str, Any]
+    max_perplexity: float
+    methods: tuple[str, ...] = ("random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared")
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def dense(self) -> Compression:
+        """The run of the dense model."""
+        return build(Compression, {**self.run, "method": "dense"}, "table8: run")
+
+    @property
+    def rows(self) -> dict[str, list[Compression]]:
+        """The runs of every compressed row, by method."""
+        return {m: [replace(self.dense, method=m, seed=seed) for seed in self.seeds] for m in self.methods}
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What ``--dry-run`` reckons with where the model is too large to look at.
 
@@ -195,6 +260,7 @@ class Preset:
         table1: its table.
         one_shot: experiments of one-shot pruning, by name.
         study: the tables that are made on an encoder.
+        table8: compression of the pretrained model.
         estimate: what ``--dry-run`` reckons with.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
             longer than a run of a tiny model.
@@ -206,6 +272,7 @@ class Preset:
     table1: Table1 = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
     study: Study | None = None
+    table8: Table8 | None = None
     estimate: Estimate | None = None
 
 
@@ -235,7 +302,7 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "estimate": Estimate}
+    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "table8": Table8, "estimate": Estimate}
     unknown = sorted(set(values) - {*kinds, "one_shot", "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")

@@ -1,8 +1,10 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
 from experiments import studies, table1
-from experiments.config import Estimate, Preset, RunConfig, one_shot_runs
+from experiments.compression import Pattern
+from experiments.config import Estimate, Preset, RunConfig, Table8, one_shot_runs
 from experiments.models import ENCODERS
+from experiments.table8 import METHODS
 from experiments.tasks import TASKS
 from prunedlora import PruneConfig, Schedule, available_criteria
 
@@ -21,6 +23,8 @@ def check(preset: Preset) -> list[RunConfig]:
     if preset.study is not None:
         runs += studies.grid(preset, tuple(studies.TABLES))
         runs += [run for build in studies.TABLES.values() for run in build(preset, studies.unchanged).runs]
+    if preset.table8 is not None:
+        _check_compression(preset.table8)
     for run in runs:
         _check_names(run)
         if run.method == "prune":
@@ -54,10 +58,24 @@ def _check_names(run: RunConfig) -> None:
         raise ValueError(f"unknown task {run.task!r}; there are: {', '.join(TASKS)}")
     if run.criterion and run.criterion not in available_criteria():
         raise ValueError(f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}")
-    if "/" in run.model and not _is_commit(run.model.partition("@")[2]):
-        raise ValueError(f"{run.model}: pin the model to a full commit, as organisation/name@40 hex digits")
+    _check_pinned(run.model)
     if run.model in ENCODERS and not TASKS[run.task].labels:
         raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
+
+
+def _check_compression(table: Table8) -> None:
+    run = table.dense
+    if unknown := sorted(set(table.methods) - set(METHODS)):
+        raise ValueError(f"unknown method {', '.join(unknown)}; there are: {', '.join(METHODS)}")
+    for pattern in run.patterns:
+        Pattern.parse(pattern)
+    for name in (run.model, run.text):
+        _check_pinned(name)
+
+
+def _check_pinned(name: str) -> None:
+    if "/" in name and not _is_commit(name.partition("@")[2]):
+        raise ValueError(f"{name}: pin it to a full commit, as organisation/name@40 hex digits")
 
 
 def _is_commit(revision: str) -> bool:

@@ -15,7 +15,12 @@ GSM8K = "openai/gsm8k@e53f048856ff4f594e959d75785d2c2d37b678ee"
 VALIDATION = 1_000
 
 
-def _load(name: str, split: str, *parts: str) -> Any:
+def load_rows(name: str, split: str, *parts: str) -> Any:
+    """Rows of a split of a data set on the hub, named ``name@revision``; `parts` name its configuration.
+
+    Raises:
+        SystemExit: the hub's library is missing.
+    """
     try:
         from datasets import load_dataset
     except ImportError:
@@ -29,7 +34,7 @@ def _prompt(question: str) -> str:
 
 
 def _test(n: int) -> list[Example]:
-    rows = itertools.islice(_load(GSM8K, "test", "main"), n)
+    rows = itertools.islice(load_rows(GSM8K, "test", "main"), n)
     return [Example(_prompt(r["question"]), f" {r['answer']}", number_after_hashes(r["answer"])) for r in rows]
 
 
@@ -43,11 +48,11 @@ def _metamath(rows: Any, chosen: Iterable[int]) -> list[Example]:
 
 
 def _validation(n: int) -> list[Example]:
-    return _metamath(_load(METAMATH, "train"), range(min(n, VALIDATION)))
+    return _metamath(load_rows(METAMATH, "train"), range(min(n, VALIDATION)))
 
 
 def _train(n: int, seed: int) -> list[Example]:
-    rows = _load(METAMATH, "train")
+    rows = load_rows(METAMATH, "train")
     kept_out = {e.prompt for e in _validation(VALIDATION)}
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     fresh = (i for i in order if _prompt(rows[i]["query"]) not in kept_out)
