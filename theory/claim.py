@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from theory import real_claim, real_report
+from theory import real_claim
 
 TEMPLATE = """# The robustness claim of arXiv:2510.00192, part by part
 
@@ -55,8 +55,7 @@ modules named.
 ## Conclusion
 
 The comparison the paper wants is S7, not Proposition 2: a loss-aware choice is better by at most κ(D), never worse in
-the model, and equal where D is proportional to the identity. It needs a curvature that sees D; G_BᵀG_B need not.
-{survives}"""
+the model, and equal where D is proportional to the identity. It needs a curvature that sees D; G_BᵀG_B need not."""
 
 CORE = """\
 - **Best adapter of lower rank** (`{S11optimum[module]}`): truncation weighted by both second moments is the optimum
@@ -98,4 +97,4 @@ def page(statements: list[dict[str, Any]], real: dict[str, dict[str, Any]]) -> s
     """The page, from the records of all statements and what was measured on real layers."""
     by_key = {one["key"].replace(".", ""): facts(one) for one in statements}
     core = CORE.format(**by_key) if "S11optimum" in by_key else ""
-    return TEMPLATE.format(core=core, real=real_report.section(real), survives=real_claim.survives(real), **by_key)
+    return TEMPLATE.format(core=core, real=real_claim.section(real), **by_key)

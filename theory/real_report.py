@@ -26,13 +26,13 @@ def between(interval: list[float]) -> str:
 
 
 def section(records: dict[str, dict[str, Any]]) -> str:
-    """The Markdown section about real layers; empty without records."""
+    """What was measured, in Markdown, with all tables; empty without records."""
     if not records:
         return ""
     intro = (
-        "## On real layers\n\nTrained adapters, real text, one layer changed at a time unless said otherwise; loss "
-        "changes by true forward passes. Rows, settings and environment: `real_layers_*.json`, written by `python -m "
-        "experiments.real_layers`. One adapter and one seed per model: intervals are over layers or examples, not "
+        "## Measured on real layers\n\nTrained adapters, real text, one layer changed at a time unless said otherwise; "
+        "loss changes by true forward passes. Rows, settings and environment: `real_layers_*.json`, written by `python "
+        "-m experiments.real_layers`. One adapter and one seed per model: intervals are over layers or examples, not "
         "over trainings.\n"
     )
     return "\n".join([intro, *(of_model(name, record) for name, record in records.items())])
@@ -94,7 +94,7 @@ def of_prices(rows: list[dict[str, Any]]) -> str:
         "- **Price of ignoring the loss**, sums over layers pruned one at a time: ΔL of the activation choice against "
         "that of the loss-aware one.",
         "",
-        "  | rules | rank | ratio predicted (largest layer) | ratio of the even parts, calibration | the same, test "
+        "  | rules | rank | ratio predicted (largest layer) | even parts, calibration | even parts, test "
         "| better in (calibration, test) | whole ΔL, difference on test | first order / Fisher |",
         "  |---|---|---|---|---|---|---|---|",
     ]
@@ -103,7 +103,7 @@ def of_prices(rows: list[dict[str, Any]]) -> str:
             row["pair"],
             row["rank"],
             f"{short(row['predicted_ratio'])} ({short(row['predicted_ratio_max'])})",
-            *(f"{short(row[f'even_{n}_ratio'])} ({between(row[f'even_{n}_interval'])})" for n in SETS),
+            *(even_parts(row, n) for n in SETS),
             f"{row['even_calibration_better']}, {row['even_test_better']} of {row['layers'] - row['same_choice']}",
             f"{short(row['test_difference'])} ({between(row['test_interval'])})",
             short(row["first_order_over_fisher"]),
@@ -119,6 +119,15 @@ def of_prices(rows: list[dict[str, Any]]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def even_parts(row: dict[str, Any], of: str) -> str:
+    """Sums of the even parts over layers, and their ratio unless the sign of a sum is open."""
+    sums = " / ".join(short(row[who][f"even_{of}"]) for who in ("activation", "loss"))
+    interval = row[f"even_{of}_interval"]
+    return (
+        f"{sums} = {short(row[f'even_{of}_ratio'])} ({between(interval)})" if interval[0] > 0 else f"{sums}, sign open"
+    )
 
 
 def of_joint(rows: list[dict[str, Any]]) -> str:

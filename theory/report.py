@@ -37,6 +37,9 @@ def write(folder: Path) -> None:
         write_atomically(folder / f"{name}.png", content)
     write_atomically(folder / "report.md", markdown(record, list(pictures), real_report.section(real)))
     write_atomically(folder / "report.html", page(record, pictures, real_report.section(real)))
+    if real:
+        images = "\n".join(f"![{name}]({name}.png)\n" for name in pictures if name.startswith("real_"))
+        write_atomically(folder / "real_layers.md", f"{real_report.section(real)}\n{images}")
     if {one["key"] for one in record["statements"]} == set(available_statements()):
         write_atomically(folder / "claim.md", claim.page(record["statements"], real))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from experiments.config import RunConfig
 
-LLAMA = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj")
+LLAMA = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 BERT = ("attention.self.query", "attention.self.value", "attention.output.dense", "output.dense")
 
 
@@ -52,7 +52,7 @@ SETTINGS = {
             test_examples=200,
             eval_batch_size=100,
         ),
-        depths=(0, 14, 29),
+        depths=(0, 29),
         kinds=LLAMA,
         heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         calibration=48,
