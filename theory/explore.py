@@ -51,6 +51,11 @@ def tokens_against_bounds() -> Figure:
     return plots.printed_against_corrected()
 
 
+def models() -> list[str]:
+    """Models whose layers have been measured."""
+    return list(real_layers.read())
+
+
 def layers(model: str) -> list[str]:
     """Names of the measured layers of a model."""
     rows = real_layers.read()[model]["result"]["prices"]
