@@ -54,8 +54,21 @@ class ByReflections:
         return torch.ormqr(self._reflections[..., : self._short], self._tau, padded)
 
 
-def orthogonal(X: Float[Tensor, "*m d r"]) -> ByCholesky | ByReflections:
+class Differentiable:
+    """An explicit Q: reflections that are kept as such have no derivative in torch."""
+
+    def __init__(self, X: Float[Tensor, "*m d r"]) -> None:
+        self._Q, self.R = torch.linalg.qr(X)
+
+    def apply(self, Y: Float[Tensor, "*m short k"]) -> Float[Tensor, "*m d k"]:
+        """Q Y."""
+        return self._Q @ Y
+
+
+def orthogonal(X: Float[Tensor, "*m d r"]) -> ByCholesky | ByReflections | Differentiable:
     r"""Decompose X: by Cholesky where that costs no digit of its dtype, by reflections otherwise.
+
+    Where a gradient with respect to X may be asked for, Q is formed after all.
 
     The condition number is bounded by :math:`\|R\|_F \|R^{-1}\|_F`, after the columns are scaled to unit length.
     Input in float64 always takes reflections.
@@ -66,6 +79,8 @@ def orthogonal(X: Float[Tensor, "*m d r"]) -> ByCholesky | ByReflections:
     True
     """
     wide = X.double()
+    if torch.is_grad_enabled() and X.requires_grad:
+        return Differentiable(wide)
     allowed = LOSS * torch.finfo(X.dtype).eps / torch.finfo(torch.float64).eps
     if X.shape[-2] >= X.shape[-1] and allowed > X.shape[-1] ** 2:  # no bound is below r
         found = ByCholesky.of(wide, allowed)

@@ -39,3 +39,18 @@ def test_truncation_in_float32_is_as_good_as_in_float64(condition):
     wide = truncate(B.double(), A.double(), 5)
     difference = (narrow[0] @ narrow[1] - wide[0] @ wide[1]).norm() / (wide[0] @ wide[1]).norm()
     assert difference < 2e-7
+
+
+def test_truncation_has_a_derivative():
+    generator = torch.Generator().manual_seed(0)
+    B, A, change = (torch.randn(s, generator=generator).double() for s in ((6, 3), (3, 5), (6, 3)))
+    B.requires_grad_(True)
+
+    def retained(B):
+        kept_B, kept_A = truncate(B, A, 2)
+        return (kept_B @ kept_A).square().sum()
+
+    (gradient,) = torch.autograd.grad(retained(B), B)
+    with torch.no_grad():
+        slope = (retained(B + 1e-5 * change) - retained(B - 1e-5 * change)) / 2e-5
+    torch.testing.assert_close((gradient * change).sum(), slope, rtol=1e-6, atol=1e-8)
