@@ -90,7 +90,7 @@ def damped_inverse(H: Tensor, damping: float) -> Tensor:
 
 def wanda_score(W: Tensor, squares: Tensor) -> Tensor:
     """|W| times the norm of each input, whose sum of squares is given, (d_in,)."""
-    return W.abs() * squares.to(W.dtype).sqrt()
+    return W.abs() * squares.sqrt()
 
 
 def gradient_score(W: Tensor, H: Tensor, damping: float, power: int = 1) -> Tensor:
