@@ -90,7 +90,7 @@ def damped_inverse(H: Tensor, damping: float) -> Tensor:
 
 def wanda_score(W: Tensor, squares: Tensor) -> Tensor:
     """|W| times the norm of each input, whose sum of squares is given, (d_in,)."""
-    return W.abs() * squares.to(W.dtype).sqrt()
+    return W.abs() * squares.sqrt()
 
 
 def gradient_score(W: Tensor, H: Tensor, damping: float, power: int = 1) -> Tensor:
@@ -114,27 +114,28 @@ def sparsegpt(W: Tensor, H: Tensor, pattern: Pattern, damping: float, block_size
         raise ValueError(
             f"{W.shape[1]} inputs in blocks of {block_size} cannot be divided in groups of {pattern.group}"
         )
-    pruned = W.double().clone()
+    columns = W.double().mT.clone(memory_format=torch.contiguous_format)  # a column of W lies in one piece
     U = torch.linalg.cholesky(damped_inverse(H, damping), upper=True)
     for start in range(0, W.shape[1], block_size):
         end = min(start + block_size, W.shape[1])
         count = pattern.count(len(W) * end) - pattern.count(len(W) * start)
-        pruned[:, start:end], errors = _prune_block(pruned[:, start:end], U[start:end, start:end], pattern, count)
-        pruned[:, end:] -= errors @ U[start:end, end:]
-    return pruned.to(W.dtype)
+        errors = _prune_block(columns[start:end], U[start:end, start:end], pattern, count)
+        columns[end:] -= U[start:end, end:].mT @ errors
+    return columns.mT.to(W.dtype).contiguous()
 
 
-def _prune_block(block: Tensor, U: Tensor, pattern: Pattern, count: int) -> tuple[Tensor, Tensor]:
-    """A block after pruning, and by what multiples of the rows of U the columns to its right must still change."""
-    block, costs = block.clone(), U.diagonal() ** 2
-    errors = torch.zeros_like(block)
-    gone = torch.zeros_like(block, dtype=torch.bool)
+def _prune_block(columns: Tensor, U: Tensor, pattern: Pattern, count: int) -> Tensor:
+    """Prune some columns in place; returns by what multiples of the rows of U those to their right must change."""
+    costs = U.diagonal() ** 2
+    errors = torch.zeros_like(columns)
+    gone = torch.zeros_like(columns, dtype=torch.bool)
     if pattern.group is None:
-        gone = lowest((block**2 / costs).flatten(), count).view_as(block)
-    for j in range(block.shape[1]):
+        gone = lowest((columns.mT**2 / costs).flatten(), count).view_as(columns.mT).mT
+    for j in range(len(columns)):
         if pattern.group is not None and j % pattern.group == 0:
             group = slice(j, j + pattern.group)
-            gone[:, group] = mask(block[:, group] ** 2 / costs[group], pattern)
-        errors[:, j] = torch.where(gone[:, j], block[:, j] / U[j, j], 0.0)
-        block[:, j:] -= torch.outer(errors[:, j], U[j, j:])
-    return block.masked_fill(gone, 0.0), errors
+            gone[group] = mask(columns[group].mT ** 2 / costs[group], pattern).mT
+        errors[j] = (columns[j] / U[j, j]).masked_fill(~gone[j], 0.0)
+        columns[j:].addr_(U[j, j:], errors[j], alpha=-1)
+        columns[j].masked_fill_(gone[j], 0.0)
+    return errors
