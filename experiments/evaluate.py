@@ -63,7 +63,8 @@ def evaluate(
             )
     finally:
         model.train(training)
-    right = [_same(answer, e.answer) for answer, e in zip(found, examples, strict=True)]
+    judge = task.judge or (lambda answer, e: _same(answer, e.answer))
+    right = [judge(answer, e) for answer, e in zip(found, examples, strict=True)]
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return Score(
         accuracy=sum(right) / len(right),

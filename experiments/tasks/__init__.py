@@ -1,13 +1,23 @@
 """Tasks: where the examples come from and how an answer is read off a generated text."""
 
 from experiments.tasks.base import Example, Task
+from experiments.tasks.code import HUMAN_EVAL
 from experiments.tasks.hub_math import METAMATH_GSM8K
 from experiments.tasks.math import ARITHMETIC, GSM_SYMBOLIC
 from experiments.tasks.ratings import EDITORIALS, MOVIE_REVIEWS, PRODUCT_REVIEWS, TWEETS
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (ARITHMETIC, GSM_SYMBOLIC, METAMATH_GSM8K, MOVIE_REVIEWS, PRODUCT_REVIEWS, EDITORIALS, TWEETS)
+    for task in (
+        ARITHMETIC,
+        GSM_SYMBOLIC,
+        METAMATH_GSM8K,
+        HUMAN_EVAL,
+        MOVIE_REVIEWS,
+        PRODUCT_REVIEWS,
+        EDITORIALS,
+        TWEETS,
+    )
 }
 
 __all__ = ["TASKS", "Example", "Task"]

@@ -29,6 +29,7 @@ class Task:
         read_answer: the answer that a generated text gives, or an empty string.
         max_new_tokens: tokens that a generation may take.
         labels: the possible answers of a classification task; empty where answers are free text.
+        judge: whether what `read_answer` found is right, where that takes more than to compare it.
     """
 
     name: str
@@ -38,3 +39,4 @@ class Task:
     read_answer: Callable[[str], str]
     max_new_tokens: int
     labels: tuple[str, ...] = ()
+    judge: Callable[[str, Example], bool] | None = None
