@@ -109,6 +109,8 @@ def frame(table: Table, results: Results) -> pd.DataFrame:
         for column in table.columns:
             c = found.get((row.label, column))
             line[column] = _written(c) if c else ""
+        if len({rate for r in table.rows for rate in _rates(r)}) > 1:
+            line["learning rate"] = ", ".join(f"{rate:g}" for rate in _rates(row))
         if any(r.paper for r in table.rows):
             line["paper"] = row.paper
         lines.append(line)
@@ -155,6 +157,11 @@ PLAIN = ("accuracy", "low", "high", "cross_entropy", "seeds")
 def record(table: Table) -> str:
     """Which result files a table stands on, as JSON."""
     return to_json({row.label: {c: [r.key for r in runs] for c, runs in row.cells.items()} for row in table.rows})
+
+
+def _rates(row: Row) -> list[float]:
+    """Learning rates of the runs of a row that were trained."""
+    return sorted({r.learning_rate for runs in row.cells.values() for r in runs if r.method != "untuned"})
 
 
 def _written(c: Cell) -> str:
