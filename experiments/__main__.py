@@ -28,7 +28,7 @@ from experiments import (
     tables,
 )
 from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
-from paper_figures import figure1, figure3, frontier, rank_and_loss
+from paper_figures import figure1, figure3, frontier, rank_and_loss, rank_per_layer
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ Experiment = Literal[
 ]
 EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES, "code", "table8")  # type: ignore[assignment]
 
-FIGURES = {"figure1": figure1, "figure3": figure3}
+FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
 
 @dataclass
