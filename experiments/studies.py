@@ -164,12 +164,23 @@ def table7(preset: Preset, tune: Tune) -> Table:
     names = {"adalora2023": "AdaLoRA's score", "svd": "svd (LoRA-Squeeze)", "para2026": "para2026 (PARA)"}
     rows += [Row(names.get(c, c), cells(c)) for c in ("adalora2023", "kfac", "svd", "para2026", "svd_kfac")]
     rows.append(Row("svd_fisher", cells("svd_fisher", dynamic=False)))
+    for c in ("prunedlora2025", "kfac"):
+        shared = replace(run, method="prune", criterion=c, scope="global", initial_rank=top, target_rank=k)
+        rows.append(Row(f"{PAPER_NAMES.get(c, c)}, one budget for all modules", {"dynamic": _seeds(study, shared)}))
     rivals = ("random", "Magnitude", "SparseGPT", "LLM-Pruner", "svd (LoRA-Squeeze)")
     return Table(
         "table7",
         f"Table 7: one-shot and dynamic pruning, {top} to {k}",
         tuple(rows),
-        (*((OURS, rival) for rival in rivals), ("svd_kfac", "svd (LoRA-Squeeze)")),
+        (
+            *((OURS, rival) for rival in rivals),
+            ("svd_kfac", "svd (LoRA-Squeeze)"),
+            ("kfac", "SparseGPT"),
+            ("kfac", "svd (LoRA-Squeeze)"),
+            ("para2026 (PARA)", "svd (LoRA-Squeeze)"),
+            (f"{OURS}, one budget for all modules", OURS),
+            ("kfac, one budget for all modules", "kfac"),
+        ),
         "Paper: Llama-3-8B on GSM8K, 128 to 64; one-shot / dynamic. One-shot: trained at the initial rank to the end, "
         f"pruned once, no further training. {ONE_RATE}, full fine-tuning at its own.",
     )
@@ -187,7 +198,7 @@ def figure1(preset: Preset, tune: Tune) -> Table:
         for r in study.figure1_ranks
     ]
     rows.append(Row("full fine-tuning", {study.tasks[0]: _seeds(study, tune(replace(base(preset), method="full")))}))
-    note = f"{ONE_RATE}, full fine-tuning at its own; low ranks would gain from a higher one."
+    note = f"{ONE_RATE}, full fine-tuning at its own; what suits a high rank need not suit a low one."
     return Table("figure1", "Figure 1: plain LoRA by rank", tuple(rows), note=note)
 
 

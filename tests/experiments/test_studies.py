@@ -1,5 +1,6 @@
 """Tables of runs: which runs they ask for, how learning rates are chosen, and what is written about numbers."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from experiments import studies, tables
 from experiments.config import PRESETS, RunConfig, load_preset
 from experiments.tables import Row, Table
-from paper_figures import figure1, figure3
+from paper_figures import figure1, figure3, rank_per_layer
 from prunedlora import Schedule
 
 WITH_STUDY = [n for n in sorted(f.stem for f in PRESETS.glob("*.yaml")) if load_preset(n).study is not None]
@@ -121,3 +122,28 @@ def test_figures_are_drawn_from_the_tables(build, figure, tmp_path):
     tables.write(table, {run.key: result(0.7, 0.5) for run in table.runs}, tmp_path, "")
     for file in figure.draw(tmp_path, tmp_path / "figures"):
         assert file.stat().st_size > 5_000
+
+
+def test_the_rank_of_every_module_is_drawn_from_the_events_of_its_run(tmp_path):
+    names = [f"base_model.model.bert.layer.{i}.query" for i in range(4)]
+    events = [{"step": s, "ranks": {n: 8 - s * i for i, n in enumerate(names)}} for s in (1, 2)]
+    record = {"config": {"initial_rank": 8}, "result": {"events": events}}
+    frame = rank_per_layer.ranks(record)
+    assert frame.columns.tolist() == [0, 1, 2]
+    assert frame.loc["layer.2.query"].tolist() == [8, 6, 4]
+    with pytest.raises(FileNotFoundError, match="run table7"):
+        rank_per_layer.draw(tmp_path, tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tweets_prune_para2026_r8-2_seed0_abc.json").write_text(json.dumps(record))
+    for file in rank_per_layer.draw(tmp_path, tmp_path / "figures"):
+        assert file.stat().st_size > 5_000
+
+
+def test_a_learning_rate_is_shown_where_rows_differ_in_it(made):
+    table, results = made
+    assert "learning rate" not in tables.frame(table, results)
+    run = table.rows[1].cells["tweets"][0]
+    other = replace(run, learning_rate=0.5)
+    results[other.key] = results[run.key]
+    rows = (table.rows[0], replace(table.rows[1], cells={"tweets": (other,)}))
+    assert tables.frame(replace(table, rows=rows), results)["learning rate"].tolist()[1] == "0.5"
