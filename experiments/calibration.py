@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
 from experiments.data import IGNORED, collate, collate_texts, encode
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters import find_lora_modules
 from prunedlora.criteria import Factors, Statistics
@@ -51,7 +51,7 @@ def fisher_number(
 ) -> Tensor:
     """A number whose gradients have the true Fisher matrix of a batch as their second moment."""
     logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
-    if config.model in ENCODERS:
+    if classifies(config.model):
         return fisher_loss(logits, generator=generator)
     return fisher_loss(logits[:, :-1], batch["labels"][:, 1:] != IGNORED, generator)
 
@@ -61,7 +61,7 @@ def batches_of(
 ) -> list[dict[str, Tensor]]:
     """Batches of calibration examples, in their order."""
     groups = [examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)]
-    if config.model in ENCODERS:
+    if classifies(config.model):
         labels = TASKS[config.task].labels
         return [collate_texts(g, labels, tokenizer, config.max_length, device) for g in groups]
     return [collate([encode(e, tokenizer) for e in g], tokenizer.pad_token_id, device) for g in groups]

@@ -283,7 +283,7 @@ class Preset:
         study: the tables that are made on an encoder.
         code: fine-tuning on code.
         table8: compression of the pretrained model.
-        estimate: what ``--dry-run`` reckons with.
+        estimates: what ``--dry-run`` reckons with, by model.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
             longer than a run of a tiny model.
     """
@@ -296,7 +296,7 @@ class Preset:
     study: Study | None = None
     code: Code | None = None
     table8: Table8 | None = None
-    estimate: Estimate | None = None
+    estimates: dict[str, Estimate] = field(default_factory=dict)
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -325,8 +325,8 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "code": Code, "table8": Table8, "estimate": Estimate}
-    unknown = sorted(set(values) - {*kinds, "one_shot", "isolated"})
+    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "code": Code, "table8": Table8}
+    unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
     built = {key: build(kinds[key], values[key], f"{file.name}: {key}") for key in kinds if key in values}
@@ -334,7 +334,11 @@ def load_preset(name: str) -> Preset:
         kind: build(OneShot, settings, f"{file.name}: one_shot: {kind}")
         for kind, settings in values.get("one_shot", {}).items()
     }
-    return Preset(name, isolated=values.get("isolated", True), one_shot=one_shot, **built)
+    estimates = {
+        model: build(Estimate, numbers, f"{file.name}: estimates: {model}")
+        for model, numbers in values.get("estimates", {}).items()
+    }
+    return Preset(name, isolated=values.get("isolated", True), one_shot=one_shot, estimates=estimates, **built)
 
 
 def one_shot_runs(preset: Preset, name: str) -> list[RunConfig]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.hub_math import load_rows
+from experiments.tasks.hub import load_rows
 
 #: Configuration of WikiText.
 WIKITEXT = "wikitext-2-raw-v1"

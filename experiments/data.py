@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from experiments.tasks import TASKS, Example
 
 IGNORED = -100
@@ -67,7 +67,7 @@ def training_batches(
     """
     task, size = TASKS[config.task], config.batch_size
     examples = task.train(config.steps * size, config.seed)
-    if config.model in ENCODERS:
+    if classifies(config.model):
         for i in range(config.steps):
             chosen = examples[i * size : (i + 1) * size]
             yield collate_texts(chosen, task.labels, tokenizer, config.max_length, device)

@@ -1,9 +1,9 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
-from experiments import studies, table1
+from experiments import code_table, studies, table1
 from experiments.compression import Pattern
 from experiments.config import Estimate, Preset, RunConfig, Table8, one_shot_runs
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from experiments.table8 import METHODS
 from experiments.tasks import TASKS
 from prunedlora import PruneConfig, Schedule, available_criteria
@@ -23,6 +23,8 @@ def check(preset: Preset) -> list[RunConfig]:
     if preset.study is not None:
         runs += studies.grid(preset, tuple(studies.TABLES))
         runs += [run for build in studies.TABLES.values() for run in build(preset, studies.unchanged).runs]
+    if preset.code is not None:
+        runs += code_table.table(preset).runs
     if preset.table8 is not None:
         _check_compression(preset.table8)
     for run in runs:
@@ -38,18 +40,20 @@ def report(preset: Preset) -> str:
     """What the preset will do, and how long and in how much memory where the preset says what to reckon with."""
     runs = check(preset)
     lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
-    if preset.estimate is None:
+    known = [(run, preset.estimates[run.model]) for run in runs if run.model in preset.estimates]
+    if not known:
         return "\n".join([*lines, "No estimate: this preset does not say what to reckon with."])
-    hours = [_hours(run, preset.estimate) for run in runs]
-    largest = max(runs, key=lambda run: _gigabytes(run, preset.estimate))
-    for run, taken in zip(runs, hours, strict=True):
-        what = f"{run.method} {run.criterion}".strip()
+    hours, sizes = [_hours(*pair) for pair in known], [_gigabytes(*pair) for pair in known]
+    for (run, _), taken, size in zip(known, hours, sizes, strict=True):
+        what = f"{run.model.partition('@')[0]}: {run.method} {run.criterion}".strip()
         ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
-        lines.append(f"  {what}{ranks}, seed {run.seed}: {taken:.1f} h, {_gigabytes(run, preset.estimate):.0f} GB")
+        lines.append(f"  {what}{ranks}, seed {run.seed}: {taken:.1f} h, {size:.0f} GB")
     lines.append(
-        f"Estimated {sum(hours):.0f} h on one such GPU in all, up to {_gigabytes(largest, preset.estimate):.0f} GB of "
-        "weights, adapters and optimiser state; activations come on top."
+        f"Estimated {sum(hours):.0f} h on one such GPU in all, up to {max(sizes):.0f} GB of weights, adapters and "
+        "optimiser state; activations come on top."
     )
+    if len(known) < len(runs):
+        lines.append(f"{len(runs) - len(known)} runs are of models that the preset says nothing about.")
     return "\n".join(lines)
 
 
@@ -59,7 +63,7 @@ def _check_names(run: RunConfig) -> None:
     if run.criterion and run.criterion not in available_criteria():
         raise ValueError(f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}")
     _check_pinned(run.model)
-    if run.model in ENCODERS and not TASKS[run.task].labels:
+    if classifies(run.model) and not TASKS[run.task].labels:
         raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
 from experiments.data import IGNORED, collate, collate_texts, encode
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from experiments.tasks import TASKS, Example
 
 
@@ -46,7 +46,7 @@ def evaluate(
     training, task, size = model.training, TASKS[config.task], config.eval_batch_size
     model.eval()
     try:
-        if config.model in ENCODERS:
+        if classifies(config.model):
             logits = class_logits(model, tokenizer, config, examples)
             losses = label_losses(logits, task.labels, examples)
             tokens = torch.ones_like(losses)

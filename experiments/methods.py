@@ -7,7 +7,7 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 
 from experiments.config import RunConfig
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from prunedlora import LoraRankPruner, PruneConfig
 
 #: AdaLoRA starts at this multiple of its mean target rank, as PEFT's defaults do (12 to 8).
@@ -54,7 +54,8 @@ def _shared(config: RunConfig) -> dict[str, Any]:
     return {
         "target_modules": "all-linear" if config.target_modules == ("all-linear",) else list(config.target_modules),
         "lora_dropout": 0.0,
-        "task_type": "SEQ_CLS" if config.model in ENCODERS else "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if classifies(config.model) else "CAUSAL_LM",
+        "modules_to_save": ["classification_head"] if classifies(config.model) else None,  # PEFT knows the other names
     }
 
 

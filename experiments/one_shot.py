@@ -20,7 +20,7 @@ from tqdm import tqdm
 from experiments.calibration import calibrate
 from experiments.config import OneShot, RunConfig, build
 from experiments.evaluate import class_logits, label_losses, target_losses
-from experiments.models import ENCODERS, load_base
+from experiments.models import classifies, load_base
 from experiments.run import environment
 from experiments.tasks import TASKS, Example
 from prunedlora.criteria import Factors, Reduction, available_criteria, get_criterion
@@ -132,7 +132,7 @@ def _moves(criterion: str) -> bool:
 
 def _losses(model: torch.nn.Module, tokenizer: Any, run: RunConfig, examples: list[Example]) -> Tensor:
     model.eval()
-    if run.model in ENCODERS:
+    if classifies(run.model):
         labels = TASKS[run.task].labels
         return label_losses(class_logits(model, tokenizer, run, examples), labels, examples)
     losses, tokens = target_losses(model, tokenizer, examples, run.eval_batch_size)

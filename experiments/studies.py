@@ -182,7 +182,8 @@ def table7(preset: Preset, tune: Tune) -> Table:
             ("kfac, one budget for all modules", "kfac"),
         ),
         "Paper: Llama-3-8B on GSM8K, 128 to 64; one-shot / dynamic. One-shot: trained at the initial rank to the end, "
-        f"pruned once, no further training. {ONE_RATE}, full fine-tuning at its own.",
+        f"pruned once, no further training. {ONE_RATE}, full fine-tuning at its own. Of "
+        "full fine-tuning's change the adapted layers and the head are kept, the rest is dropped.",
     )
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from experiments.config import RunConfig
 from experiments.data import IGNORED, training_batches
 from experiments.methods import after_backward, pruner
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from prunedlora import PruneEvent
 
 MAX_GRADIENT_NORM = 1.0
@@ -52,7 +52,7 @@ def train(
 
 def batch_loss(logits: Tensor, labels: Tensor, config: RunConfig) -> Tensor:
     """Cross-entropy of a batch, without what a method adds to the loss that it trains on."""
-    if config.model in ENCODERS:
+    if classifies(config.model):
         return torch.nn.functional.cross_entropy(logits, labels)
     logits, labels = logits[:, :-1], labels[:, 1:]
     kept = labels != IGNORED

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.calibration import calibrate
 from experiments.config import RunConfig
+from experiments.models import HEADS
 from experiments.tasks import TASKS
 from prunedlora.adapters import find_lora_modules
 from prunedlora.criteria import Factors, Statistics, get_criterion
@@ -54,11 +55,13 @@ def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str
     with torch.no_grad():
         for name, p in base.named_parameters():
             layer = name.removesuffix(".weight")
-            if p.dim() == 2 and (layer.endswith(config.target_modules) or _all_linear(config, base, layer)):
+            if p.dim() == 2 and (
+                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules)) or _all_linear(config, base, layer)
+            ):
                 U, S, Vh = torch.linalg.svd((tuned[name].to(p.device) - p).double(), full_matrices=False)
                 k = config.target_rank
                 p += ((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype)
-            elif name.startswith("classifier"):
+            elif name.startswith(HEADS):
                 p.copy_(tuned[name])
     return base
 
@@ -66,7 +69,7 @@ def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str
 def _all_linear(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
     """Whether ``all-linear`` was asked for and this is such a layer; heads are not."""
     linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
-    return config.target_modules == ("all-linear",) and linear and layer not in ("classifier", "lm_head")
+    return config.target_modules == ("all-linear",) and linear and not layer.startswith((*HEADS, "lm_head"))
 
 
 def _from_weights(model: torch.nn.Module) -> list[Candidate]:

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from experiments.data import collate, collate_texts, encode
-from experiments.models import ENCODERS
+from experiments.models import classifies
 from experiments.one_shot import Variant, reduced
 from experiments.real_layers.changes import changed
 from experiments.real_layers.subject import Place, Subject
@@ -73,13 +73,13 @@ def sentences(subject: Subject) -> dict[str, Tensor]:
     run, task, tokenizer = subject.settings.run, TASKS[subject.settings.run.task], subject.tokenizer
     device = torch.device("cpu")
     examples = task.test(10 * subject.settings.calibration)
-    if run.model in ENCODERS:
+    if classifies(run.model):
         lengths = [len(tokenizer(e.text).input_ids) for e in examples]
     else:
         lengths = [len(encode(e, tokenizer)) for e in examples]
     common = Counter(lengths).most_common(1)[0][0]
     chosen = [e for e, n in zip(examples, lengths, strict=True) if n == common][: subject.settings.sentences]
-    if run.model in ENCODERS:
+    if classifies(run.model):
         batch = collate_texts(chosen, task.labels, tokenizer, run.max_length, device)
     else:
         batch = collate([encode(e, tokenizer) for e in chosen], tokenizer.pad_token_id, device)

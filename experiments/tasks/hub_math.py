@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.tasks.base import Example, Task
+from experiments.tasks.hub import load_rows
 from experiments.tasks.math import number_after_hashes
 
 #: Data sets on the hub, as ``name@revision``.
@@ -13,20 +14,6 @@ METAMATH = "meta-math/MetaMathQA@aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18"
 GSM8K = "openai/gsm8k@e53f048856ff4f594e959d75785d2c2d37b678ee"
 #: First so many rows of the training data, kept for validation.
 VALIDATION = 1_000
-
-
-def load_rows(name: str, split: str, *parts: str) -> Any:
-    """Rows of a split of a data set on the hub, named ``name@revision``; `parts` name its configuration.
-
-    Raises:
-        SystemExit: the hub's library is missing.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise SystemExit("this task reads data from the hub: pip install datasets") from None
-    name, _, revision = name.partition("@")
-    return load_dataset(name, *parts, split=split, revision=revision)
 
 
 def _prompt(question: str) -> str:

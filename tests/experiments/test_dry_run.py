@@ -17,7 +17,7 @@ def test_every_preset_is_sound_and_its_runs_differ(name):
     preset = load_preset(name)
     text = dry_run.report(preset)
     assert f"Preset {name}: {len(dry_run.check(preset))} runs" in text
-    assert ("GB" in text) == (preset.estimate is not None)
+    assert ("GB" in text) == bool(preset.estimates)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_schedule_that_does_not_fit_is_refused():
 def test_the_estimate_knows_the_model_that_comes_in_a_package():
     import torch
 
-    estimate, run = load_preset("gpu").estimate, load_preset("gpu").run
+    estimate, run = load_preset("gpu").estimates["smollm2"], load_preset("gpu").run
     model, _ = load_model("smollm2", torch.float32)
     adapted = [m for n, m in model.named_modules() if n.endswith(run.target_modules)]
     assert sum(p.numel() for p in model.parameters()) == estimate.parameters

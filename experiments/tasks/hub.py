@@ -1,0 +1,17 @@
+"""Data sets on the hub, at pinned revisions."""
+
+from typing import Any
+
+
+def load_rows(name: str, split: str, *parts: str) -> Any:
+    """Rows of a split of a data set on the hub, named ``name@revision``; `parts` name its configuration.
+
+    Raises:
+        SystemExit: the hub's library is missing.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise SystemExit("this task reads data from the hub: pip install datasets") from None
+    name, _, revision = name.partition("@")
+    return load_dataset(name, *parts, split=split, revision=revision)
