@@ -10,7 +10,7 @@ from prunedlora.criteria import register, unregister
 from prunedlora.errors import ConfigurationError, PruningIncompleteError
 from tests.conftest import ids, llama
 
-CONFIG = PruneConfig(target_rank=4, interval=2, per_event=2, warmup_steps=2)
+CONFIG = PruneConfig(target_rank=4, criterion="prunedlora2025", interval=2, per_event=2, warmup_steps=2)
 
 
 def trainer(model, folder, *callbacks, **settings) -> Trainer:

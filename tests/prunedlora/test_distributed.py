@@ -32,7 +32,7 @@ def train(rank: int, folder: str, wrap: bool):
     model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
     ready = DistributedDataParallel(model) if wrap else model
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
-    config = PruneConfig(target_rank=4, interval=2, warmup_steps=2)
+    config = PruneConfig(target_rank=4, criterion="prunedlora2025", interval=2, warmup_steps=2)
     torch.manual_seed(10 + rank)
     try:
         with LoraRankPruner(ready, optimizer, config, total_steps=8) as pruner:

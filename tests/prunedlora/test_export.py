@@ -27,7 +27,7 @@ with torch.no_grad():
 
 def pruned(model):
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
-    config = PruneConfig(target_rank=2, interval=1, per_event=2, warmup_steps=2)
+    config = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=1, per_event=2, warmup_steps=2)
     with LoraRankPruner(model, optimizer, config, total_steps=10):
         for _ in range(10):
             step(model, optimizer)

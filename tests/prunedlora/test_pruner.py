@@ -13,7 +13,7 @@ from prunedlora.errors import (
 )
 from tests.conftest import ids, llama, step, trainable
 
-CONFIG = PruneConfig(target_rank=2, interval=3, per_event=2, warmup_steps=2)
+CONFIG = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2)
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -84,7 +84,7 @@ def test_accumulated_micro_batches_count_once_and_choose_alike(lora):
 def test_decay_averages_the_gram_matrices_over_steps(lora):
     model = lora()
     optimizer = adamw(model)
-    config = PruneConfig(target_rank=6, interval=4, warmup_steps=0, decay=0.5)
+    config = PruneConfig(target_rank=6, criterion="prunedlora2025", interval=4, warmup_steps=0, decay=0.5)
     pruner = LoraRankPruner(model, optimizer, config, total_steps=4)
     module, grams = pruner.modules[0], []
     for _ in range(3):

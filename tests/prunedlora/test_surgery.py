@@ -86,7 +86,12 @@ def test_after_shrinking_training_goes_on_as_if_masked(lora, name):
 def test_an_optimiser_with_other_state_is_refused_before_anything_changes(lora):
     model = lora()
     optimizer = torch.optim.Adafactor(trainable(model))
-    LoraRankPruner(model, optimizer, PruneConfig(target_rank=6, interval=1, warmup_steps=1), total_steps=9)
+    LoraRankPruner(
+        model,
+        optimizer,
+        PruneConfig(target_rank=6, criterion="prunedlora2025", interval=1, warmup_steps=1),
+        total_steps=9,
+    )
     step(model, optimizer)
     weights = copy.deepcopy(model.state_dict())
     with pytest.raises(UnsupportedOptimizerError, match="row_var"):
@@ -96,7 +101,7 @@ def test_an_optimiser_with_other_state_is_refused_before_anything_changes(lora):
 
 def test_frozen_or_foreign_parameters_are_refused(lora):
     model = lora()
-    config = PruneConfig(target_rank=4)
+    config = PruneConfig(target_rank=4, criterion="prunedlora2025")
     with pytest.raises(ConfigurationError, match="does not train B"):
         LoraRankPruner(model, torch.optim.SGD(trainable(lora())), config, total_steps=99)
     optimizer = torch.optim.SGD(trainable(model))
