@@ -63,9 +63,9 @@ def _problem(problem: dict[str, Any]) -> Example:
 def split_function(source: str, node: ast.FunctionDef) -> tuple[str, str] | None:
     r"""A function without its decorators, as (signature and docstring, body); None where the two share a line.
 
-    >>> code = 'def f(x):\\n    "Twice."\\n    return 2 * x\\n'
+    >>> code = 'def f(x):\n    "Twice."\n    return 2 * x\n'
     >>> split_function(code, ast.parse(code).body[0])
-    ('def f(x):\\n    "Twice."\\n', '    return 2 * x')
+    ('def f(x):\n    "Twice."\n', '    return 2 * x')
     """
     docstring, *body = node.body
     if not body or docstring.end_lineno is None or body[0].lineno <= docstring.end_lineno:
