@@ -4,8 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.config import Preset, RunConfig, build
-from experiments.studies import CUT, LORA, SKYLINE
-from experiments.tables import Row, Table
+from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Row, Table
 
 PASS = "pass@1"
 
@@ -27,21 +26,21 @@ def table(preset: Preset) -> Table:
         return Row(label, {PASS: tuple(replace(changed, seed=seed) for seed in code.seeds)})
 
     rows = [
-        row("untuned model", method="untuned"),
+        row(UNTUNED, method="untuned"),
         row(LORA, method="lora", initial_rank=k, target_rank=k),
         row(SKYLINE, method="lora", initial_rank=top, target_rank=top),
         *(
             row(CUT.format(c), method="truncate", criterion=c, initial_rank=top, target_rank=k)
             for c in code.truncations
         ),
-        *(row(f"pruned by {c}", method="prune", criterion=c, initial_rank=top, target_rank=k) for c in code.criteria),
+        *(row(PRUNED.format(c), method="prune", criterion=c, initial_rank=top, target_rank=k) for c in code.criteria),
     ]
     return Table(
         "code",
         f"Code generation: rank {top} to {k}",
         tuple(rows),
-        tuple((row.label, "untuned model") for row in rows[1:])
-        + tuple((f"pruned by {c}", rival) for c in code.criteria for rival in (LORA, CUT.format(code.truncations[0]))),
+        tuple((row.label, UNTUNED) for row in rows[1:])
+        + tuple((PRUNED.format(c), rival) for c in code.criteria for rival in (LORA, CUT.format(code.truncations[0]))),
         "Accuracy is pass@1 of the greedy answer; the cross-entropy is that of HumanEval's own solutions, per token. "
         "Version 1 of the paper had this table, version 2 dropped it; its numbers are not known.",
     )

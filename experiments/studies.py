@@ -8,12 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.config import Preset, RunConfig, Study, build
-from experiments.tables import Results, Row, Table, Tune
+from experiments.tables import CUT, LORA, SKYLINE, UNTUNED, Results, Row, Table, Tune
 
-SKYLINE = "LoRA at the initial rank (skyline)"
-LORA = "LoRA at the target rank"
 OURS = "PrunedLoRA"
-CUT = "skyline truncated by {}"
 #: What the paper calls the rules that it compares.
 PAPER_NAMES = {
     "magnitude": "Magnitude",
@@ -71,7 +68,7 @@ def table3(preset: Preset, tune: Tune) -> Table:
         return _over_tasks(study, run, label, tune, PAPER_3.get(label, ""), **changes)
 
     rows = [
-        row("untuned model", method="untuned"),
+        row(UNTUNED, method="untuned"),
         row("full fine-tuning", method="full"),
         row(LORA, method="lora", initial_rank=k, target_rank=k),
         row("LoRA at the target rank, rsLoRA", method="lora", initial_rank=k, target_rank=k, rslora=True),

@@ -9,11 +9,10 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from experiments.config import Preset, RunConfig
+from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED
 from theory.files import write_atomically
 
-SKYLINE = "LoRA at the initial rank (skyline)"
-TRUNCATED = "skyline truncated by SVD"
-PRUNED = "pruned by {}"
+TRUNCATED = CUT.format("SVD")
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ def rows(preset: Preset) -> list[Row]:
         return Row(label, tuple(replace(base, seed=seed, **changes) for seed in table.seeds))
 
     out = [
-        Row("untuned model", (replace(base, method="untuned", seed=table.seeds[0]),)),
-        row("LoRA at the target rank", method="lora", initial_rank=target, target_rank=target),
+        Row(UNTUNED, (replace(base, method="untuned", seed=table.seeds[0]),)),
+        row(LORA, method="lora", initial_rank=target, target_rank=target),
     ]
     for initial in table.initial_ranks:
         out.append(row(SKYLINE, method="lora", initial_rank=initial, target_rank=initial))

@@ -12,6 +12,13 @@ from scipy.stats import bootstrap
 from experiments.config import RunConfig
 from theory.files import to_json, write_atomically
 
+#: Labels that several tables share.
+UNTUNED = "untuned model"
+LORA = "LoRA at the target rank"
+SKYLINE = "LoRA at the initial rank (skyline)"
+PRUNED = "pruned by {}"
+CUT = "skyline truncated by {}"
+
 Results = Mapping[str, dict[str, Any]]
 #: Chooses the settings of a run, such as its learning rate.
 Tune = Callable[[RunConfig], RunConfig]
