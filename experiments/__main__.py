@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -17,23 +20,25 @@ from tqdm import tqdm
 from experiments import (
     code_table,
     dry_run,
+    math_tables,
     one_shot,
     one_shot_table,
     report,
     run,
     studies,
-    table1,
     table8,
     table8_table,
     tables,
 )
 from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
+from experiments.gate import check_learnt
 from paper_figures import figure1, figure3, frontier, rank_and_loss, rank_per_layer
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
 Experiment = Literal[
     "table1",
+    "table5",
     "one_shot",
     "table3",
     "table4",
@@ -45,7 +50,7 @@ Experiment = Literal[
     "when_to_prune",
     "code",
 ]
-EXPERIMENTS: tuple[Experiment, ...] = ("table1", "one_shot", *studies.TABLES, "code", "table8")  # type: ignore[assignment]
+EXPERIMENTS: tuple[Experiment, ...] = (*math_tables.TABLES, "one_shot", *studies.TABLES, "code", "table8")  # type: ignore[assignment]
 
 FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
@@ -172,36 +177,43 @@ def main(arguments: Arguments) -> None:
         return
     runner = Runner(preset, arguments.fresh, arguments.workers)
     figures_folder = HERE.parent / "paper_figures" / name
-    if "table1" in only:
-        runs = [run for row in table1.rows(preset) for run in row.runs]
-        files = table1.write(preset, runner.results(runs), runner.folder)
-        figures = rank_and_loss.draw([runner.file(run) for run in runs], figures_folder)
+    for table, files in do_tables(math_tables, preset, only, runner):
+        figures = rank_and_loss.draw(trained(table, runner), figures_folder) if table.name == "table1" else []
         announce([*files, *figures])
     for kind in preset.one_shot if "one_shot" in only else ():
         files = one_shot_table.write(preset, kind, runner.one_shot(kind), runner.folder)
         announce([*files, *frontier.draw(runner.folder, figures_folder, kind)])
-    chosen = tuple(n for n in studies.TABLES if n in only)
-    if chosen and preset.study is not None:
-        for table, files in zip(chosen, do_study(preset, chosen, runner), strict=True):
-            figures = FIGURES[table].draw(runner.folder, figures_folder) if table in FIGURES else []
+    for part, settings in ((studies, preset.study), (code_table, preset.code)):
+        for table, files in do_tables(part, preset, only, runner) if settings is not None else ():
+            figures = FIGURES[table.name].draw(runner.folder, figures_folder) if table.name in FIGURES else []
             announce([*files, *figures])
-    if "code" in only and preset.code is not None:
-        table = code_table.table(preset)
-        announce(tables.write(table, runner.results(table.runs), runner.folder, code_table.heading(preset)))
     if "table8" in only and preset.table8 is not None:
         announce(do_table8(preset, runner))
     if name in report.PRESETS:
         print(f"Everything in one page: {report.write().relative_to(HERE.parent)}")
 
 
-def do_study(preset: Preset, names: tuple[str, ...], runner: Runner) -> list[list[Path]]:
-    """The tables of the study: first the choice of learning rates, then all runs, then the files."""
-    tuned = runner.results(studies.grid(preset, names))
-    tune = studies.chooser(preset, tuned)
-    made = [studies.TABLES[name](preset, tune) for name in names]
-    studies.gate(preset, runner.results(studies.gated(preset, tune)))
+def do_tables(
+    part: ModuleType, preset: Preset, only: Sequence[str], runner: Runner
+) -> Iterator[tuple[tables.Table, list[Path]]]:
+    """The tables of a module such as `studies`: the choice of learning rates, the gate, all runs, the files."""
+    builds = [build for name, build in part.TABLES.items() if name in only]
+    if not builds:
+        return
+    tuning = part.tuning(preset)
+    tune = tuning.chooser(runner.results(tuning.grid(*(partial(build, preset) for build in builds))))
+    gated, least_gain = part.gated(preset, tune)
+    check_learnt(*runner.results(gated).values(), least_gain=least_gain)
+    made = [build(preset, tune) for build in builds]
     results = runner.results(list({run.key: run for table in made for run in table.runs}.values()))
-    return [tables.write(table, results, runner.folder, studies.heading(preset)) for table in made]
+    for table in made:
+        yield table, tables.write(table, results, runner.folder, part.heading(preset))
+
+
+def trained(table: tables.Table, runner: Runner) -> list[Path]:
+    """Result files of the first seed of every row that is LoRA or is pruned during training."""
+    runs = [runs[0] for row in table.rows for runs in row.cells.values()]
+    return [runner.file(run) for run in runs if run.method in ("lora", "prune") and not run.rslora]
 
 
 def do_table8(preset: Preset, runner: Runner) -> list[Path]:

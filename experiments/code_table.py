@@ -1,12 +1,16 @@
 """Code generation: functions of the standard library for training, HumanEval's problems for testing."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.config import Preset, RunConfig, build
-from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Row, Table
+from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Row, Table, Tune
+from experiments.tuning import Tuning
 
 PASS = "pass@1"
+#: What is trained on, by task.
+TRAINING = {"human_eval": "functions of the standard library", "code_feedback": "answers of Code-Feedback"}
 
 
 def base(preset: Preset) -> RunConfig:
@@ -15,15 +19,21 @@ def base(preset: Preset) -> RunConfig:
     return build(RunConfig, asdict(preset.run) | preset.code.run, "code: run")
 
 
-def table(preset: Preset) -> Table:
+def tuning(preset: Preset) -> Tuning:
+    """Learning rates are chosen on the first seed."""
+    assert preset.code is not None
+    return Tuning(preset.code.learning_rates, preset.code.seeds[0])
+
+
+def code(preset: Preset, tune: Tune) -> Table:
     """The untuned model, LoRA at both ranks, the skyline truncated, and pruning during training."""
-    code, run = preset.code, base(preset)
-    assert code is not None
-    top, k = code.initial_rank, code.target_rank
+    settings, run = preset.code, base(preset)
+    assert settings is not None
+    top, k = settings.initial_rank, settings.target_rank
 
     def row(label: str, **changes: Any) -> Row:
-        changed = replace(run, **changes)
-        return Row(label, {PASS: tuple(replace(changed, seed=seed) for seed in code.seeds)})
+        chosen = tune(replace(run, **changes))
+        return Row(label, {PASS: tuple(replace(chosen, seed=seed) for seed in settings.seeds)})
 
     rows = [
         row(UNTUNED, method="untuned"),
@@ -31,27 +41,48 @@ def table(preset: Preset) -> Table:
         row(SKYLINE, method="lora", initial_rank=top, target_rank=top),
         *(
             row(CUT.format(c), method="truncate", criterion=c, initial_rank=top, target_rank=k)
-            for c in code.truncations
+            for c in settings.truncations
         ),
-        *(row(PRUNED.format(c), method="prune", criterion=c, initial_rank=top, target_rank=k) for c in code.criteria),
+        *(
+            row(PRUNED.format(c), method="prune", criterion=c, initial_rank=top, target_rank=k)
+            for c in settings.criteria
+        ),
     ]
+    rivals = (LORA, CUT.format(settings.truncations[0]))
     return Table(
         "code",
         f"Code generation: rank {top} to {k}",
         tuple(rows),
         tuple((row.label, UNTUNED) for row in rows[1:])
-        + tuple((PRUNED.format(c), rival) for c in code.criteria for rival in (LORA, CUT.format(code.truncations[0]))),
+        + tuple(
+            (PRUNED.format(c), rival)
+            for c in settings.criteria
+            for rival in (LORA, CUT.format(settings.truncations[0]))
+        ),
         "Accuracy is pass@1 of the greedy answer; the cross-entropy is that of HumanEval's own solutions, per token. "
         "Version 1 of the paper had this table, version 2 dropped it; its numbers are not known.",
     )
 
 
+TABLES: dict[str, Callable[[Preset, Tune], Table]] = {"code": code}
+
+
+def gated(preset: Preset, tune: Tune) -> tuple[list[RunConfig], float]:
+    """The untuned model, the unpruned adapter, and the points of pass@1 that must lie between them."""
+    settings, run = preset.code, base(preset)
+    assert settings is not None
+    run, top = replace(run, seed=settings.seeds[0]), settings.initial_rank
+    skyline = tune(replace(run, method="lora", initial_rank=top, target_rank=top))
+    return [replace(run, method="untuned"), skyline], settings.least_gain
+
+
 def heading(preset: Preset) -> str:
     """The setting, in a sentence."""
-    run, code = base(preset), preset.code
-    assert code is not None
+    run, settings = base(preset), preset.code
+    assert settings is not None
+    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates) or f"{run.learning_rate:g} only"
     return (
         f"Preset {preset.name}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
-        f"{run.batch_size} functions of the standard library, learning rate {run.learning_rate:g}, "
-        f"{len(code.seeds)} seed(s), {run.test_examples} problems."
+        f"{run.batch_size} {TRAINING[run.task]}, learning rates chosen from {rates}, "
+        f"{len(settings.seeds)} seed(s), {run.test_examples} problems."
     )

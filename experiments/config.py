@@ -92,20 +92,39 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Table1:
-    """Table 1: accuracy at one target rank.
+class Math:
+    """Tables 1 and 5: fine-tuning a language model on math.
 
     Attributes:
         target_rank: rank that every compared adapter has in the end.
         initial_ranks: ranks from which pruning starts.
+        run: settings of the runs, where they differ from the preset's.
+        baselines: rows besides LoRA, of ``full``, ``rslora``, ``dora`` and ``adalora``.
+        truncations: rules by which the skyline is truncated.
         criteria: pruning rules.
+        learning_rates: among which the validation loss chooses; the preset's for all rows if there are none.
         seeds: one run per row and seed.
+        least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
     """
 
     target_rank: int
     initial_ranks: tuple[int, ...]
-    criteria: tuple[str, ...] = ("magnitude", "llmpruner2023", "prunedlora2025")
+    run: dict[str, Any] = field(default_factory=dict)
+    baselines: tuple[str, ...] = ("full", "rslora", "dora", "adalora")
+    truncations: tuple[str, ...] = ("svd", "svd_kfac", "svd_fisher")
+    criteria: tuple[str, ...] = (
+        "random",
+        "magnitude",
+        "sparsegpt2023",
+        "llmpruner2023",
+        "prunedlora2025",
+        "kfac",
+        "svd",
+        "para2026",
+    )
+    learning_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    least_gain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -174,7 +193,10 @@ class Code:
         initial_rank: from which pruning starts.
         criteria: pruning rules.
         truncations: rules by which the skyline is truncated.
+        learning_rates: among which the validation loss chooses; the preset's for all rows if there are none.
         seeds: one run per row and seed.
+        least_gain: points of pass@1 by which the unpruned adapter must be ahead of the untuned model; a small model
+            may well lose by training, so that this is a floor.
     """
 
     run: dict[str, Any]
@@ -182,7 +204,9 @@ class Code:
     initial_rank: int
     criteria: tuple[str, ...] = ("magnitude", "llmpruner2023", "prunedlora2025")
     truncations: tuple[str, ...] = ("svd",)
+    learning_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    least_gain: float = -10.0
 
 
 @dataclass(frozen=True)
@@ -278,7 +302,7 @@ class Preset:
     Attributes:
         name: of its file.
         run: settings shared by all runs.
-        table1: its table.
+        math: Tables 1 and 5.
         one_shot: experiments of one-shot pruning, by name.
         study: the tables that are made on an encoder.
         code: fine-tuning on code.
@@ -291,7 +315,7 @@ class Preset:
     name: str
     run: RunConfig
     isolated: bool = field(default=True, kw_only=True)
-    table1: Table1 = field(kw_only=True)
+    math: Math = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
     study: Study | None = None
     code: Code | None = None
@@ -325,7 +349,7 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "table1": Table1, "study": Study, "code": Code, "table8": Table8}
+    kinds = {"run": RunConfig, "math": Math, "study": Study, "code": Code, "table8": Table8}
     unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")

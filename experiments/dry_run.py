@@ -1,11 +1,14 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
-from experiments import code_table, studies, table1
+from functools import partial
+
+from experiments import code_table, math_tables, studies
 from experiments.compression import Pattern
 from experiments.config import Estimate, Preset, RunConfig, Table8, one_shot_runs
 from experiments.models import classifies
 from experiments.table8 import METHODS
 from experiments.tasks import TASKS
+from experiments.tuning import unchanged
 from prunedlora import PruneConfig, Schedule, available_criteria
 
 #: Bytes for each trained number: weight, gradient and two moments, all float32.
@@ -18,13 +21,12 @@ def check(preset: Preset) -> list[RunConfig]:
     Raises:
         ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
     """
-    runs = [run for row in table1.rows(preset) for run in row.runs]
-    runs += [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
-    if preset.study is not None:
-        runs += studies.grid(preset, tuple(studies.TABLES))
-        runs += [run for build in studies.TABLES.values() for run in build(preset, studies.unchanged).runs]
-    if preset.code is not None:
-        runs += code_table.table(preset).runs
+    runs = [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
+    for part, settings in ((math_tables, preset.math), (studies, preset.study), (code_table, preset.code)):
+        if settings is not None:
+            builds = [partial(build, preset) for build in part.TABLES.values()]
+            runs += part.tuning(preset).grid(*builds)
+            runs += [run for build in builds for run in build(unchanged).runs]
     if preset.table8 is not None:
         _check_compression(preset.table8)
     for run in runs:

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.config import Preset, RunConfig, Study, build
-from experiments.tables import CUT, LORA, SKYLINE, UNTUNED, Results, Row, Table, Tune
+from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, RSLORA, SKYLINE, UNTUNED, Row, Table, Tune
+from experiments.tuning import Tuning, unchanged
 
 OURS = "PrunedLoRA"
 #: What the paper calls the rules that it compares.
@@ -32,18 +33,13 @@ PAPER_7 = {
 }
 #: Averages over five GLUE tasks of Table 3 (T5-base), recomputed where the paper misprints them.
 PAPER_3 = {
-    "full fine-tuning": "87.91",
+    FULL: "87.91",
     LORA: "82.08",
-    "DoRA": "82.57",
-    "AdaLoRA": "81.62",
+    DORA: "82.57",
+    ADALORA: "81.62",
     "SparseGPT": "82.87",
     "LLM-Pruner": "82.58",
 }
-
-
-def unchanged(run: RunConfig) -> RunConfig:
-    """No tuning."""
-    return run
 
 
 def base(preset: Preset) -> RunConfig:
@@ -69,11 +65,11 @@ def table3(preset: Preset, tune: Tune) -> Table:
 
     rows = [
         row(UNTUNED, method="untuned"),
-        row("full fine-tuning", method="full"),
+        row(FULL, method="full"),
         row(LORA, method="lora", initial_rank=k, target_rank=k),
-        row("LoRA at the target rank, rsLoRA", method="lora", initial_rank=k, target_rank=k, rslora=True),
-        row("DoRA", method="dora", initial_rank=k, target_rank=k),
-        row("AdaLoRA", method="adalora", initial_rank=k, target_rank=k),
+        row(RSLORA, method="lora", initial_rank=k, target_rank=k, rslora=True),
+        row(DORA, method="dora", initial_rank=k, target_rank=k),
+        row(ADALORA, method="adalora", initial_rank=k, target_rank=k),
         row(SKYLINE, method="lora", initial_rank=top, target_rank=top),
     ]
     rows += [
@@ -195,7 +191,7 @@ def figure1(preset: Preset, tune: Tune) -> Table:
         )
         for r in study.figure1_ranks
     ]
-    rows.append(Row("full fine-tuning", {study.tasks[0]: _seeds(study, tune(replace(base(preset), method="full")))}))
+    rows.append(Row(FULL, {study.tasks[0]: _seeds(study, tune(replace(base(preset), method="full")))}))
     note = f"{ONE_RATE}, full fine-tuning at its own; what suits a high rank need not suit a low one."
     return Table("figure1", "Figure 1: plain LoRA by rank", tuple(rows), note=note)
 
@@ -269,62 +265,20 @@ TABLES: dict[str, Callable[[Preset, Tune], Table]] = {
 }
 
 
-def grid(preset: Preset, names: tuple[str, ...]) -> list[RunConfig]:
-    """The runs from whose validation losses the learning rates of some tables are chosen."""
+def tuning(preset: Preset) -> Tuning:
+    """Learning rates are chosen on the first task and seed."""
     study = preset.study
     assert study is not None
-    kinds: dict[str, RunConfig] = {}
-
-    def note(run: RunConfig) -> RunConfig:
-        kinds.setdefault(_kind(study, run).key, _kind(study, run))
-        return run
-
-    for name in names:
-        TABLES[name](preset, note)
-    return [
-        replace(k, learning_rate=lr) for k in kinds.values() if k.method != "untuned" for lr in study.learning_rates
-    ]
+    return Tuning(study.learning_rates, study.seeds[0], study.tasks[0])
 
 
-def chooser(preset: Preset, results: Results) -> Tune:
-    """Gives a run the learning rate of least validation loss, on the first task and seed."""
-    study = preset.study
-    assert study is not None
-
-    def tune(run: RunConfig) -> RunConfig:
-        if run.method == "untuned" or len(study.learning_rates) == 1:
-            return run
-        tried = {lr: replace(_kind(study, run), learning_rate=lr) for lr in study.learning_rates}
-        losses = {lr: results[r.key]["validation"]["cross_entropy"] for lr, r in tried.items()}
-        return replace(run, learning_rate=min(losses, key=lambda lr: losses[lr]))
-
-    return tune
-
-
-def gated(preset: Preset, tune: Tune) -> list[RunConfig]:
-    """The untuned model and the unpruned adapter, which must be where they should be before anything is compared."""
+def gated(preset: Preset, tune: Tune) -> tuple[list[RunConfig], float]:
+    """The untuned model, the unpruned adapter, and the points of accuracy that must lie between them."""
     study, run = preset.study, base(preset)
     assert study is not None
-    top = max(study.initial_ranks)
+    run, top = replace(run, task=study.tasks[0], seed=study.seeds[0]), max(study.initial_ranks)
     skyline = tune(replace(run, method="lora", initial_rank=top, target_rank=top))
-    runs = (replace(run, method="untuned"), skyline)
-    return [replace(r, task=study.tasks[0], seed=study.seeds[0]) for r in runs]
-
-
-def gate(preset: Preset, results: Results) -> None:
-    """Stop if the unpruned adapter has not learnt the task.
-
-    Raises:
-        SystemExit: its accuracy is not far enough above that of the untuned model.
-    """
-    assert preset.study is not None
-    by_method = {"untuned" if r["trainable_parameters"] == 0 else "lora": r for r in results.values()}
-    gain = 100 * (by_method["lora"]["accuracy"] - by_method["untuned"]["accuracy"])
-    if gain < preset.study.least_gain:
-        raise SystemExit(
-            f"the unpruned adapter is {gain:+.1f} points from the untuned model, less than {preset.study.least_gain}: "
-            "it has not learnt the task, and nothing can be compared; see steps and learning_rates of the preset"
-        )
+    return [replace(run, method="untuned"), skyline], study.least_gain
 
 
 def heading(preset: Preset) -> str:
@@ -337,12 +291,6 @@ def heading(preset: Preset) -> str:
         f"{run.batch_size} examples, {len(study.seeds)} seed(s), learning rates chosen from {rates} on "
         f"{run.validation_examples} validation examples."
     )
-
-
-def _kind(study: Study, run: RunConfig) -> RunConfig:
-    """The run on the first task and seed on which the learning rate of a run is chosen."""
-    kind = replace(run, task=study.tasks[0], seed=study.seeds[0])
-    return kind.source if kind.method.startswith("truncate") else kind
 
 
 def _seeds(study: Study, run: RunConfig) -> tuple[RunConfig, ...]:

@@ -14,7 +14,11 @@ from theory.files import to_json, write_atomically
 
 #: Labels that several tables share.
 UNTUNED = "untuned model"
+FULL = "full fine-tuning"
 LORA = "LoRA at the target rank"
+RSLORA = "LoRA at the target rank, rsLoRA"
+DORA = "DoRA"
+ADALORA = "AdaLoRA"
 SKYLINE = "LoRA at the initial rank (skyline)"
 PRUNED = "pruned by {}"
 CUT = "skyline truncated by {}"
