@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +65,8 @@ class Arguments:
         fresh: redo runs whose results exist.
         dry_run: only check the preset and estimate what it takes.
         workers: runs done at the same time, each on its share of the cores; times of runs are comparable for 1 only.
+        processes: among which the training of every run is shared by ``accelerate launch``, one for each GPU; the
+            preset's if not given.
     """
 
     preset: Literal["smoke", "cpu", "gpu", "paper"] | None = None
@@ -72,6 +74,7 @@ class Arguments:
     fresh: bool = False
     dry_run: bool = False
     workers: int = 1
+    processes: int | None = None
 
 
 class Runner:
@@ -149,7 +152,7 @@ class Runner:
             self._do_here(module, arguments)
             self._done.add(result)
             return
-        command = [sys.executable, "-m", module, *arguments]
+        command = [sys.executable, "-m", *self._launcher(module), module, *arguments]
         if subprocess.run(command, cwd=HERE.parent, env=self._environment()).returncode:
             raise SystemExit(f"the run of {config_file} failed; see above. Finished runs are kept: run again to go on.")
         self._done.add(result)
@@ -163,6 +166,15 @@ class Runner:
         else:
             run.main(arguments, reload_in_new_process=False)
 
+    def _launcher(self, module: str) -> list[str]:
+        """What starts the training of a run in several processes."""
+        if self._preset.processes == 1 or module != "experiments.run":
+            return []
+        options = ["--num_processes", str(self._preset.processes), "--num_machines", "1"]
+        options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+        where = ["--multi_gpu"] if torch.cuda.is_available() else ["--cpu"]
+        return ["accelerate.commands.launch", *options, *where, "-m"]
+
     def _environment(self) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // self._workers)
         return os.environ | ({"OMP_NUM_THREADS": str(threads)} if self._workers > 1 else {})
@@ -172,6 +184,8 @@ def main(arguments: Arguments) -> None:
     """Do what is missing, then print the tables and where the files are."""
     name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
     preset, only = load_preset(name), arguments.only
+    if arguments.processes is not None:
+        preset = replace(preset, processes=arguments.processes)
     if arguments.dry_run:
         print(dry_run.report(preset))
         return

@@ -54,11 +54,7 @@ def code(preset: Preset, tune: Tune) -> Table:
         f"Code generation: rank {top} to {k}",
         tuple(rows),
         tuple((row.label, UNTUNED) for row in rows[1:])
-        + tuple(
-            (PRUNED.format(c), rival)
-            for c in settings.criteria
-            for rival in (LORA, CUT.format(settings.truncations[0]))
-        ),
+        + tuple((PRUNED.format(c), rival) for c in settings.criteria for rival in rivals),
         "Accuracy is pass@1 of the greedy answer; the cross-entropy is that of HumanEval's own solutions, per token. "
         "Version 1 of the paper had this table, version 2 dropped it; its numbers are not known.",
     )

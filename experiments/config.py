@@ -310,11 +310,13 @@ class Preset:
         estimates: what ``--dry-run`` reckons with, by model.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
             longer than a run of a tiny model.
+        processes: among which ``accelerate launch`` shares the training of every run, one for each GPU.
     """
 
     name: str
     run: RunConfig
     isolated: bool = field(default=True, kw_only=True)
+    processes: int = field(default=1, kw_only=True)
     math: Math = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
     study: Study | None = None
@@ -350,7 +352,7 @@ def load_preset(name: str) -> Preset:
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
     kinds = {"run": RunConfig, "math": Math, "study": Study, "code": Code, "table8": Table8}
-    unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated"})
+    unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated", "processes"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
     built = {key: build(kinds[key], values[key], f"{file.name}: {key}") for key in kinds if key in values}
@@ -362,7 +364,8 @@ def load_preset(name: str) -> Preset:
         model: build(Estimate, numbers, f"{file.name}: estimates: {model}")
         for model, numbers in values.get("estimates", {}).items()
     }
-    return Preset(name, isolated=values.get("isolated", True), one_shot=one_shot, estimates=estimates, **built)
+    plain = {key: values[key] for key in ("isolated", "processes") if key in values}
+    return Preset(name, one_shot=one_shot, estimates=estimates, **plain, **built)
 
 
 def one_shot_runs(preset: Preset, name: str) -> list[RunConfig]:

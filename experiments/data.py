@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
 from experiments.models import classifies
+from experiments.processes import Processes
 from experiments.tasks import TASKS, Example
 
 IGNORED = -100
@@ -58,23 +59,23 @@ def collate_texts(
 
 
 def training_batches(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: Processes
 ) -> Iterator[dict[str, Tensor]]:
-    """The batches of all steps of a run; a split that is too small is gone through again.
+    """This process's share of the batches of all steps of a run; a split that is too small is gone through again.
 
     Raises:
-        SystemExit: no example is short enough for the configuration.
+        SystemExit: no example is short enough for the configuration, or a batch has too few for all processes.
     """
     task, size = TASKS[config.task], config.batch_size
     examples = task.train(config.steps * size, config.seed)
     if classifies(config.model):
         for i in range(config.steps):
-            chosen = examples[i * size : (i + 1) * size]
-            yield collate_texts(chosen, task.labels, tokenizer, config.max_length, device)
+            chosen = processes.share(examples[i * size : (i + 1) * size])
+            yield collate_texts(chosen, task.labels, tokenizer, config.max_length, processes.device)
         return
     short = [e for e in (encode(e, tokenizer) for e in examples) if len(e) <= config.max_length]
     if not short:
         raise SystemExit(f"no training example of {config.task} fits into {config.max_length} tokens")
     for i in range(config.steps):
-        chosen = [short[(i * size + j) % len(short)] for j in range(size)]
-        yield collate(chosen, tokenizer.pad_token_id, device)
+        chosen = processes.share([short[(i * size + j) % len(short)] for j in range(size)])
+        yield collate(chosen, tokenizer.pad_token_id, processes.device)

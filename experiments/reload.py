@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig, build
 from experiments.models import load_base
+from experiments.processes import alone
 from experiments.tasks import TASKS
 
 #: Largest difference of logits allowed in float32 on the CPU.
@@ -61,7 +63,7 @@ def _ask(config: RunConfig, folder: Path, probe: dict[str, Tensor]) -> float:
         file = Path(scratch) / "probe.safetensors"
         save_file(probe, file)
         command = [sys.executable, "-m", "experiments.reload", json.dumps(asdict(config)), str(folder), str(file)]
-        out = subprocess.run(command, capture_output=True, text=True)
+        out = subprocess.run(command, capture_output=True, text=True, env=alone(dict(os.environ)))
     if out.returncode:
         raise RuntimeError(f"the exported adapter {folder} does not load:\n{out.stderr[-2000:]}")
     return float(out.stdout.split()[-1])

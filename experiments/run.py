@@ -1,6 +1,7 @@
 """One run: a JSON configuration in, a JSON result out.
 
-``python -m experiments.run CONFIG.json RESULT.json FOLDER [SOURCE_FOLDER]``
+``python -m experiments.run CONFIG.json RESULT.json FOLDER [SOURCE_FOLDER]``, or the same after
+``accelerate launch -m``, which shares the training among several processes.
 """
 
 import json
@@ -22,6 +23,7 @@ from experiments.config import RunConfig, build
 from experiments.evaluate import evaluate
 from experiments.methods import prepare
 from experiments.models import load_base
+from experiments.processes import processes
 from experiments.reload import check_reload
 from experiments.tasks import TASKS
 from experiments.train import train
@@ -34,9 +36,13 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-
 
 def run(
     config: RunConfig, folder: Path, source: Path | None = None, *, reload_in_new_process: bool = True
-) -> dict[str, Any]:
-    """Do one run and return its result; what it makes is written to `folder`; `source` holds what it truncates."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+) -> dict[str, Any] | None:
+    """Do one run and return its result; what it makes is written to `folder`; `source` holds what it truncates.
+
+    Of several processes the first evaluates and writes, and only it has a result.
+    """
+    together = processes()
+    device = together.device
     torch.manual_seed(config.seed)
     base, tokenizer = load_base(config)
     base.to(device)
@@ -50,8 +56,11 @@ def run(
         model = prepare(base, config)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         start = time.perf_counter()
-        losses, events = train(model, tokenizer, config, device)
+        losses, events = train(model, tokenizer, config, together)
         seconds = time.perf_counter() - start
+    together.part()
+    if not together.is_first:
+        return None
     peak, task = _peak_memory(device), TASKS[config.task]
     start = time.perf_counter()
     score = evaluate(model, tokenizer, config, task.test(config.test_examples))
@@ -82,6 +91,7 @@ def environment() -> dict[str, Any]:
         "device": device,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 
@@ -132,8 +142,9 @@ def main(arguments: list[str], *, reload_in_new_process: bool = True) -> None:
     config_file, result_file, folder, *source = (Path(argument) for argument in arguments)
     config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
     result = run(config, folder, source[0] if source else None, reload_in_new_process=reload_in_new_process)
-    record = {"config": asdict(config), "environment": environment(), "result": result}
-    write_atomically(result_file, to_json(record))
+    if result is not None:
+        record = {"config": asdict(config), "environment": environment(), "result": result}
+        write_atomically(result_file, to_json(record))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One training loop for every row: AdamW, cosine schedule, clipping, with or without a pruner."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -13,6 +13,7 @@ from experiments.config import RunConfig
 from experiments.data import IGNORED, training_batches
 from experiments.methods import after_backward, pruner
 from experiments.models import classifies
+from experiments.processes import Processes
 from prunedlora import PruneEvent
 
 MAX_GRADIENT_NORM = 1.0
@@ -20,34 +21,67 @@ WARMUP_SHARE = 0.03
 
 
 def train(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, device: torch.device
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, processes: Processes
 ) -> tuple[list[float], list[PruneEvent]]:
     """Fine-tune what the method trains, pruning it if the method says so.
 
     Returns:
         The cross-entropy of each training batch before its step, and the pruning events.
     """
+    events: list[PruneEvent] = []
+    steps = train_steps(model, tokenizer, config, processes, events)
+    bar = tqdm(
+        steps,
+        desc=f"train {config.method} {config.criterion}".strip(),
+        total=config.steps,
+        disable=not processes.is_first,
+    )
+    losses = []
+    for step, loss in enumerate(bar):
+        losses.append(loss)
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    return processes.average(torch.stack(losses).cpu()).tolist(), events
+
+
+def train_steps(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    processes: Processes,
+    events: list[PruneEvent],
+) -> Iterator[Tensor]:
+    """The optimiser steps of a training run, each done when it is asked for; the last ends pruning.
+
+    Args:
+        model: what `experiments.methods.prepare` made.
+        tokenizer: of the model.
+        config: the run.
+        processes: that train it together.
+        events: takes up the pruning events.
+
+    Yields:
+        This process's share of the batch's cross-entropy, before the step.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(config.steps))
     pruning, follow_up = pruner(model, optimizer, config), after_backward(model, config)
-    losses: list[Tensor] = []
+    ready = processes.wrap(model)
     model.train()
     with pruning or nullcontext():
-        batches = training_batches(config, tokenizer, device)
-        bar = tqdm(batches, desc=f"train {config.method} {config.criterion}".strip(), total=config.steps)
-        for step, batch in enumerate(bar):
-            outputs = model(**batch)
-            losses.append(batch_loss(outputs.logits.detach(), batch["labels"], config))
-            outputs.loss.backward()
+        for step, batch in enumerate(training_batches(config, tokenizer, processes)):
+            outputs = ready(**batch)
+            weight = processes.weight(counted(batch["labels"], config))
+            loss = weight * batch_loss(outputs.logits.detach(), batch["labels"], config)
+            (weight * outputs.loss).backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimizer.step()
             scheduler.step()
             follow_up(step)
             optimizer.zero_grad()
-            if step % 10 == 0:
-                bar.set_postfix(loss=f"{losses[-1].item():.3f}")
-    return [float(loss) for loss in losses], pruning.events if pruning else []
+            yield loss
+    events += pruning.events if pruning else []
 
 
 def batch_loss(logits: Tensor, labels: Tensor, config: RunConfig) -> Tensor:
@@ -57,6 +91,11 @@ def batch_loss(logits: Tensor, labels: Tensor, config: RunConfig) -> Tensor:
     logits, labels = logits[:, :-1], labels[:, 1:]
     kept = labels != IGNORED
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])
+
+
+def counted(labels: Tensor, config: RunConfig) -> int:
+    """Terms of the mean that `batch_loss` takes: examples, or tokens that are predicted."""
+    return len(labels) if classifies(config.model) else int((labels[:, 1:] != IGNORED).sum())
 
 
 def cosine_with_warmup(steps: int) -> Callable[[int], float]:
