@@ -32,6 +32,7 @@ from experiments import (
 )
 from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
 from experiments.gate import check_learnt
+from experiments.processes import launcher
 from paper_figures import figure1, figure3, frontier, rank_and_loss, rank_per_layer
 from theory.files import to_json, write_atomically
 
@@ -152,7 +153,8 @@ class Runner:
             self._do_here(module, arguments)
             self._done.add(result)
             return
-        command = [sys.executable, "-m", *self._launcher(module), module, *arguments]
+        start = launcher(self._preset.processes) if module == "experiments.run" else []
+        command = [sys.executable, "-m", *start, module, *arguments]
         if subprocess.run(command, cwd=HERE.parent, env=self._environment()).returncode:
             raise SystemExit(f"the run of {config_file} failed; see above. Finished runs are kept: run again to go on.")
         self._done.add(result)
@@ -165,15 +167,6 @@ class Runner:
             table8.main(arguments)
         else:
             run.main(arguments, reload_in_new_process=False)
-
-    def _launcher(self, module: str) -> list[str]:
-        """What starts the training of a run in several processes."""
-        if self._preset.processes == 1 or module != "experiments.run":
-            return []
-        options = ["--num_processes", str(self._preset.processes), "--num_machines", "1"]
-        options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        where = ["--multi_gpu"] if torch.cuda.is_available() else ["--cpu"]
-        return ["accelerate.commands.launch", *options, *where, "-m"]
 
     def _environment(self) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // self._workers)

@@ -77,6 +77,28 @@ def processes() -> Processes:
     return Processes(state.process_index, state.num_processes, state.device)
 
 
+def launcher(count: int) -> list[str]:
+    """Arguments after ``python -m`` that start a module in several processes on this machine; none for a single one.
+
+    ``accelerate launch`` starts one process for each GPU; on a CPU it would start one only, so torch does there.
+    """
+    if count == 1:
+        return []
+    if not torch.cuda.is_available():
+        return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m"]
+    options = [
+        "--num_processes",
+        str(count),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    return ["accelerate.commands.launch", "--multi_gpu", *options, "-m"]
+
+
 def alone(environment: dict[str, str]) -> dict[str, str]:
     """Variables of the environment for a process that is not one of several."""
     told = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

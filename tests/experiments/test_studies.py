@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from experiments import studies, tables
 from experiments.config import PRESETS, RunConfig, load_preset
 from experiments.tables import Row, Table
+from experiments.tuning import unchanged
 from paper_figures import figure1, figure3, rank_per_layer
 from prunedlora import Schedule
 
@@ -33,7 +35,7 @@ def result(accuracy: float, loss: float, n: int = 200, seed: int = 0) -> dict:
 @pytest.mark.parametrize("name", WITH_STUDY)
 @pytest.mark.parametrize("table", studies.TABLES)
 def test_every_pruned_run_fits_its_schedule_and_labels_are_unique(name, table):
-    made = studies.TABLES[table](load_preset(name), studies.unchanged)
+    made = studies.TABLES[table](load_preset(name), unchanged)
     assert len({row.label for row in made.rows}) == len(made.rows)
     assert {label for pair in made.compare for label in pair} <= {row.label for row in made.rows}
     assert all(row.cells for row in made.rows)
@@ -45,7 +47,7 @@ def test_every_pruned_run_fits_its_schedule_and_labels_are_unique(name, table):
 
 def test_all_rules_and_baselines_are_there():
     preset = load_preset("cpu")
-    made = [build(preset, studies.unchanged) for build in studies.TABLES.values()]
+    made = [build(preset, unchanged) for build in studies.TABLES.values()]
     runs = [run for table in made for run in table.runs]
     assert {"untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"} == {
         r.method for r in runs
@@ -60,24 +62,16 @@ def test_all_rules_and_baselines_are_there():
 def test_the_learning_rate_of_least_validation_loss_is_chosen_on_the_first_task_and_seed():
     preset = load_preset("cpu")
     rates = preset.study.learning_rates
-    grid = studies.grid(preset, ("table3",))
+    grid = studies.tuning(preset).grid(partial(studies.table3, preset))
     assert {r.task for r in grid} == {preset.study.tasks[0]}
     assert {r.seed for r in grid} == {preset.study.seeds[0]}
     best = {r.key: (rates[-1] if r.method == "lora" else rates[0]) for r in grid}
     results = {r.key: {"validation": {"cross_entropy": abs(r.learning_rate - best[r.key])}} for r in grid}
-    tune = studies.chooser(preset, results)
+    tune = studies.tuning(preset).chooser(results)
     for run in studies.table3(preset, tune).runs:
         trained = run.source if run.method.startswith("truncate") else run
         expected = {"lora": rates[-1], "untuned": preset.study.run["learning_rate"]}.get(trained.method, rates[0])
         assert run.learning_rate == expected
-
-
-def test_the_gate_stops_where_nothing_was_learnt():
-    preset = load_preset("cpu")
-    results = {"a": result(0.5, 0.7) | {"trainable_parameters": 0}, "b": result(0.52, 0.69)}
-    with pytest.raises(SystemExit, match=r"\+2.0 points"):
-        studies.gate(preset, results)
-    studies.gate(preset, {**results, "b": result(0.8, 0.4)})
 
 
 @pytest.fixture
@@ -118,7 +112,7 @@ def test_rows_of_other_examples_are_not_compared(made):
 
 @pytest.mark.parametrize(("build", "figure"), [(studies.figure1, figure1), (studies.figure3, figure3)])
 def test_figures_are_drawn_from_the_tables(build, figure, tmp_path):
-    table = build(load_preset("cpu"), studies.unchanged)
+    table = build(load_preset("cpu"), unchanged)
     tables.write(table, {run.key: result(0.7, 0.5) for run in table.runs}, tmp_path, "")
     for file in figure.draw(tmp_path, tmp_path / "figures"):
         assert file.stat().st_size > 5_000
