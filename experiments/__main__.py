@@ -20,6 +20,7 @@ from tqdm import tqdm
 from experiments import (
     code_table,
     dry_run,
+    language_table,
     math_tables,
     one_shot,
     one_shot_table,
@@ -49,9 +50,10 @@ Experiment = Literal[
     "figure1",
     "figure3",
     "when_to_prune",
+    "language",
     "code",
 ]
-EXPERIMENTS: tuple[Experiment, ...] = (*math_tables.TABLES, "one_shot", *studies.TABLES, "code", "table8")  # type: ignore[assignment]
+EXPERIMENTS: tuple[Experiment, ...] = (*math_tables.TABLES, "one_shot", *studies.TABLES, "language", "code", "table8")  # type: ignore[assignment]
 
 FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
@@ -190,7 +192,8 @@ def main(arguments: Arguments) -> None:
     for kind in preset.one_shot if "one_shot" in only else ():
         files = one_shot_table.write(preset, kind, runner.one_shot(kind), runner.folder)
         announce([*files, *frontier.draw(runner.folder, figures_folder, kind)])
-    for part, settings in ((studies, preset.study), (code_table, preset.code)):
+    parts = ((studies, preset.study), (language_table, preset.language), (code_table, preset.code))
+    for part, settings in parts:
         for table, files in do_tables(part, preset, only, runner) if settings is not None else ():
             figures = FIGURES[table.name].draw(runner.folder, figures_folder) if table.name in FIGURES else []
             announce([*files, *figures])

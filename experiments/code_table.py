@@ -80,5 +80,5 @@ def heading(preset: Preset) -> str:
     return (
         f"Preset {preset.name}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
         f"{run.batch_size} {TRAINING[run.task]}, learning rates chosen from {rates}, "
-        f"{len(settings.seeds)} seed(s), {run.test_examples} problems."
+        f"{run.test_examples} problems."
     )

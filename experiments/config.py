@@ -92,8 +92,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Math:
-    """Tables 1 and 5: fine-tuning a language model on math.
+class Finetuning:
+    """Fine-tuning a language model by every method, see `experiments.finetuning`.
 
     Attributes:
         target_rank: rank that every compared adapter has in the end.
@@ -125,6 +125,17 @@ class Math:
     learning_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
     least_gain: float = 0.0
+
+
+@dataclass(frozen=True)
+class Language(Finetuning):
+    """The same on several tasks, pruned from the largest initial rank.
+
+    Attributes:
+        tasks: one column each; the learning rates are chosen on the first.
+    """
+
+    tasks: tuple[str, ...] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,8 @@ class Study:
         tails: of `when_to_prune`, the shares of the steps that are left after one-shot pruning.
         when_criteria: its rules.
         learning_rates: among which the validation loss chooses.
-        seeds: one run per cell and seed.
+        seeds: of Tables 3 and 7, one run per cell and seed.
+        ablation_seeds: of the other tables and figures.
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
     """
 
@@ -180,6 +192,7 @@ class Study:
     when_criteria: tuple[str, ...]
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...] = (0,)
+    ablation_seeds: tuple[int, ...] = (0,)
     least_gain: float = 0.0
 
 
@@ -305,6 +318,7 @@ class Preset:
         math: Tables 1 and 5.
         one_shot: experiments of one-shot pruning, by name.
         study: the tables that are made on an encoder.
+        language: language understanding with a language model.
         code: fine-tuning on code.
         table8: compression of the pretrained model.
         estimates: what ``--dry-run`` reckons with, by model.
@@ -317,9 +331,10 @@ class Preset:
     run: RunConfig
     isolated: bool = field(default=True, kw_only=True)
     processes: int = field(default=1, kw_only=True)
-    math: Math = field(kw_only=True)
+    math: Finetuning = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
     study: Study | None = None
+    language: Language | None = None
     code: Code | None = None
     table8: Table8 | None = None
     estimates: dict[str, Estimate] = field(default_factory=dict)
@@ -351,7 +366,7 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "math": Math, "study": Study, "code": Code, "table8": Table8}
+    kinds = {"run": RunConfig, "math": Finetuning, "language": Language, "study": Study, "code": Code, "table8": Table8}
     unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated", "processes"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from experiments import code_table, math_tables, studies
+from experiments import code_table, language_table, math_tables, studies
 from experiments.compression import Pattern
 from experiments.config import Estimate, Preset, RunConfig, Table8, one_shot_runs
 from experiments.models import classifies
@@ -22,7 +22,8 @@ def check(preset: Preset) -> list[RunConfig]:
         ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
     """
     runs = [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
-    for part, settings in ((math_tables, preset.math), (studies, preset.study), (code_table, preset.code)):
+    parts = ((math_tables, preset.math), (language_table, preset.language), (studies, preset.study))
+    for part, settings in (*parts, (code_table, preset.code)):
         if settings is not None:
             builds = [partial(build, preset) for build in part.TABLES.values()]
             runs += part.tuning(preset).grid(*builds)

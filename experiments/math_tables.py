@@ -1,11 +1,11 @@
-"""Tables 1 and 5: math with a language model, at the paper's own initial rank and at all of them."""
+"""Tables 1 and 5: math with a language model, from the initial rank that is the paper's default, and from all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
-from typing import Any
 
+from experiments import finetuning
 from experiments.config import Preset, RunConfig, build
-from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Table, Tune
+from experiments.tables import ADALORA, DORA, FULL, LORA, PRUNED, UNTUNED, Table, Tune
 from experiments.tuning import Tuning
 
 #: Accuracies of Tables 1 and 5 (Llama-3-8B on GSM8K, to rank 64): where nothing is pruned.
@@ -30,76 +30,37 @@ def tuning(preset: Preset) -> Tuning:
 
 def table1(preset: Preset, tune: Tune) -> Table:
     """Accuracy at the target rank, pruned from the least initial rank, as the paper does where it says nothing."""
-    ranks = sorted(preset.math.initial_ranks)[:1]
-    return Table("table1", f"Table 1: math, rank {preset.math.target_rank}", *_rows(preset, tune, ranks))
+    title = f"Table 1: {base(preset).task}, rank {preset.math.target_rank}"
+    return _table("table1", title, preset, tune, sorted(preset.math.initial_ranks)[:1])
 
 
 def table5(preset: Preset, tune: Tune) -> Table:
     """The same from every initial rank."""
-    ranks = sorted(preset.math.initial_ranks)
-    title = f"Table 5: math, rank {preset.math.target_rank} from every initial rank"
-    return Table("table5", title, *_rows(preset, tune, ranks))
+    title = f"Table 5: {base(preset).task}, rank {preset.math.target_rank} from every initial rank"
+    return _table("table5", title, preset, tune, sorted(preset.math.initial_ranks))
 
 
 TABLES: dict[str, Callable[[Preset, Tune], Table]] = {f.__name__: f for f in (table1, table5)}
 
 
-def _rows(preset: Preset, tune: Tune, ranks: list[int]) -> tuple[tuple[Row, ...], tuple[tuple[str, str], ...], str]:
-    math, run = preset.math, base(preset)
-    k = math.target_rank
-
-    def row(label: str, rank: int | None, paper: str = "", **changes: Any) -> Row:
-        """The runs of a row from every initial rank; the same run in all columns where it has a rank of its own."""
-        cells = {}
-        for initial in ranks:
-            own = {"initial_rank": initial if rank is None else rank, "target_rank": k} | changes
-            chosen = tune(replace(run, **own))
-            seeds = math.seeds[:1] if chosen.method == "untuned" else math.seeds
-            cells[f"from rank {initial}"] = tuple(replace(chosen, seed=seed) for seed in seeds)
-        return Row(label, cells, paper or PAPER.get(label, ""))
-
-    baselines: dict[str, Callable[[], Row]] = {
-        "full": lambda: row(FULL, 0, method="full", target_rank=0),
-        "rslora": lambda: row(RSLORA, k, rslora=True),
-        "dora": lambda: row(DORA, k, method="dora"),
-        "adalora": lambda: row(ADALORA, k, method="adalora"),
-    }
-    skylines = [row(SKYLINE, r, target_rank=r).cells[f"from rank {r}"] for r in ranks]
-    rows = [
-        row(UNTUNED, 0, method="untuned", target_rank=0),
-        row(LORA, k),
-        *(baselines[name]() for name in math.baselines),
-        Row(SKYLINE, {f"from rank {r}": runs for r, runs in zip(ranks, skylines, strict=True)}),
-        *(row(CUT.format(c), None, method="truncate", criterion=c) for c in math.truncations),
-        *(row(PRUNED.format(c), None, _paper(c, len(ranks)), method="prune", criterion=c) for c in math.criteria),
-    ]
-    own = PRUNED.format("prunedlora2025")
-    rivals = (LORA, SKYLINE, CUT.format("svd"), *(PRUNED.format(c) for c in math.criteria))
-    pairs = [(own, rival) for rival in rivals] + [(LORA, SKYLINE), (CUT.format("svd"), LORA)]
-    labels = {r.label for r in rows}
-    compare = tuple(pair for pair in pairs if set(pair) <= labels and pair[0] != pair[1])
-    note = "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data."
-    return tuple(rows), compare, note
-
-
-def _paper(criterion: str, ranks: int) -> str:
-    return " / ".join(PAPER_PRUNED.get(criterion, ())[:ranks])
-
-
 def gated(preset: Preset, tune: Tune) -> tuple[list[RunConfig], float]:
-    """The untuned model, the unpruned adapter, and the points of accuracy that must lie between them."""
-    run = replace(base(preset), seed=preset.math.seeds[0])
-    top = max(preset.math.initial_ranks)
-    skyline = tune(replace(run, method="lora", initial_rank=top, target_rank=top))
-    return [replace(run, method="untuned"), skyline], preset.math.least_gain
+    """What `experiments.gate.check_learnt` is told: at the largest initial rank."""
+    column = replace(base(preset), initial_rank=max(preset.math.initial_ranks))
+    return finetuning.gated(preset.math, column, tune)
 
 
 def heading(preset: Preset) -> str:
     """The setting, in a sentence."""
-    run, math = base(preset), preset.math
-    rates = ", ".join(f"{rate:g}" for rate in math.learning_rates) or f"{run.learning_rate:g} only"
-    return (
-        f"Preset {preset.name}: {run.model} on {run.task}, adapters on {', '.join(run.target_modules)}, {run.steps} "
-        f"steps of {run.batch_size} examples, s = {run.scaling:g}, {len(math.seeds)} seed(s), learning rates chosen "
-        f"from {rates}, {run.test_examples} test examples."
+    return finetuning.heading(preset.name, preset.math, base(preset))
+
+
+def _table(name: str, title: str, preset: Preset, tune: Tune, ranks: Iterable[int]) -> Table:
+    columns = {f"from rank {r}": replace(base(preset), initial_rank=r) for r in ranks}
+    paper = PAPER | {PRUNED.format(c): " / ".join(numbers[: len(columns)]) for c, numbers in PAPER_PRUNED.items()}
+    return Table(
+        name,
+        title,
+        finetuning.rows(preset.math, columns, tune, paper),
+        finetuning.comparisons(preset.math),
+        "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data.",
     )

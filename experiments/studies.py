@@ -103,6 +103,7 @@ def table4(preset: Preset, tune: Tune) -> Table:
     """Initial rank against scaling."""
     study, run = preset.study, _ablation(preset, tune)
     assert study is not None
+    seeds = study.ablation_seeds
     papers = ("67.81 / 69.21 / 69.11", "70.12 / 70.38 / 70.43", "69.31 / 72.12 / 73.38")
     rows = []
     for rank, paper in zip(sorted(study.initial_ranks), papers, strict=False):
@@ -110,7 +111,7 @@ def table4(preset: Preset, tune: Tune) -> Table:
         cells = [
             (f"s = {s:g}", replace(run, **settings, target_rank=study.target_rank, scaling=s)) for s in (0.5, 1.0, 2.0)
         ]
-        rows.append(Row(f"from rank {rank}", {name: _seeds(study, r) for name, r in cells}, paper))
+        rows.append(Row(f"from rank {rank}", {name: _seeds(seeds, r) for name, r in cells}, paper))
     return Table(
         "table4", "Table 4: initial rank and scaling", tuple(rows), note=f"Paper: Llama-3-8B on GSM8K. {ONE_RATE}."
     )
@@ -127,7 +128,8 @@ def table6(preset: Preset, tune: Tune) -> Table:
             f"K1 = {k1}, K2 = {k2}",
             {
                 study.tasks[0]: _seeds(
-                    study, replace(run, **settings, target_rank=study.target_rank, interval=k1, per_event=k2)
+                    study.ablation_seeds,
+                    replace(run, **settings, target_rank=study.target_rank, interval=k1, per_event=k2),
                 )
             },
             papers.get((k1, k2), ""),
@@ -142,16 +144,17 @@ def table7(preset: Preset, tune: Tune) -> Table:
     """One-shot against dynamic pruning, every rule."""
     study, run = preset.study, _ablation(preset, tune)
     assert study is not None
+    seeds = study.seeds
     top, k = max(study.initial_ranks), study.target_rank
 
     def cells(criterion: str, dynamic: bool = True) -> dict[str, tuple[RunConfig, ...]]:
         shared = replace(run, criterion=criterion, initial_rank=top, target_rank=k)
-        found = {"one-shot": _seeds(study, replace(shared, method="truncate"))}
-        return found | ({"dynamic": _seeds(study, replace(shared, method="prune"))} if dynamic else {})
+        found = {"one-shot": _seeds(seeds, replace(shared, method="truncate"))}
+        return found | ({"dynamic": _seeds(seeds, replace(shared, method="prune"))} if dynamic else {})
 
     rows = [Row("random", cells("random"))]
     rows += [Row(name, cells(c), PAPER_7[name]) for c, name in PAPER_NAMES.items()]
-    full = _seeds(study, tune(replace(run, method="truncate_full", target_rank=k)))
+    full = _seeds(seeds, tune(replace(run, method="truncate_full", target_rank=k)))
     label = "SVD of full fine-tuning's change"
     rows.append(Row(label, {"one-shot": full}, PAPER_7[label]))
     names = {"adalora2023": "AdaLoRA's score", "svd": "svd (LoRA-Squeeze)", "para2026": "para2026 (PARA)"}
@@ -159,7 +162,7 @@ def table7(preset: Preset, tune: Tune) -> Table:
     rows.append(Row("svd_fisher", cells("svd_fisher", dynamic=False)))
     for c in ("prunedlora2025", "kfac"):
         shared = replace(run, method="prune", criterion=c, scope="global", initial_rank=top, target_rank=k)
-        rows.append(Row(f"{PAPER_NAMES.get(c, c)}, one budget for all modules", {"dynamic": _seeds(study, shared)}))
+        rows.append(Row(f"{PAPER_NAMES.get(c, c)}, one budget for all modules", {"dynamic": _seeds(seeds, shared)}))
     rivals = ("random", "Magnitude", "SparseGPT", "LLM-Pruner", "svd (LoRA-Squeeze)")
     return Table(
         "table7",
@@ -184,14 +187,15 @@ def figure1(preset: Preset, tune: Tune) -> Table:
     """Plain LoRA by rank."""
     study, run = preset.study, _ablation(preset, tune)
     assert study is not None
+    seeds = study.ablation_seeds
     rows = [
         Row(
             f"LoRA, rank {r}",
-            {study.tasks[0]: _seeds(study, replace(run, method="lora", initial_rank=r, target_rank=r))},
+            {study.tasks[0]: _seeds(seeds, replace(run, method="lora", initial_rank=r, target_rank=r))},
         )
         for r in study.figure1_ranks
     ]
-    rows.append(Row(FULL, {study.tasks[0]: _seeds(study, tune(replace(base(preset), method="full")))}))
+    rows.append(Row(FULL, {study.tasks[0]: _seeds(seeds, tune(replace(base(preset), method="full")))}))
     note = f"{ONE_RATE}, full fine-tuning at its own; what suits a high rank need not suit a low one."
     return Table("figure1", "Figure 1: plain LoRA by rank", tuple(rows), note=note)
 
@@ -200,17 +204,18 @@ def figure3(preset: Preset, tune: Tune) -> Table:
     """Target rank against initial rank and rule."""
     study, run = preset.study, _ablation(preset, tune)
     assert study is not None
+    seeds = study.ablation_seeds
     columns = {f"rank {k}": k for k in study.figure3_targets}
     rows = [
         Row(
             LORA,
-            {c: _seeds(study, replace(run, method="lora", initial_rank=k, target_rank=k)) for c, k in columns.items()},
+            {c: _seeds(seeds, replace(run, method="lora", initial_rank=k, target_rank=k)) for c, k in columns.items()},
         )
     ]
     for rank in sorted(study.initial_ranks):
         for criterion in ("sparsegpt2023", "llmpruner2023", "prunedlora2025"):
             shared = replace(run, method="prune", criterion=criterion, initial_rank=rank)
-            runs = {c: _seeds(study, replace(shared, target_rank=k)) for c, k in columns.items() if k < rank}
+            runs = {c: _seeds(seeds, replace(shared, target_rank=k)) for c, k in columns.items() if k < rank}
             rows.append(Row(f"{PAPER_NAMES[criterion]}, from {rank}", runs))
     title = "Figure 3: pruned from several initial ranks to several target ranks"
     return Table("figure3", title, tuple(rows), note=f"{ONE_RATE}.")
@@ -220,6 +225,7 @@ def when_to_prune(preset: Preset, tune: Tune) -> Table:
     """The same number of steps, pruned early, late, once with a tail of recovery, or at the end."""
     study, run = preset.study, _ablation(preset, tune)
     assert study is not None
+    seeds = study.ablation_seeds
     top, k, steps = max(study.initial_ranks), study.target_rank, run.steps
     events = -(-(top - k) // run.per_event)
     late = steps - max(1, steps // 10) - events * run.interval
@@ -228,7 +234,7 @@ def when_to_prune(preset: Preset, tune: Tune) -> Table:
     }
 
     def cells(change: Callable[[RunConfig], RunConfig]) -> dict[str, tuple[RunConfig, ...]]:
-        return {name: _seeds(study, change(r)) for name, r in columns.items()}
+        return {name: _seeds(seeds, change(r)) for name, r in columns.items()}
 
     rows = [Row("gradual, early", cells(unchanged))]
     if late > run.warmup_steps:
@@ -247,7 +253,7 @@ def when_to_prune(preset: Preset, tune: Tune) -> Table:
     ]
     rows.append(
         Row(
-            SKYLINE, {c: _seeds(study, replace(run, method="lora", initial_rank=top, target_rank=top)) for c in columns}
+            SKYLINE, {c: _seeds(seeds, replace(run, method="lora", initial_rank=top, target_rank=top)) for c in columns}
         )
     )
     return Table(
@@ -288,13 +294,13 @@ def heading(preset: Preset) -> str:
     rates = ", ".join(f"{lr:g}" for lr in study.learning_rates)
     return (
         f"Preset {preset.name}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
-        f"{run.batch_size} examples, {len(study.seeds)} seed(s), learning rates chosen from {rates} on "
+        f"{run.batch_size} examples, learning rates chosen from {rates} on "
         f"{run.validation_examples} validation examples."
     )
 
 
-def _seeds(study: Study, run: RunConfig) -> tuple[RunConfig, ...]:
-    return tuple(replace(run, seed=seed) for seed in study.seeds)
+def _seeds(seeds: tuple[int, ...], run: RunConfig) -> tuple[RunConfig, ...]:
+    return tuple(replace(run, seed=seed) for seed in seeds)
 
 
 def _ablation(preset: Preset, tune: Tune) -> RunConfig:

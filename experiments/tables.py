@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy.stats import bootstrap
 
 from experiments.config import RunConfig
@@ -68,27 +69,43 @@ class Table:
 
 @dataclass(frozen=True)
 class Cell:
-    """Numbers of one cell: means over seeds, with a 95 % interval of the accuracy."""
+    """Numbers of one cell.
+
+    Attributes:
+        accuracy: mean over seeds.
+        low: lower end of its 95 % interval over test examples.
+        high: upper end.
+        cross_entropy: mean over seeds, in nats.
+        spread: standard deviation of the cross-entropy over seeds; nan for one.
+        seeds: how many.
+        correct: 1 where an answer is right, by seed and example.
+        losses: of every example, by seed and example.
+    """
 
     accuracy: float
     low: float
     high: float
     cross_entropy: float
+    spread: float
     seeds: int
-    correct: np.ndarray = field(repr=False)
-    losses: np.ndarray = field(repr=False)
+    correct: Float[np.ndarray, "seeds n"] = field(repr=False)
+    losses: Float[np.ndarray, "seeds n"] = field(repr=False)
 
 
 def cell(results: list[dict[str, Any]]) -> Cell:
-    """Means; the interval is over seeds where there are several (bootstrap), else over examples (Wilson)."""
+    """Means over seeds; the interval is over examples: Wilson's for one seed, else a bootstrap of the seeds' means.
+
+    Three seeds are too few to bootstrap: what differs between them is told by their standard deviation.
+    """
     correct = np.array([[c == "1" for c in r["correct"]] for r in results], dtype=float)
-    accuracies = correct.mean(axis=1)
-    low, high = results[0]["interval"] if len(results) == 1 else interval(accuracies)
+    entropies = np.array([r["cross_entropy"] for r in results])
+    low, high = results[0]["interval"] if len(results) == 1 else interval(correct.mean(axis=0))
     return Cell(
-        accuracy=float(accuracies.mean()),
+        accuracy=float(correct.mean()),
         low=low,
         high=high,
-        cross_entropy=float(np.mean([r["cross_entropy"] for r in results])),
+        cross_entropy=float(entropies.mean()),
+        spread=float(entropies.std(ddof=1)) if len(results) > 1 else float("nan"),
         seeds=len(results),
         correct=correct,
         losses=np.array([r.get("losses", []) for r in results]),
@@ -142,7 +159,9 @@ def sentences(table: Table, results: Results) -> list[str]:
             if (one, column) in found and (other, column) in found:
                 text.append(_compare(one, other, found[one, column], found[other, column], column))
     if any(c.seeds == 1 for c in found.values()):
-        text.append("Rows with one seed: their intervals are over test examples and say nothing about other seeds.")
+        text.append(
+            "One seed, where no ± is given: the intervals are over test examples and say nothing of other seeds."
+        )
     return text
 
 
@@ -151,7 +170,11 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
     files = [folder / f"{table.name}.md", folder / f"{table.name}.csv"]
     markdown = frame(table, results).to_markdown(index=False, disable_numparse=True)
     said = "\n\n".join(sentences(table, results))
-    legend = "Accuracy in % [95 % interval], cross-entropy in nats."
+    seeds = sorted({c.seeds for c in cells(table, results).values()})
+    legend = (
+        f"Seeds: {' or '.join(map(str, seeds))}. Accuracy in % [95 % interval over examples], cross-entropy in nats"
+    )
+    legend += " ± standard deviation over seeds." if seeds[-1] > 1 else "."
     note = f"{table.note}\n\n" if table.note else ""
     write_atomically(files[0], f"# {table.title}\n\n{heading} {legend}\n\n{markdown}\n\n{note}{said}\n")
     plain = [
@@ -162,7 +185,7 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
     return files
 
 
-PLAIN = ("accuracy", "low", "high", "cross_entropy", "seeds")
+PLAIN = ("accuracy", "low", "high", "cross_entropy", "spread", "seeds")
 
 
 def record(table: Table) -> str:
@@ -176,17 +199,21 @@ def _rates(row: Row) -> list[float]:
 
 
 def _written(c: Cell) -> str:
-    return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {c.cross_entropy:.3f}"
+    spread = f" ± {c.spread:.3f}" if c.seeds > 1 else ""
+    return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {c.cross_entropy:.3f}{spread}"
 
 
 def _compare(one: str, other: str, a: Cell, b: Cell, column: str) -> str:
     """The difference on the same examples and seeds, with its paired bootstrap interval over examples."""
     if a.seeds != b.seeds or a.losses.size == 0 or a.losses.shape != b.losses.shape:
         return f"{column}: {one} and {other} were not scored on the same seeds and examples."
-    difference = (a.losses - b.losses).mean(axis=0)
-    low, high = interval(difference)
+    differences = a.losses - b.losses
+    low, high = interval(differences.mean(axis=0))
     verdict = "lower than" if high < 0 else "higher than" if low > 0 else "not distinguishable from"
+    mean = differences.mean()
+    same = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
+    seeds = f", the same sign in {same} of {a.seeds} seeds" if a.seeds > 1 else ""
     return (
-        f"{column}: the loss of {one} is {verdict} that of {other}: {difference.mean():+.4f} per example, paired 95 % "
-        f"interval {low:+.4f} to {high:+.4f}; accuracy {100 * (a.accuracy - b.accuracy):+.1f} points."
+        f"{column}: the loss of {one} is {verdict} that of {other}: {mean:+.4f} per example, paired 95 % "
+        f"interval {low:+.4f} to {high:+.4f}{seeds}; accuracy {100 * (a.accuracy - b.accuracy):+.1f} points."
     )

@@ -91,11 +91,13 @@ def test_numbers_and_sentences_follow_the_results(made, tmp_path):
     text = tables.sentences(table, results)
     assert "least cross-entropy good (0.4000), highest accuracy good (80.5 %)" in text[0]
     assert "the loss of good is lower than that of bad: -0.2" in text[1]
-    assert not any("one seed" in line for line in text)
+    assert "the same sign in 2 of 2 seeds" in text[1]
+    assert not any("there is one seed" in line for line in text)
     swapped = {k: {**v, "losses": [1 - x for x in v["losses"]]} for k, v in results.items()}
     assert "the loss of good is higher than that of bad" in tables.sentences(table, swapped)[1]
     markdown, csv = tables.write(table, results, tmp_path, "Somewhere.")
-    assert "| good     | 80.5 [80.0, 81.0] 0.400 |" in markdown.read_text()
+    assert "| good     | 80.5 [75.0, 85.5] 0.400 ± 0.000 |" in markdown.read_text()
+    assert "Seeds: 2. Accuracy" in markdown.read_text()
     frame = pd.read_csv(csv)
     assert frame["seeds"].tolist() == [2, 2]
     assert frame["accuracy"].tolist() == [0.805, 0.6]

@@ -1,0 +1,76 @@
+"""The rows of tables in which a language model is fine-tuned by every method, whatever the columns are."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from experiments.config import Finetuning, RunConfig
+from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Tune
+
+OURS = PRUNED.format("prunedlora2025")
+
+
+def rows(
+    settings: Finetuning, columns: Mapping[str, RunConfig], tune: Tune, paper: Mapping[str, str]
+) -> tuple[Row, ...]:
+    """All rows of a table.
+
+    Args:
+        settings: which rows there are, and seeds.
+        columns: by name, a run of LoRA at the initial rank of the column, on its task.
+        tune: chooses the learning rate of a run.
+        paper: what the paper prints, by the label of the row.
+    """
+    k = settings.target_rank
+    baselines: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
+        "full": (FULL, lambda run: replace(run, method="full", initial_rank=0)),
+        "rslora": (RSLORA, lambda run: replace(run, initial_rank=k, target_rank=k, rslora=True)),
+        "dora": (DORA, lambda run: replace(run, method="dora", initial_rank=k, target_rank=k)),
+        "adalora": (ADALORA, lambda run: replace(run, method="adalora", initial_rank=k, target_rank=k)),
+    }
+    kinds = [
+        (UNTUNED, lambda run: replace(run, method="untuned", initial_rank=0)),
+        (LORA, lambda run: replace(run, initial_rank=k, target_rank=k)),
+        *(baselines[name] for name in settings.baselines),
+        (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
+        *((CUT.format(c), _pruned("truncate", c, k)) for c in settings.truncations),
+        *((PRUNED.format(c), _pruned("prune", c, k)) for c in settings.criteria),
+    ]
+    made = []
+    for label, change in kinds:
+        seeds = settings.seeds[:1] if label == UNTUNED else settings.seeds
+        chosen = {name: tune(change(run)) for name, run in columns.items()}
+        cells = {name: tuple(replace(run, seed=seed) for seed in seeds) for name, run in chosen.items()}
+        made.append(Row(label, cells, paper.get(label, "")))
+    return tuple(made)
+
+
+def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
+    """The rows that the text under a table compares: the paper's rule with all others, and what it left out."""
+    cuts, pruned = (tuple(map(label.format, names)) for label, names in _named(settings))
+    own = tuple((OURS, rival) for rival in (LORA, SKYLINE, *cuts, *pruned) if rival != OURS) if OURS in pruned else ()
+    return (*own, (LORA, SKYLINE), *((cut, LORA) for cut in cuts))
+
+
+def gated(settings: Finetuning, column: RunConfig, tune: Tune) -> tuple[list[RunConfig], float]:
+    """The untuned model, the unpruned adapter of a column, and the points of accuracy that must lie between them."""
+    run = replace(column, seed=settings.seeds[0])
+    skyline = tune(replace(run, target_rank=run.initial_rank))
+    return [replace(run, method="untuned", initial_rank=0), skyline], settings.least_gain
+
+
+def heading(preset: str, settings: Finetuning, run: RunConfig) -> str:
+    """The setting, in a sentence."""
+    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates) or f"{run.learning_rate:g} only"
+    return (
+        f"Preset {preset}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
+        f"{run.batch_size} examples, s = {run.scaling:g}, learning rates chosen from "
+        f"{rates}, {run.test_examples} test examples."
+    )
+
+
+def _pruned(method: str, criterion: str, k: int) -> Callable[[RunConfig], RunConfig]:
+    return lambda run: replace(run, method=method, criterion=criterion, target_rank=k)  # type: ignore[arg-type]
+
+
+def _named(settings: Finetuning) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return (CUT, settings.truncations), (PRUNED, settings.criteria)
