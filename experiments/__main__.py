@@ -34,7 +34,7 @@ from experiments import (
 from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
 from experiments.gate import check_learnt
 from experiments.processes import launcher
-from paper_figures import figure1, figure3, frontier, rank_and_loss, rank_per_layer
+from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
 from theory.files import to_json, write_atomically
 
 HERE = Path(__file__).parent
@@ -187,8 +187,7 @@ def main(arguments: Arguments) -> None:
     runner = Runner(preset, arguments.fresh, arguments.workers)
     figures_folder = HERE.parent / "paper_figures" / name
     for table, files in do_tables(math_tables, preset, only, runner):
-        figures = rank_and_loss.draw(trained(table, runner), figures_folder) if table.name == "table1" else []
-        announce([*files, *figures])
+        announce([*files, *(math_figures(table, runner, figures_folder) if table.name == "table1" else ())])
     for kind in preset.one_shot if "one_shot" in only else ():
         files = one_shot_table.write(preset, kind, runner.one_shot(kind), runner.folder)
         announce([*files, *frontier.draw(runner.folder, figures_folder, kind)])
@@ -220,10 +219,12 @@ def do_tables(
         yield table, tables.write(table, results, runner.folder, part.heading(preset))
 
 
-def trained(table: tables.Table, runner: Runner) -> list[Path]:
-    """Result files of the first seed of every row that is LoRA or is pruned during training."""
+def math_figures(table: tables.Table, runner: Runner, folder: Path) -> list[Path]:
+    """The course of training, and Figure 2, from the first seed of what is pruned and of the LoRA rows beside it."""
     runs = [runs[0] for row in table.rows for runs in row.cells.values()]
-    return [runner.file(run) for run in runs if run.method in ("lora", "prune") and not run.rslora]
+    files = rank_and_loss.draw([runner.file(r) for r in runs if r.method in ("lora", "prune") and not r.rslora], folder)
+    (example,) = [r for r in runs if r.method == "prune" and r.criterion == "prunedlora2025"]
+    return files + figure2.draw(runner.file(example), folder)
 
 
 def do_table8(preset: Preset, runner: Runner) -> list[Path]:

@@ -15,8 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
 from experiments.data import IGNORED, collate, collate_texts, encode
+from experiments.lm_eval_scores import right_answers
 from experiments.models import classifies
 from experiments.tasks import TASKS, Example
+from experiments.tasks.base import Harness, Task
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,16 @@ class Score:
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    examples: list[Example],
+    harness: Harness | None = None,
 ) -> Score:
-    """Score a model on `examples` of the configuration's task; restores its training mode."""
+    """Score a model on `examples` of the configuration's task; restores its training mode.
+
+    With a `harness`, lm-eval decodes and judges the answers; the cross-entropy is always computed here.
+    """
     training, task, size = model.training, TASKS[config.task], config.eval_batch_size
     model.eval()
     try:
@@ -53,18 +62,12 @@ def evaluate(
             found = [task.labels[i] for i in logits.argmax(dim=-1)]
         else:
             losses, tokens = target_losses(model, tokenizer, examples, size)
-            found = (
-                _likeliest(model, tokenizer, examples, task.labels, size)
-                if task.labels
-                else [
-                    task.read_answer(text)
-                    for text in generate(model, tokenizer, [e.prompt for e in examples], task.max_new_tokens, size)
-                ]
-            )
+            found = [] if harness else answers(model, tokenizer, task, examples, size)
+        judged = right_answers(model, tokenizer, harness, examples, size) if harness else None
     finally:
         model.train(training)
     judge = task.judge or (lambda answer, e: _same(answer, e.answer))
-    right = [judge(answer, e) for answer, e in zip(found, examples, strict=True)]
+    right = judged if judged is not None else [judge(answer, e) for answer, e in zip(found, examples, strict=True)]
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return Score(
         accuracy=sum(right) / len(right),
@@ -73,6 +76,16 @@ def evaluate(
         correct="".join("1" if r else "0" for r in right),
         losses=[round(loss, 5) for loss in losses.tolist()],
     )
+
+
+def answers(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], batch_size: int
+) -> list[str]:
+    """The answers of a language model: the likeliest label, or what is read off a generated text."""
+    if task.labels:
+        return _likeliest(model, tokenizer, examples, task.labels, batch_size)
+    texts = generate(model, tokenizer, [e.prompt for e in examples], task.max_new_tokens, batch_size)
+    return [task.read_answer(text) for text in texts]
 
 
 @torch.no_grad()

@@ -20,22 +20,39 @@ PRESETS = ("paper", "gpu", "cpu")
 
 def write(out: Path = HERE / "report.html") -> Path:
     """Write the report from the files in ``results`` and ``paper_figures``; returns its path."""
-    sections = [_section(preset) for preset in PRESETS if (HERE / "results" / preset).is_dir()]
+    presets = [preset for preset in PRESETS if (HERE / "results" / preset).is_dir()]
+    contents = "".join(f"<li>{preset}<ul>{_contents(preset)}</ul></li>" for preset in presets)
+    sections = [_section(preset) for preset in presets]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>PrunedLoRA: results</title>'
         '<meta name="viewport" content="width=device-width">'
         f"<style>{STYLE}</style><h1>PrunedLoRA: every table and figure</h1>"
         "<p>Made from the committed result files. A preset that is missing here has not been run.</p>"
-        f"{''.join(sections)}</html>\n"
+        f"<nav><ul>{contents}</ul></nav>{''.join(sections)}</html>\n"
     )
     write_atomically(out, page)
     return out
 
 
+def _tables(preset: str) -> list[Path]:
+    return sorted((HERE / "results" / preset).glob("*.md"), key=lambda file: (not file.stem.startswith("table"), file))
+
+
+def _pictures(preset: str) -> list[Path]:
+    return sorted((FIGURES / preset).glob("*.png"))
+
+
+def _contents(preset: str) -> str:
+    titles = [(f.stem, f.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")) for f in _tables(preset)]
+    titles += [(f"picture_{f.stem}", f"picture: {f.stem}") for f in _pictures(preset)]
+    return "".join(f'<li><a href="#{preset}_{name}">{html.escape(title)}</a></li>' for name, title in titles)
+
+
 def _section(preset: str) -> str:
-    tables = [_table(file) for file in sorted((HERE / "results" / preset).glob("*.md"))]
-    pictures = [_picture(file) for file in sorted((FIGURES / preset).glob("*.png"))]
-    return f"<h1>Preset {html.escape(preset)}</h1>{''.join(tables)}{''.join(pictures)}"
+    parts = [*map(_table, _tables(preset)), *map(_picture, _pictures(preset))]
+    names = [f.stem for f in _tables(preset)] + [f"picture_{f.stem}" for f in _pictures(preset)]
+    content = "".join(f'<div id="{preset}_{name}">{part}</div>' for name, part in zip(names, parts, strict=True))
+    return f"<h1>Preset {html.escape(preset)}</h1>{content}"
 
 
 def _table(file: Path) -> str:

@@ -63,7 +63,7 @@ def run(
         return None
     peak, task = _peak_memory(device), TASKS[config.task]
     start = time.perf_counter()
-    score = evaluate(model, tokenizer, config, task.test(config.test_examples))
+    score = evaluate(model, tokenizer, config, task.test(config.test_examples), task.harness)
     result = {
         **asdict(score),
         "train_loss": [round(loss, 6) for loss in losses],

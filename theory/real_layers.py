@@ -1,8 +1,9 @@
 """What was measured on the layers of real models: the results of `experiments.real_layers`."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from theory.files import from_json
 
 RESULTS = Path(__file__).parent / "results"
 #: Digits kept of every measured number.
@@ -17,7 +18,7 @@ def file(model: str) -> Path:
 def read() -> dict[str, dict[str, Any]]:
     """Every committed result, by model."""
     return {
-        path.stem.removeprefix("real_layers_"): json.loads(path.read_text(encoding="utf-8"))
+        path.stem.removeprefix("real_layers_"): from_json(path.read_text(encoding="utf-8"))
         for path in sorted(RESULTS.glob("real_layers_*.json"))
     }
 

@@ -4,14 +4,13 @@ import base64
 import html
 import inspect
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from theory import claim, plots, real_layers, real_plots, real_report
-from theory.files import write_atomically
+from theory.files import from_json, write_atomically
 from theory.registry import available_statements, get_statement
 
 COLUMNS = (
@@ -29,7 +28,7 @@ COLUMNS = (
 
 def write(folder: Path) -> None:
     """Write report and pictures beside the ``statements.json`` in `folder`."""
-    record = json.loads((folder / "statements.json").read_text(encoding="utf-8"))
+    record = from_json((folder / "statements.json").read_text(encoding="utf-8"))
     real = real_layers.read()
     drawn = figures(record["statements"]) | real_plots.figures(real)
     pictures = {name: _png(figure) for name, figure in drawn.items()}

@@ -1,6 +1,5 @@
 """Measure the statements of `theory` on a real model's trained adapter, part by part, and write one result file."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from experiments.real_layers.subject import Subject, load
 from experiments.real_layers.summary import summarise
 from experiments.run import environment, run
 from theory import real_layers, report
-from theory.files import to_json, write_atomically
+from theory.files import from_json, to_json, write_atomically
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts" / "real_layers"
@@ -91,7 +90,7 @@ def measure(
         file = folder / f"{name}.json"
         if fresh or not file.exists():
             write_atomically(file, to_json(job()))
-        found[name] = json.loads(file.read_text())
+        found[name] = from_json(file.read_text())
     return found
 
 

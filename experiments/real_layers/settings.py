@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 from experiments.config import RunConfig
 
+#: Layers of a block that are measured.
 LLAMA = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 BERT = ("attention.self.query", "attention.self.value", "attention.output.dense", "output.dense")
+#: Query, key and value layers of a block.
+LLAMA_HEADS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+BERT_HEADS = ("attention.self.query", "attention.self.key", "attention.self.value")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ SETTINGS = {
         ),
         depths=(0, 29),
         kinds=LLAMA,
-        heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        heads=LLAMA_HEADS,
         calibration=48,
         ranks=(8, 1),
         joint_ranks=(16, 8, 4, 2),
@@ -75,7 +79,7 @@ SETTINGS = {
         ),
         depths=(0, 2, 5),
         kinds=BERT,
-        heads=("attention.self.query", "attention.self.key", "attention.self.value"),
+        heads=BERT_HEADS,
         calibration=96,
         ranks=(16, 2),
         joint_ranks=(16, 8, 4, 2),

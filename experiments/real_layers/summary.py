@@ -61,7 +61,7 @@ def spectra(rows: Rows) -> dict[str, Any]:
     """Conditions over layers: median, least and largest."""
     names = ("kappa", "kappa_damped", "effective_rank_D", "condition_C_z", "effective_rank_C_z", "S7_price_of_one")
     out: dict[str, Any] = {
-        name: [float(f([float(row[name]) for row in rows])) for f in (np.median, np.min, np.max)] for name in names
+        name: [float(f([row[name] for row in rows])) for f in (np.median, np.min, np.max)] for name in names
     }
     return out | {"layers": len(rows), "S10_violated": sum(row["S10_violated"] for row in rows)}
 

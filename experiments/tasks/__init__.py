@@ -2,6 +2,7 @@
 
 from experiments.tasks.base import Example, Task
 from experiments.tasks.code import HUMAN_EVAL
+from experiments.tasks.hub_code import HUB_CODE
 from experiments.tasks.hub_glue import GLUE
 from experiments.tasks.hub_math import METAMATH_GSM8K
 from experiments.tasks.math import ARITHMETIC, GSM_SYMBOLIC
@@ -14,6 +15,7 @@ TASKS: dict[str, Task] = {
         GSM_SYMBOLIC,
         METAMATH_GSM8K,
         HUMAN_EVAL,
+        HUB_CODE,
         *GLUE,
         MOVIE_REVIEWS,
         PRODUCT_REVIEWS,

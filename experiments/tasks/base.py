@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,25 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Harness:
+    """A task of lm-eval that judges the answers to a test split.
+
+    Attributes:
+        file: that defines it, within lm-eval's folder of tasks.
+        changes: what is different here, such as the revision of the data.
+        filter: of its filters, the one that reads the answer.
+        metric: of its metrics, the one that is 1 for a right answer.
+        prompt: our prompt of one of its documents.
+    """
+
+    file: str
+    changes: dict[str, Any]
+    filter: str
+    metric: str
+    prompt: Callable[[dict[str, Any]], str]
+
+
+@dataclass(frozen=True)
 class Task:
     """A task with disjoint splits.
 
@@ -30,6 +50,7 @@ class Task:
         max_new_tokens: tokens that a generation may take.
         labels: the possible answers of a classification task; empty where answers are free text.
         judge: whether what `read_answer` found is right, where that takes more than to compare it.
+        harness: judges the test split in place of all that, where there is one.
     """
 
     name: str
@@ -40,3 +61,4 @@ class Task:
     max_new_tokens: int
     labels: tuple[str, ...] = ()
     judge: Callable[[str, Example], bool] | None = None
+    harness: Harness | None = None

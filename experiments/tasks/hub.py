@@ -12,6 +12,6 @@ def load_rows(name: str, split: str, *parts: str) -> Any:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise SystemExit("this task reads data from the hub: pip install datasets") from None
+        raise SystemExit("this task reads data from the hub: pip install 'prunedlora[hub]'") from None
     name, _, revision = name.partition("@")
     return load_dataset(name, *parts, split=split, revision=revision)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from experiments.tasks.base import Example, Task
+from experiments.tasks.base import Example, Harness, Task
 from experiments.tasks.hub import load_rows
 from experiments.tasks.math import number_after_hashes
 
@@ -46,4 +46,14 @@ def _train(n: int, seed: int) -> list[Example]:
     return _metamath(rows, itertools.islice(fresh, n))
 
 
-METAMATH_GSM8K = Task("metamath_gsm8k", _test, _validation, _train, number_after_hashes, max_new_tokens=512)
+#: Training answers end in "#### number", which is what this filter reads.
+LM_EVAL_GSM8K = Harness(
+    "gsm8k/gsm8k.yaml",
+    {"dataset_kwargs": {"revision": GSM8K.partition("@")[2]}},
+    "strict-match",
+    "exact_match",
+    lambda document: _prompt(document["question"]),
+)
+METAMATH_GSM8K = Task(
+    "metamath_gsm8k", _test, _validation, _train, number_after_hashes, max_new_tokens=512, harness=LM_EVAL_GSM8K
+)

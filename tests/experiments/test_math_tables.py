@@ -12,7 +12,7 @@ from experiments.config import load_preset
 from experiments.gate import check_learnt
 from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED
 from experiments.tuning import unchanged
-from paper_figures import rank_and_loss
+from paper_figures import figure2, rank_and_loss
 
 SMOKE = load_preset("smoke")
 
@@ -87,3 +87,19 @@ def test_rank_and_loss_are_drawn(tmp_path):
         (tmp_path / f"{run.key}.json").write_text(json.dumps({"config": vars(run), "result": found[run.key]}))
     for file in rank_and_loss.draw(list(tmp_path.glob("*.json")), tmp_path / "figures"):
         assert file.stat().st_size > 5_000
+
+
+def test_the_joint_mask_is_drawn_from_the_events_of_a_run(tmp_path):
+    events = [{"step": 4, "removed": {"a.q": [1]}}, {"step": 6, "removed": {"a.q": [0]}}]
+    config = {"initial_rank": 4, "target_rank": 2, "interval": 2, "per_event": 1, "warmup_steps": 2, "steps": 9}
+    record = {"config": config, "result": {"events": events}}
+    steps, mask = figure2.alive(record, "a.q")
+    assert steps == [0, 4, 6]
+    assert mask.tolist() == [[True] * 4, [True, False, True, True], [False, False, True, True]]
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(record))
+    for picture in figure2.draw(file, tmp_path / "figures"):
+        assert picture.stat().st_size > 5_000
+    file.write_text(json.dumps(record | {"result": {"events": []}}))
+    with pytest.raises(ValueError, match="nothing was pruned"):
+        figure2.draw(file, tmp_path)

@@ -10,7 +10,7 @@ from experiments.config import RunConfig
 from experiments.models import load_base
 from experiments.real_layers import attention, curvature, noise, prediction, summary
 from experiments.real_layers.changes import changed, core_change, predictions, quadratic_predictions, without
-from experiments.real_layers.settings import BERT, LLAMA, Settings
+from experiments.real_layers.settings import BERT, BERT_HEADS, LLAMA, LLAMA_HEADS, Settings
 from experiments.real_layers.subject import measure
 from prunedlora import find_lora_modules
 from prunedlora.criteria import Factors, get_criterion
@@ -21,7 +21,7 @@ SETTINGS = {
         run=RunConfig(model="tiny", task="arithmetic", batch_size=4),
         depths=(0, 1),
         kinds=LLAMA,
-        heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        heads=LLAMA_HEADS,
         calibration=8,
         ranks=(2,),
         joint_ranks=(2,),
@@ -33,7 +33,7 @@ SETTINGS = {
         run=RunConfig(model="tiny_bert", task="movie_reviews", batch_size=4, max_length=32),
         depths=(0, 1),
         kinds=BERT,
-        heads=("attention.self.query", "attention.self.key", "attention.self.value"),
+        heads=BERT_HEADS,
         calibration=8,
         ranks=(2,),
         joint_ranks=(2,),

@@ -1,0 +1,34 @@
+"""The same configuration gives the same result, and a difference is found."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from experiments import determinism
+from experiments.config import load_preset
+from experiments.run import environment, run
+from theory.files import to_json
+
+RUN = replace(
+    load_preset("smoke").run, method="prune", criterion="prunedlora2025", initial_rank=6, target_rank=4, steps=8
+)
+
+
+def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path):
+    result = run(RUN, tmp_path / "run", reload_in_new_process=False)
+    record = {"config": asdict(RUN), "environment": environment(), "result": result}
+    file = tmp_path / "result.json"
+    file.write_text(to_json(record))
+    assert determinism.check(file, reload_in_new_process=False) == []
+    record["result"]["losses"][3] += 1e-5
+    file.write_text(to_json(record))
+    (found,) = determinism.check(file, reload_in_new_process=False)
+    assert found.startswith("result.losses[3]: ")
+
+
+def test_what_needs_another_run_is_refused(tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"config": asdict(replace(RUN, method="truncate"))}))
+    with pytest.raises(SystemExit, match="another run trained"):
+        determinism.check(file)
