@@ -2,16 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
@@ -27,11 +28,13 @@ from experiments import (
     report,
     run,
     studies,
+    table2,
+    table2_table,
     table8,
     table8_table,
     tables,
 )
-from experiments.config import Compression, Preset, RunConfig, digest, load_preset, one_shot_runs
+from experiments.config import Compression, Cost, Preset, RunConfig, digest, load_preset, one_shot_runs
 from experiments.gate import check_learnt
 from experiments.processes import launcher
 from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
@@ -41,6 +44,7 @@ HERE = Path(__file__).parent
 Experiment = Literal[
     "table1",
     "table5",
+    "table2",
     "one_shot",
     "table3",
     "table4",
@@ -53,7 +57,15 @@ Experiment = Literal[
     "language",
     "code",
 ]
-EXPERIMENTS: tuple[Experiment, ...] = (*math_tables.TABLES, "one_shot", *studies.TABLES, "language", "code", "table8")  # type: ignore[assignment]
+EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+    *math_tables.TABLES,
+    "table2",
+    "one_shot",
+    *studies.TABLES,
+    "language",
+    "code",
+    "table8",
+)  # type: ignore[assignment]
 
 FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
@@ -128,6 +140,13 @@ class Runner:
             records.append(json.loads(file.read_text())["result"])
         return records
 
+    def cost(self, label: str, config: Cost) -> dict[str, Any]:
+        """What a row of Table 2 costs."""
+        file = self.folder / "table2" / f"{re.sub(r'[^a-z0-9]+', '_', label.lower())}_{config.key}.json"
+        if self._wanted(file):
+            self._do("experiments.table2", asdict(config), file)
+        return json.loads(file.read_text())["result"]
+
     def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:
         """What compression of the pretrained model measures in each run."""
         files = [self.folder / "table8" / f"{c.method}_seed{c.seed}_{c.key}.json" for c in configs]
@@ -165,6 +184,8 @@ class Runner:
     def _do_here(module: str, arguments: list[str]) -> None:
         if module == "experiments.one_shot":
             one_shot.main(arguments)
+        elif module == "experiments.table2":
+            table2.main(arguments)
         elif module == "experiments.table8":
             table8.main(arguments)
         else:
@@ -188,6 +209,8 @@ def main(arguments: Arguments) -> None:
     figures_folder = HERE.parent / "paper_figures" / name
     for table, files in do_tables(math_tables, preset, only, runner):
         announce([*files, *(math_figures(table, runner, figures_folder) if table.name == "table1" else ())])
+    if "table2" in only and preset.table2 is not None:
+        announce(do_table2(preset, runner))
     for kind in preset.one_shot if "one_shot" in only else ():
         files = one_shot_table.write(preset, kind, runner.one_shot(kind), runner.folder)
         announce([*files, *frontier.draw(runner.folder, figures_folder, kind)])
@@ -209,14 +232,28 @@ def do_tables(
     builds = [build for name, build in part.TABLES.items() if name in only]
     if not builds:
         return
-    tuning = part.tuning(preset)
-    tune = tuning.chooser(runner.results(tuning.grid(*(partial(build, preset) for build in builds))))
+    tune = tuned(part, preset, builds, runner)
     gated, least_gain = part.gated(preset, tune)
     check_learnt(*runner.results(gated).values(), least_gain=least_gain)
     made = [build(preset, tune) for build in builds]
     results = runner.results(list({run.key: run for table in made for run in table.runs}.values()))
     for table in made:
         yield table, tables.write(table, results, runner.folder, part.heading(preset))
+
+
+def tuned(
+    part: ModuleType, preset: Preset, builds: Sequence[Callable[..., tables.Table]], runner: Runner
+) -> tables.Tune:
+    """The choice of learning rates for some tables of a module."""
+    tuning = part.tuning(preset)
+    return tuning.chooser(runner.results(tuning.grid(*(partial(build, preset) for build in builds))))
+
+
+def do_table2(preset: Preset, runner: Runner) -> list[Path]:
+    """The cost of every row of Table 5, whose runs are done if they are missing."""
+    table = math_tables.table5(preset, tuned(math_tables, preset, [math_tables.table5], runner))
+    measured = {label: runner.cost(label, cost) for label, cost in table2_table.costs(preset, table).items()}
+    return table2_table.write(preset, table, runner.results(table.runs), measured, runner.folder)
 
 
 def math_figures(table: tables.Table, runner: Runner, folder: Path) -> list[Path]:

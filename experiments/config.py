@@ -288,6 +288,39 @@ class Table8:
 
 
 @dataclass(frozen=True)
+class Table2:
+    """Table 2: the cost of the runs of Table 5.
+
+    Attributes:
+        run: settings that make a run short but have it do all its events.
+        block: optimiser steps that are timed together; the first block is not counted.
+    """
+
+    run: dict[str, Any]
+    block: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One measurement for Table 2.
+
+    Attributes:
+        run: settings of `RunConfig`.
+        reference: of the run that it is compared with.
+        block: optimiser steps that are timed together.
+    """
+
+    run: dict[str, Any]
+    reference: dict[str, Any]
+    block: int
+
+    @property
+    def key(self) -> str:
+        """Hash of all settings; names the result file."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What ``--dry-run`` reckons with where the model is too large to look at.
 
@@ -320,6 +353,7 @@ class Preset:
         study: the tables that are made on an encoder.
         language: language understanding with a language model.
         code: fine-tuning on code.
+        table2: cost of training.
         table8: compression of the pretrained model.
         estimates: what ``--dry-run`` reckons with, by model.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
@@ -336,6 +370,7 @@ class Preset:
     study: Study | None = None
     language: Language | None = None
     code: Code | None = None
+    table2: Table2 | None = None
     table8: Table8 | None = None
     estimates: dict[str, Estimate] = field(default_factory=dict)
 
@@ -366,7 +401,15 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {"run": RunConfig, "math": Finetuning, "language": Language, "study": Study, "code": Code, "table8": Table8}
+    kinds = {
+        "run": RunConfig,
+        "math": Finetuning,
+        "language": Language,
+        "study": Study,
+        "code": Code,
+        "table2": Table2,
+        "table8": Table8,
+    }
     unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated", "processes"})
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")

@@ -1,4 +1,6 @@
-"""Does a run give the same again?  ``python -m experiments.determinism RESULT.json...``
+"""Does a run give the same again?
+
+``python -m experiments.determinism RESULT.json...``
 
 Each run is done again as its file says, on as many threads, and everything but times, memory and the error of reloading
 is compared to the last digit.  That holds for one version of torch on one kind of machine; elsewhere a difference says

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from experiments import code_table, language_table, math_tables, studies
+from experiments import code_table, language_table, math_tables, studies, table2_table
 from experiments.compression import Pattern
-from experiments.config import Estimate, Preset, RunConfig, Table8, one_shot_runs
+from experiments.config import Estimate, Preset, RunConfig, Table8, build, one_shot_runs
 from experiments.models import classifies
 from experiments.table8 import METHODS
 from experiments.tasks import TASKS
@@ -30,6 +30,9 @@ def check(preset: Preset) -> list[RunConfig]:
             runs += [run for build in builds for run in build(unchanged).runs]
     if preset.table8 is not None:
         _check_compression(preset.table8)
+    if preset.table2 is not None:
+        costs = table2_table.costs(preset, math_tables.table5(preset, unchanged)).values()
+        runs += [build(RunConfig, cost.run, "table2: run") for cost in costs]
     for run in runs:
         _check_names(run)
         if run.method == "prune":

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,13 @@ def _loop(axes: Axes, config: dict[str, Any]) -> None:
         frame = {"boxstyle": "round,pad=0.4", "facecolor": "0.95", "edgecolor": "0.4"}
         axes.text(0.45, y, text, ha="center", va="center", fontsize=7.5, bbox=frame)
     down = {"arrowstyle": "-|>", "color": "0.3"}
-    for above, below in zip(heights[:-1], heights[1:], strict=True):
+    for above, below in pairwise(heights):
         axes.annotate("", (0.45, below + 0.075), (0.45, above - 0.075), arrowprops=down)
-    back = down | {"connectionstyle": "bar,fraction=-0.35", "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", (0.86, heights[1]), (0.86, heights[3]), arrowprops=back)
+    right = 1.0
+    axes.plot([0.88, right, right], [heights[3], heights[3], heights[1]], color="0.3", linewidth=1)
+    axes.annotate("", (0.82, heights[1]), (right, heights[1]), arrowprops=down | {"shrinkA": 0})
+    until = f"until rank {config['target_rank']}"
+    axes.text(right + 0.04, heights[2], until, rotation=90, ha="left", va="center", fontsize=7.5)
     axes.set(xlim=(0, 1.15), ylim=(0, 1))
     axes.axis("off")
 
