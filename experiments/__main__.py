@@ -58,14 +58,6 @@ Experiment = Literal[
     "code",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
-    *math_tables.TABLES,
-    "table2",
-    "one_shot",
-    *studies.TABLES,
-    "language",
-    "code",
-    "table8",
-)  # type: ignore[assignment]
 
 FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 

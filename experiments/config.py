@@ -401,7 +401,7 @@ def load_preset(name: str) -> Preset:
     if not file.exists():
         raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
     values = yaml.safe_load(file.read_text())
-    kinds = {
+    kinds: dict[str, type] = {
         "run": RunConfig,
         "math": Finetuning,
         "language": Language,

@@ -62,6 +62,7 @@ def frame(preset: Preset, table: Table, results: Results, measured: Mapping[str,
         pruned = run.method == "prune"
         share = 100 * result["trainable_parameters"] / result["base_parameters"]
         after = 100 * result["adapter_parameters"] / result["base_parameters"] if pruned else share
+        taken = "" if event is None else f"{_share(event, len(result['events']), run, found):.1%}"
         ours = run.criterion == "prunedlora2025" and ranks.index(run.initial_rank) < len(PAPER_PRUNED)
         lines.append(
             {
@@ -69,9 +70,7 @@ def frame(preset: Preset, table: Table, results: Results, measured: Mapping[str,
                 "trained %": f"{share:.3g} → {after:.3g}" if pruned else f"{share:.3g}",
                 "step, relative to LoRA": f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
                 "seconds of an event": "" if event is None else f"{event:.2f}",
-                "events, share of training": ""
-                if event is None
-                else f"{_share(event, len(result['events']), run, found):.1%}",
+                "events, share of training": taken,
                 "adapter MB": f"{result['adapter_bytes'] / 1e6:.2f}" if "adapter_bytes" in result else "",
                 "peak GiB": f"{result['peak_memory_bytes'] / 2**30:.2f}",
                 "paper: trained %, time": PAPER_PRUNED[ranks.index(run.initial_rank)] if ours else PAPER.get(label, ""),
