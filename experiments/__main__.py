@@ -194,6 +194,8 @@ def main(arguments: Arguments) -> None:
     preset, only = load_preset(name), arguments.only
     if arguments.processes is not None:
         preset = replace(preset, processes=arguments.processes)
+    if preset.processes > 1 and not preset.isolated:
+        raise SystemExit(f"preset {name} does all runs in one process; leave --processes out")
     if arguments.dry_run:
         print(dry_run.report(preset))
         return

@@ -81,11 +81,15 @@ def evaluate(
 def answers(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], batch_size: int
 ) -> list[str]:
-    """The answers of a language model: the likeliest label, or what is read off a generated text."""
+    """The answers of a language model: the likeliest label, or what is read off a generated text.
+
+    Nothing is generated for examples without an answer: nobody could say whether it is right.
+    """
     if task.labels:
         return _likeliest(model, tokenizer, examples, task.labels, batch_size)
-    texts = generate(model, tokenizer, [e.prompt for e in examples], task.max_new_tokens, batch_size)
-    return [task.read_answer(text) for text in texts]
+    prompts = [e.prompt for e in examples if e.answer]
+    texts = iter(generate(model, tokenizer, prompts, task.max_new_tokens, batch_size))
+    return [task.read_answer(next(texts)) if e.answer else "" for e in examples]
 
 
 @torch.no_grad()

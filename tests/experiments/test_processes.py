@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.__main__ import Arguments, main
 from experiments.config import load_preset
 from experiments.processes import Processes, alone, launcher
 from experiments.run import run
@@ -48,3 +49,18 @@ def test_every_example_of_a_batch_has_one_process():
 def test_a_process_started_by_one_of_several_is_told_nothing_of_them():
     told = {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "ACCELERATE_USE_CPU": "1", "HOME": "h"}
     assert alone(told) == {"HOME": "h"}
+
+
+def test_a_gpu_each_is_left_to_accelerate(monkeypatch):
+    assert launcher(1) == []
+    assert launcher(2)[0] == "torch.distributed.run"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    command = launcher(8)
+    assert command[0] == "accelerate.commands.launch"
+    assert command[command.index("--num_processes") + 1] == "8"
+    assert command[-1] == "-m"
+
+
+def test_a_preset_that_keeps_to_one_process_refuses_several():
+    with pytest.raises(SystemExit, match="leave --processes out"):
+        main(Arguments(preset="smoke", processes=2, dry_run=True))

@@ -66,6 +66,16 @@ def test_a_right_answer_counts_as_right_and_a_wrong_one_does_not(tiny, monkeypat
     assert score.interval[0] < 0.5 < score.interval[1]
 
 
+def test_nothing_is_generated_where_no_answer_is_known(tiny, monkeypatch):
+    model, tokenizer = tiny
+    asked = []
+    monkeypatch.setattr("experiments.evaluate.generate", lambda *a: [asked.append(p) or "1" for p in a[2]])
+    known = TASKS["arithmetic"].test(1)
+    score = evaluate(model, tokenizer, BASE, [replace(known[0], answer=""), replace(known[0], answer="1")])
+    assert len(asked) == 1
+    assert score.correct == "01"
+
+
 def test_a_language_model_classifies_by_the_likelier_label(tiny):
     model, tokenizer = tiny
     config, task = replace(BASE, task="tweets"), TASKS["tweets"]
