@@ -67,7 +67,11 @@ def evaluate(
     finally:
         model.train(training)
     judge = task.judge or (lambda answer, e: _same(answer, e.answer))
-    right = judged if judged is not None else [judge(answer, e) for answer, e in zip(found, examples, strict=True)]
+    right = (
+        judged
+        if judged is not None
+        else [bool(e.answer) and judge(answer, e) for answer, e in zip(found, examples, strict=True)]
+    )
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return Score(
         accuracy=sum(right) / len(right),
