@@ -94,7 +94,7 @@ def table3(preset: Preset, tune: Tune) -> Table:
         "table3",
         f"Table 3: language understanding, rank {k}",
         tuple(rows),
-        tuple((own, rival) for rival in rivals),
+        (*((own, rival) for rival in rivals), (LORA, SKYLINE), (CUT.format("svd_fisher"), CUT.format("svd"))),
         "Paper: average accuracy of T5-base over five GLUE tasks, another model and other data.",
     )
 
