@@ -47,11 +47,12 @@ def rows(
 def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
     """The rows that the text under a table compares: the paper's rule with all others, and what it left out."""
     cuts, pruned = (tuple(map(label.format, names)) for label, names in _named(settings))
-    own = tuple((OURS, rival) for rival in (LORA, SKYLINE, *cuts, *pruned) if rival != OURS) if OURS in pruned else ()
-    rslora = ((RSLORA, SKYLINE),) if "rslora" in settings.baselines else ()
+    plain = (LORA, RSLORA) if "rslora" in settings.baselines else (LORA,)
+    rivals = (*plain, SKYLINE, *cuts, *(rule for rule in pruned if rule != OURS))
+    own = tuple((OURS, rival) for rival in rivals) if OURS in pruned else ()
     both = [c for c in settings.criteria if c in settings.truncations]
     dynamic = ((PRUNED.format(c), CUT.format(c)) for c in both)
-    return (*own, (LORA, SKYLINE), *rslora, *((cut, LORA) for cut in cuts), *dynamic)
+    return (*own, *((row, SKYLINE) for row in plain), *((cut, LORA) for cut in cuts), *dynamic)
 
 
 def gated(settings: Finetuning, column: RunConfig, tune: Tune) -> tuple[list[RunConfig], float]:
