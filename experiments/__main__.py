@@ -1,5 +1,6 @@
 """Run the experiments of a preset: missing runs, tables, figures."""
 
+import importlib
 import json
 import os
 import re
@@ -21,16 +22,13 @@ from tqdm import tqdm
 from experiments import (
     code_table,
     dry_run,
+    isolation,
     language_table,
     math_tables,
-    one_shot,
     one_shot_table,
     report,
-    run,
     studies,
-    table2,
     table2_table,
-    table8,
     table8_table,
     tables,
 )
@@ -38,7 +36,7 @@ from experiments.config import Compression, Cost, Preset, RunConfig, digest, loa
 from experiments.gate import check_learnt
 from experiments.processes import launcher
 from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
-from theory.files import to_json, write_atomically
+from theory.files import from_json, to_json, write_atomically
 
 HERE = Path(__file__).parent
 Experiment = Literal[
@@ -59,6 +57,8 @@ Experiment = Literal[
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
+#: Methods whose adapters are ordinary LoRA, written by `prunedlora.export_adapter`.
+EXPORTED = ("lora", "prune", "truncate")
 FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
 
@@ -98,6 +98,7 @@ class Runner:
         self.folder, self.artifacts = HERE / "results" / preset.name, HERE / "artifacts" / preset.name
         self._preset, self._fresh = preset, fresh
         self._workers = workers if preset.isolated else 1
+        self._threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
         self._done: set[Path] = set()
 
     def results(self, runs: list[RunConfig]) -> dict[str, dict[str, Any]]:
@@ -111,7 +112,7 @@ class Runner:
             with ThreadPoolExecutor(self._workers) as pool:
                 for _ in pool.map(self._run, batch):
                     bar.update()
-        return {run.key: json.loads(self.file(run).read_text())["result"] for run in runs}
+        return {run.key: from_json(self.file(run).read_text())["result"] for run in runs}
 
     def file(self, run: RunConfig) -> Path:
         """Where the result of a run lies; the name tells the run, the hash all its settings."""
@@ -128,7 +129,7 @@ class Runner:
             if self._wanted(file):
                 if not (self.artifacts / training.key).exists():
                     self._run(training)
-                self._do("experiments.one_shot", config, file, self.artifacts / training.key)
+                self._measure("experiments.one_shot", config, file, self.artifacts / training.key)
             records.append(json.loads(file.read_text())["result"])
         return records
 
@@ -136,7 +137,7 @@ class Runner:
         """What a row of Table 2 costs."""
         file = self.folder / "table2" / f"{re.sub(r'[^a-z0-9]+', '_', label.lower())}_{config.key}.json"
         if self._wanted(file):
-            self._do("experiments.table2", asdict(config), file)
+            self._measure("experiments.table2", asdict(config), file)
         return json.loads(file.read_text())["result"]
 
     def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:
@@ -144,48 +145,50 @@ class Runner:
         files = [self.folder / "table8" / f"{c.method}_seed{c.seed}_{c.key}.json" for c in configs]
         for config, file in zip(configs, files, strict=True):
             if self._wanted(file):
-                self._do("experiments.table8", asdict(config), file)
+                self._measure("experiments.table8", asdict(config), file)
         return [json.loads(file.read_text())["result"] for file in files]
 
     def _wanted(self, file: Path) -> bool:
         return not file.exists() or (self._fresh and file not in self._done)
 
     def _run(self, run: RunConfig) -> None:
-        folder = self.artifacts / run.key
+        """Do a run; one that makes an ordinary adapter counts once another process has opened it and got the same."""
+        folder, result = self.artifacts / run.key, self.file(run)
         shutil.rmtree(folder, ignore_errors=True)
         source = [self.artifacts / run.source.key] if run.method.startswith("truncate") else []
-        self._do("experiments.run", asdict(run), self.file(run), folder, *source)
-
-    def _do(self, module: str, config: dict[str, Any], result: Path, *folders: Path) -> None:
-        """``python -m module CONFIG RESULT FOLDER...``, or the same in this process; a failure stops everything."""
-        config_file = self.artifacts / f"{result.stem}.config.json"
-        write_atomically(config_file, to_json(config))
-        tqdm.write(f"→ {result.name}")
-        arguments = [str(path) for path in (config_file, result, *folders)]
-        if not self._preset.isolated:
-            self._do_here(module, arguments)
-            self._done.add(result)
-            return
-        start = launcher(self._preset.processes) if module == "experiments.run" else []
-        command = [sys.executable, "-m", *start, module, *arguments]
-        if subprocess.run(command, cwd=HERE.parent, env=self._environment()).returncode:
-            raise SystemExit(f"the run of {config_file} failed; see above. Finished runs are kept: run again to go on.")
+        record = self.artifacts / f"{result.stem}.unchecked.json" if run.method in EXPORTED else result
+        config = self._written(asdict(run), result)
+        self._do("experiments.run", config, record, folder, *source)
+        if record != result:
+            self._do("experiments.reload", config, record, folder, result)
+            record.unlink()
         self._done.add(result)
 
-    @staticmethod
-    def _do_here(module: str, arguments: list[str]) -> None:
-        if module == "experiments.one_shot":
-            one_shot.main(arguments)
-        elif module == "experiments.table2":
-            table2.main(arguments)
-        elif module == "experiments.table8":
-            table8.main(arguments)
-        else:
-            run.main(arguments, reload_in_new_process=False)
+    def _measure(self, module: str, config: dict[str, Any], result: Path, *folders: Path) -> None:
+        self._do(module, self._written(config, result), result, *folders)
+        self._done.add(result)
 
-    def _environment(self) -> dict[str, str]:
-        threads = max(1, (os.cpu_count() or 1) // self._workers)
-        return os.environ | ({"OMP_NUM_THREADS": str(threads)} if self._workers > 1 else {})
+    def _written(self, config: dict[str, Any], result: Path) -> Path:
+        file = self.artifacts / f"{result.stem}.config.json"
+        write_atomically(file, to_json(config))
+        tqdm.write(f"→ {result.name}")
+        return file
+
+    def _do(self, module: str, *arguments: Path) -> None:
+        """``module.main(arguments)`` in its own process, in several, or in this one; a failure stops everything."""
+        told = [str(path) for path in arguments]
+        if not self._preset.isolated:
+            importlib.import_module(module).main(told)
+            return
+        start = launcher(self._preset.processes) if module == "experiments.run" else []
+        if start:
+            status = subprocess.run([sys.executable, "-m", *start, module, *told], cwd=HERE.parent).returncode
+        else:
+            status = isolation.do(module, told, self._threads)
+        if status:
+            raise SystemExit(
+                f"the run of {arguments[0]} failed; see above. Finished runs are kept: run again to go on."
+            )
 
 
 def main(arguments: Arguments) -> None:
@@ -238,9 +241,12 @@ def do_tables(
 def tuned(
     part: ModuleType, preset: Preset, builds: Sequence[Callable[..., tables.Table]], runner: Runner
 ) -> tables.Tune:
-    """The choice of learning rates for some tables of a module."""
-    tuning = part.tuning(preset)
-    return tuning.chooser(runner.results(tuning.grid(*(partial(build, preset) for build in builds))))
+    """The choice of learning rates for some tables of a module, and for its gate."""
+    tuning, asking = part.tuning(preset), [partial(build, preset) for build in (*builds, part.gated)]
+    results: dict[str, dict[str, Any]] = {}
+    while wanted := tuning.wanted(results, *asking):
+        results |= runner.results(wanted)
+    return tuning.chooser(results)
 
 
 def do_table2(preset: Preset, runner: Runner) -> list[Path]:

@@ -1,5 +1,6 @@
 """From examples to padded batches, for models that continue a text and for encoders that classify one."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -66,16 +67,42 @@ def training_batches(
     Raises:
         SystemExit: no example is short enough for the configuration, or a batch has too few for all processes.
     """
-    task, size = TASKS[config.task], config.batch_size
-    examples = task.train(config.steps * size, config.seed)
+    task, count = TASKS[config.task], config.steps * config.batch_size
+    examples = task.train(count, config.seed)
     if classifies(config.model):
-        for i in range(config.steps):
-            chosen = processes.share(examples[i * size : (i + 1) * size])
+        lengths = [len(ids) for ids in tokenizer([e.text for e in examples]).input_ids]
+        for batch in batches(lengths, config.batch_size, config.length_groups, config.seed):
+            chosen = processes.share([examples[i] for i in batch])
             yield collate_texts(chosen, task.labels, tokenizer, config.max_length, processes.device)
         return
     short = [e for e in (encode(e, tokenizer) for e in examples) if len(e) <= config.max_length]
     if not short:
         raise SystemExit(f"no training example of {config.task} fits into {config.max_length} tokens")
-    for i in range(config.steps):
-        chosen = processes.share([short[(i * size + j) % len(short)] for j in range(size)])
-        yield collate(chosen, tokenizer.pad_token_id, processes.device)
+    repeated = [short[i % len(short)] for i in range(count)]
+    for batch in batches([len(e) for e in repeated], config.batch_size, config.length_groups, config.seed):
+        yield collate(processes.share([repeated[i] for i in batch]), tokenizer.pad_token_id, processes.device)
+
+
+def batches(lengths: list[int], size: int, groups: int, seed: int) -> Iterator[list[int]]:
+    """Indices of the examples of each batch: in their order, or of similar lengths.
+
+    Args:
+        lengths: of all examples.
+        size: of a batch.
+        groups: so many batches in a row are made from their examples sorted by length, and then shuffled.
+        seed: of shuffling.
+
+    >>> list(batches([5, 1, 6, 2], size=2, groups=1, seed=0))
+    [[0, 1], [2, 3]]
+    >>> sorted(batches([5, 1, 6, 2], size=2, groups=2, seed=0))
+    [[0, 2], [1, 3]]
+    """
+    order = random.Random(seed)
+    for start in range(0, len(lengths), size * groups):
+        group = list(range(start, min(start + size * groups, len(lengths))))
+        if groups > 1:
+            group.sort(key=lambda i: lengths[i])
+        found = [sorted(group[i : i + size]) for i in range(0, len(group), size)]
+        if groups > 1:
+            order.shuffle(found)
+        yield from found

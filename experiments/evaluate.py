@@ -4,7 +4,7 @@ Free answers are generated; the label of a classification task is the most likel
 likelihood that a language model gives each label as the continuation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -55,11 +55,14 @@ def evaluate(
     training, task, size = model.training, TASKS[config.task], config.eval_batch_size
     model.eval()
     try:
+        found: list[str] = []
         if classifies(config.model):
             logits = class_logits(model, tokenizer, config, examples)
             losses = label_losses(logits, task.labels, examples)
             tokens = torch.ones_like(losses)
             found = [task.labels[i] for i in logits.argmax(dim=-1)]
+        elif task.labels:
+            losses, tokens, found = _by_likelihood(model, tokenizer, examples, task.labels, size)
         else:
             losses, tokens = target_losses(model, tokenizer, examples, size)
             found = [] if harness else answers(model, tokenizer, task, examples, size)
@@ -82,15 +85,30 @@ def evaluate(
     )
 
 
+@torch.no_grad()
+def mean_loss(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+) -> float:
+    """The cross-entropy that `evaluate` gives, without any answers; restores the model's training mode."""
+    training = model.training
+    model.eval()
+    try:
+        if classifies(config.model):
+            logits = class_logits(model, tokenizer, config, examples)
+            return float(label_losses(logits, TASKS[config.task].labels, examples).mean())
+        losses, tokens = target_losses(model, tokenizer, examples, config.eval_batch_size)
+        return float(losses.sum() / tokens.sum())
+    finally:
+        model.train(training)
+
+
 def answers(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], batch_size: int
 ) -> list[str]:
-    """The answers of a language model: the likeliest label, or what is read off a generated text.
+    """What is read off the texts that a language model generates.
 
     Nothing is generated for examples without an answer: nobody could say whether it is right.
     """
-    if task.labels:
-        return _likeliest(model, tokenizer, examples, task.labels, batch_size)
     prompts = [e.prompt for e in examples if e.answer]
     texts = iter(generate(model, tokenizer, prompts, task.max_new_tokens, batch_size))
     return [task.read_answer(next(texts)) if e.answer else "" for e in examples]
@@ -169,17 +187,19 @@ def label_losses(
     return torch.nn.functional.cross_entropy(logits, answers, reduction="none")
 
 
-def _likeliest(
+def _by_likelihood(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
     labels: tuple[str, ...],
     batch_size: int,
-) -> list[str]:
-    """The label that the model is likeliest to go on with, the end token included."""
-    as_if = [Example(e.prompt, f" {label}", label) for label in labels for e in examples]
-    losses, _ = target_losses(model, tokenizer, as_if, batch_size)
-    return [labels[i] for i in losses.view(len(labels), -1).argmin(dim=0)]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], list[str]]:
+    """Loss and tokens of the right label, and the label that is the likeliest continuation, end token included."""
+    as_if = [replace(e, target=f" {label}", answer=label) for label in labels for e in examples]
+    losses, tokens = (x.view(len(labels), -1) for x in target_losses(model, tokenizer, as_if, batch_size))
+    own = torch.tensor([[labels.index(e.answer) for e in examples]])
+    likeliest = [labels[i] for i in losses.argmin(dim=0)]
+    return losses.gather(0, own).squeeze(0), tokens.gather(0, own).squeeze(0), likeliest
 
 
 def _same(found: str, answer: str) -> bool:

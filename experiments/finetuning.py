@@ -7,6 +7,13 @@ from experiments.config import Finetuning, RunConfig
 from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Tune
 
 OURS = PRUNED.format("prunedlora2025")
+#: LoRA-Squeeze (arXiv:2602.10993) has three forms; one of them trains on for a while at the target rank.
+CONT_SQUEEZE_TAIL = 0.1
+CONT_SQUEEZE = f"truncated by svd, then {CONT_SQUEEZE_TAIL:.0%} of the steps (Cont-Squeeze)"
+SQUEEZE_NOTE = (
+    f"{CUT.format('svd')} is Post-Squeeze, {PRUNED.format('svd')} is In-Squeeze on the schedule of all rules, "
+    f"{CUT.format('para2026')} is PARA."
+)
 
 
 def rows(
@@ -26,6 +33,7 @@ def rows(
         "rslora": (RSLORA, lambda run: replace(run, initial_rank=k, target_rank=k, rslora=True)),
         "dora": (DORA, lambda run: replace(run, method="dora", initial_rank=k, target_rank=k)),
         "adalora": (ADALORA, lambda run: replace(run, method="adalora", initial_rank=k, target_rank=k)),
+        "cont_squeeze": (CONT_SQUEEZE, lambda run: pruned_once(_pruned("prune", "svd", k)(run), CONT_SQUEEZE_TAIL)),
     }
     kinds = [
         (UNTUNED, lambda run: replace(run, method="untuned", initial_rank=0)),
@@ -42,6 +50,12 @@ def rows(
         cells = {name: tuple(replace(run, seed=seed) for seed in seeds) for name, run in chosen.items()}
         made.append(Row(label, cells, paper.get(label, "")))
     return tuple(made)
+
+
+def pruned_once(run: RunConfig, tail: float) -> RunConfig:
+    """A run that prunes at one event, with a share of its steps to go."""
+    steps = run.steps - round(tail * run.steps)
+    return replace(run, method="prune", warmup_steps=0, interval=steps, per_event=run.initial_rank - run.target_rank)
 
 
 def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:

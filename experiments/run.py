@@ -1,7 +1,8 @@
 """One run: a JSON configuration in, a JSON result out.
 
 ``python -m experiments.run CONFIG.json RESULT.json FOLDER [SOURCE_FOLDER]``, or the same after
-``accelerate launch -m``, which shares the training among several processes.
+``accelerate launch -m``, which shares the training among several processes.  Then `experiments.reload`
+checks the adapter.
 """
 
 import json
@@ -20,11 +21,11 @@ from typing import Any
 import torch
 
 from experiments.config import RunConfig, build
-from experiments.evaluate import evaluate
+from experiments.evaluate import evaluate, mean_loss
 from experiments.methods import prepare
 from experiments.models import load_base
 from experiments.processes import processes
-from experiments.reload import check_reload
+from experiments.reload import write_probe
 from experiments.tasks import TASKS
 from experiments.train import train
 from experiments.truncate import save_changes, truncated
@@ -34,9 +35,7 @@ from theory.files import to_json, write_atomically
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
 
 
-def run(
-    config: RunConfig, folder: Path, source: Path | None = None, *, reload_in_new_process: bool = True
-) -> dict[str, Any] | None:
+def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str, Any] | None:
     """Do one run and return its result; what it makes is written to `folder`; `source` holds what it truncates.
 
     Of several processes the first evaluates and writes, and only it has a result.
@@ -75,9 +74,9 @@ def run(
         "trainable_parameters": trainable,
     }
     if config.validation_examples:
-        validation = evaluate(model, tokenizer, config, task.validation(config.validation_examples))
-        result["validation"] = {"accuracy": validation.accuracy, "cross_entropy": validation.cross_entropy}
-    return result | _keep(model, config, folder, tokenizer, reload_in_new_process)
+        held_out = task.validation(config.validation_examples)
+        result["validation"] = {"cross_entropy": mean_loss(model, tokenizer, config, held_out)}
+    return result | _keep(model, config, folder, tokenizer)
 
 
 def environment() -> dict[str, Any]:
@@ -95,8 +94,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any, new_process: bool) -> dict[str, Any]:
-    """Write what a run made, check it, and say what it is."""
+def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any) -> dict[str, Any]:
+    """Write what a run made, and say what it is; an ordinary adapter with a probe that tells whether it reloads."""
     if config.method in ("untuned", "truncate_full"):
         return {}
     if config.method == "full":
@@ -113,11 +112,11 @@ def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: An
     if wrong or any(abs(s - scaling) > 1e-9 * scaling for s in scalings):
         raise RuntimeError(f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration")
     export_adapter(model, folder)
+    write_probe(model, tokenizer, config, folder)
     return {
         "rank": sum(ranks) / len(ranks),
         "adapter_parameters": sum(m.B.numel() + m.A.numel() for m in modules),
         "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
-        "reload_max_difference": check_reload(model, tokenizer, config, folder, new_process=new_process),
     }
 
 
@@ -137,11 +136,11 @@ def _commit() -> str:
         return "unknown"
 
 
-def main(arguments: list[str], *, reload_in_new_process: bool = True) -> None:
+def main(arguments: list[str]) -> None:
     """Read the configuration, run it, write the result."""
     config_file, result_file, folder, *source = (Path(argument) for argument in arguments)
     config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
-    result = run(config, folder, source[0] if source else None, reload_in_new_process=reload_in_new_process)
+    result = run(config, folder, source[0] if source else None)
     if result is not None:
         record = {"config": asdict(config), "environment": environment(), "result": result}
         write_atomically(result_file, to_json(record))

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.config import Preset, RunConfig, Study, build
-from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, RSLORA, SKYLINE, UNTUNED, Row, Table, Tune
+from experiments.finetuning import CONT_SQUEEZE, CONT_SQUEEZE_TAIL, SQUEEZE_NOTE, pruned_once
+from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Table, Tune
 from experiments.tuning import Tuning, unchanged
 
 OURS = "PrunedLoRA"
@@ -50,7 +51,10 @@ def base(preset: Preset) -> RunConfig:
 
 def _over_tasks(study: Study, run: RunConfig, label: str, tune: Tune, paper: str = "", **changes: Any) -> Row:
     chosen = tune(replace(run, **changes))
-    cells = {task: tuple(replace(chosen, task=task, seed=seed) for seed in study.seeds) for task in study.tasks}
+    cells = {
+        task: _seeds(study.seeds if task == study.tasks[0] else study.ablation_seeds, replace(chosen, task=task))
+        for task in study.tasks
+    }
     return Row(label, cells, paper)
 
 
@@ -74,8 +78,11 @@ def table3(preset: Preset, tune: Tune) -> Table:
     ]
     rows += [
         row(CUT.format(c), method="truncate", criterion=c, initial_rank=top, target_rank=k)
-        for c in ("svd", "svd_kfac", "svd_fisher")
+        for c in ("svd", "para2026", "svd_kfac", "svd_fisher")
     ]
+    start = replace(run, criterion="svd", initial_rank=top, target_rank=k)
+    rows.append(_over_tasks(study, pruned_once(start, CONT_SQUEEZE_TAIL), CONT_SQUEEZE, tune))
+    rows.append(row(PRUNED.format("svd"), method="prune", criterion="svd", initial_rank=top, target_rank=k))
     rows += [
         row(PAPER_NAMES[c], method="prune", criterion=c, initial_rank=top, target_rank=k)
         for c in ("sparsegpt2023", "llmpruner2023")
@@ -89,13 +96,13 @@ def table3(preset: Preset, tune: Tune) -> Table:
         for r in sorted(study.initial_ranks)
     ]
     own = f"{OURS}, from {top}"
-    rivals = (LORA, "SparseGPT", "LLM-Pruner", SKYLINE, CUT.format("svd"))
+    rivals = (LORA, "SparseGPT", "LLM-Pruner", SKYLINE, CUT.format("svd"), CONT_SQUEEZE, PRUNED.format("svd"))
     return Table(
         "table3",
         f"Table 3: language understanding, rank {k}",
         tuple(rows),
         (*((own, rival) for rival in rivals), (LORA, SKYLINE), (CUT.format("svd_fisher"), CUT.format("svd"))),
-        "Paper: average accuracy of T5-base over five GLUE tasks, another model and other data.",
+        f"Paper: average accuracy of T5-base over five GLUE tasks, another model and other data. {SQUEEZE_NOTE}",
     )
 
 
@@ -240,11 +247,10 @@ def when_to_prune(preset: Preset, tune: Tune) -> Table:
     if late > run.warmup_steps:
         rows.append(Row("gradual, late", cells(lambda r: replace(r, warmup_steps=late))))
     for tail in study.tails:
-        at = steps - round(tail * steps)
         rows.append(
             Row(
                 f"once, then {tail:.0%} of the steps",
-                cells(lambda r, at=at: replace(r, warmup_steps=0, interval=at, per_event=top - k)),
+                cells(lambda r, tail=tail: pruned_once(r, tail)),
             )
         )
     rows.append(Row("once, after the last step", cells(lambda r: replace(r, method="truncate"))))

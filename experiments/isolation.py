@@ -1,0 +1,45 @@
+"""Jobs in processes of their own, forked from one process that has imported what they need.
+
+A process of its own gives a job its own peak memory and nothing of the job before it.  To import torch, transformers
+and PEFT anew would take longer than many a job does.
+"""
+
+import importlib
+import multiprocessing
+
+import torch
+
+#: Modules whose ``main(arguments)`` can be done.
+JOBS = ("experiments.run", "experiments.reload", "experiments.one_shot", "experiments.table2", "experiments.table8")
+
+
+def do(module: str, arguments: list[str], threads: int | None = None) -> int:
+    """``module.main(arguments)`` in a new process.
+
+    Args:
+        module: one of `JOBS`.
+        arguments: for its main function.
+        threads: that torch may use there; what it finds if not given.
+
+    Returns:
+        The exit status of the process; a failure has printed its traceback.
+    """
+    process = _context().Process(target=_main, args=(module, arguments, threads))
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Forks from a server where the system can, else starts from nothing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(JOBS))
+    return context
+
+
+def _main(module: str, arguments: list[str], threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    importlib.import_module(module).main(arguments)
