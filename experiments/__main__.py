@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,7 @@ from experiments import (
     tables,
 )
 from experiments.config import Compression, Cost, Preset, RunConfig, digest, load_preset, one_shot_runs
+from experiments.finetuning import CONT_SQUEEZE
 from experiments.gate import check_learnt
 from experiments.processes import launcher
 from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
@@ -50,6 +53,7 @@ Experiment = Literal[
     "table7",
     "table8",
     "figure1",
+    "figure2",
     "figure3",
     "when_to_prune",
     "language",
@@ -72,6 +76,7 @@ class Arguments:
         fresh: redo runs whose results exist.
         dry_run: only check the preset and estimate what it takes.
         workers: runs done at the same time, each on its share of the cores; times of runs are comparable for 1 only.
+        minutes: start no run after so many, and stop; run again to go on.
         processes: among which the training of every run is shared by ``accelerate launch``, one for each GPU; the
             preset's if not given.
     """
@@ -81,6 +86,7 @@ class Arguments:
     fresh: bool = False
     dry_run: bool = False
     workers: int = 1
+    minutes: float = math.inf
     processes: int | None = None
 
 
@@ -92,14 +98,16 @@ class Runner:
         fresh: redo, once, what was done before.
         dry_run: only check the preset and estimate what it takes.
         workers: runs done at the same time.
+        minutes: after which no run is started.
     """
 
-    def __init__(self, preset: Preset, fresh: bool, workers: int) -> None:
+    def __init__(self, preset: Preset, fresh: bool, workers: int, minutes: float = math.inf) -> None:
         self.folder, self.artifacts = HERE / "results" / preset.name, HERE / "artifacts" / preset.name
         self._preset, self._fresh = preset, fresh
         self._workers = workers if preset.isolated else 1
         self._threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
         self._done: set[Path] = set()
+        self._end = time.monotonic() + 60 * minutes
 
     def results(self, runs: list[RunConfig]) -> dict[str, dict[str, Any]]:
         """Results of all runs by key; what is missing is done first, sources before what they are truncated to."""
@@ -176,6 +184,8 @@ class Runner:
 
     def _do(self, module: str, *arguments: Path) -> None:
         """``module.main(arguments)`` in its own process, in several, or in this one; a failure stops everything."""
+        if module != "experiments.reload" and time.monotonic() > self._end:
+            raise SystemExit("the time is up. Finished runs are kept: run again to go on.")
         told = [str(path) for path in arguments]
         if not self._preset.isolated:
             importlib.import_module(module).main(told)
@@ -202,10 +212,10 @@ def main(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(dry_run.report(preset))
         return
-    runner = Runner(preset, arguments.fresh, arguments.workers)
+    runner = Runner(preset, arguments.fresh, arguments.workers, arguments.minutes)
     figures_folder = HERE.parent / "paper_figures" / name
     for table, files in do_tables(math_tables, preset, only, runner):
-        announce([*files, *(math_figures(table, runner, figures_folder) if table.name == "table1" else ())])
+        announce([*files, *math_figures(table, runner, figures_folder)])
     if "table2" in only and preset.table2 is not None:
         announce(do_table2(preset, runner))
     for kind in preset.one_shot if "one_shot" in only else ():
@@ -257,11 +267,14 @@ def do_table2(preset: Preset, runner: Runner) -> list[Path]:
 
 
 def math_figures(table: tables.Table, runner: Runner, folder: Path) -> list[Path]:
-    """The course of training, and Figure 2, from the first seed of what is pruned and of the LoRA rows beside it."""
-    runs = [runs[0] for row in table.rows for runs in row.cells.values()]
-    files = rank_and_loss.draw([runner.file(r) for r in runs if r.method in ("lora", "prune") and not r.rslora], folder)
-    (example,) = [r for r in runs if r.method == "prune" and r.criterion == "prunedlora2025"]
-    return files + figure2.draw(runner.file(example), folder)
+    """Figure 2; and for Table 1 the course of training of what is pruned and of the LoRA rows beside it, first seed."""
+    runs = [runs[0] for row in table.rows if row.label != CONT_SQUEEZE for runs in row.cells.values()]
+    if table.name == "figure2":
+        return figure2.draw(runner.file(runs[0]), folder)
+    if table.name == "table1":
+        lines = [r for r in runs if r.method in ("lora", "prune") and not r.rslora]
+        return rank_and_loss.draw([runner.file(r) for r in lines], folder)
+    return []
 
 
 def do_table8(preset: Preset, runner: Runner) -> list[Path]:

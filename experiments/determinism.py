@@ -38,7 +38,7 @@ def differences(before: Any, after: Any, where: str = "result") -> list[str]:
     return [] if before == after else [f"{where}: {before} before, {after} now"]
 
 
-def check(file: Path, *, reload_in_new_process: bool = True) -> list[str]:
+def check(file: Path) -> list[str]:
     """Do the run of a result file again; returns in what it differs.
 
     Raises:
@@ -52,7 +52,7 @@ def check(file: Path, *, reload_in_new_process: bool = True) -> list[str]:
     torch.set_num_threads(record["environment"]["threads"])
     try:
         with tempfile.TemporaryDirectory() as folder:
-            result = run(config, Path(folder) / "run", reload_in_new_process=reload_in_new_process)
+            result = run(config, Path(folder) / "run")
     finally:
         torch.set_num_threads(threads)
     return differences(record["result"], from_json(to_json(result)))

@@ -55,8 +55,8 @@ def report(preset: Preset) -> str:
         ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
         lines.append(f"  {what}{ranks}, seed {run.seed}: {taken:.1f} h, {size:.0f} GB")
     lines.append(
-        f"Estimated {sum(hours):.0f} h on one such GPU in all, up to {max(sizes):.0f} GB of weights, adapters and "
-        "optimiser state; activations come on top."
+        f"Estimated at most {sum(hours):.0f} h on one such GPU in all (with every learning rate), up to "
+        f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
     )
     if len(known) < len(runs):
         lines.append(f"{len(runs) - len(known)} runs are of models that the preset says nothing about.")

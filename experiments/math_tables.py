@@ -1,11 +1,11 @@
-"""Tables 1 and 5: math with a language model, from the initial rank that is the paper's default, and from all."""
+"""Tables 1 and 5, Figure 2: math with a language model, from the paper's default initial rank, and from all."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from experiments import finetuning
 from experiments.config import Preset, RunConfig, build
-from experiments.tables import ADALORA, DORA, FULL, LORA, PRUNED, UNTUNED, Table, Tune
+from experiments.tables import ADALORA, DORA, FULL, LORA, PRUNED, UNTUNED, Row, Table, Tune
 from experiments.tuning import Tuning
 
 #: Accuracies of Tables 1 and 5 (Llama-3-8B on GSM8K, to rank 64): where nothing is pruned.
@@ -40,7 +40,21 @@ def table5(preset: Preset, tune: Tune) -> Table:
     return _table("table5", title, preset, tune, sorted(preset.math.initial_ranks))
 
 
-TABLES: dict[str, Callable[[Preset, Tune], Table]] = {f.__name__: f for f in (table1, table5)}
+def figure2(preset: Preset, tune: Tune) -> Table:
+    """The run that Figure 2 shows: the paper's rule from the least initial rank."""
+    start = replace(base(preset), method="prune", criterion="prunedlora2025", target_rank=preset.math.target_rank)
+    rank = min(preset.math.initial_ranks)
+    run = replace(tune(replace(start, initial_rank=rank)), seed=preset.math.seeds[0])
+    note = (
+        f"One event every {run.interval} steps after {run.warmup_steps}, {run.per_event} components of every module at "
+        f"each, from rank {rank} to {run.target_rank}: a column of B and the row of A that belongs to it go together, "
+        "and stay zero. The picture shows one module of this run; the paper's is a schematic."
+    )
+    rows = (Row(PRUNED.format("prunedlora2025"), {f"from rank {rank}": (run,)}),)
+    return Table("figure2", "Figure 2: the loop of pruning, and the joint mask", rows, note=note)
+
+
+TABLES: dict[str, Callable[[Preset, Tune], Table]] = {f.__name__: f for f in (table1, table5, figure2)}
 
 
 def gated(preset: Preset, tune: Tune) -> tuple[list[RunConfig], float]:
@@ -62,5 +76,6 @@ def _table(name: str, title: str, preset: Preset, tune: Tune, ranks: Iterable[in
         title,
         finetuning.rows(preset.math, columns, tune, paper),
         finetuning.comparisons(preset.math),
-        "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data.",
+        "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data."
+        + (f" {finetuning.SQUEEZE_NOTE}" if "cont_squeeze" in preset.math.baselines else ""),
     )

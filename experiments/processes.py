@@ -97,9 +97,3 @@ def launcher(count: int) -> list[str]:
         "no",
     ]
     return ["accelerate.commands.launch", "--multi_gpu", *options, "-m"]
-
-
-def alone(environment: dict[str, str]) -> dict[str, str]:
-    """Variables of the environment for a process that is not one of several."""
-    told = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {k: v for k, v in environment.items() if k not in told and not k.startswith(("TORCHELASTIC", "ACCELERATE_"))}

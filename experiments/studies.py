@@ -219,7 +219,7 @@ def figure3(preset: Preset, tune: Tune) -> Table:
             {c: _seeds(seeds, replace(run, method="lora", initial_rank=k, target_rank=k)) for c, k in columns.items()},
         )
     ]
-    for rank in sorted(study.initial_ranks):
+    for rank in sorted({study.target_rank, *study.initial_ranks} - {min(columns.values())}):
         for criterion in ("sparsegpt2023", "llmpruner2023", "prunedlora2025"):
             shared = replace(run, method="prune", criterion=criterion, initial_rank=rank)
             runs = {c: _seeds(seeds, replace(shared, target_rank=k)) for c, k in columns.items() if k < rank}

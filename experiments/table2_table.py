@@ -11,6 +11,7 @@ from scipy.stats import bootstrap
 
 from experiments import math_tables
 from experiments.config import Cost, Preset, RunConfig
+from experiments.finetuning import CONT_SQUEEZE
 from experiments.tables import ADALORA, DORA, FULL, LORA, Results, Table
 from theory.files import write_atomically
 
@@ -20,9 +21,14 @@ PAPER_PRUNED = ("1.68 → 0.84, 2 h 33", "3.36 → 0.84, 2 h 46", "6.71 → 0.84
 
 
 def trained(table: Table) -> dict[str, RunConfig]:
-    """The runs of Table 5 that train something, first seed, by what they are called here."""
+    """The runs of Table 5 that train something, first seed, by what they are called here.
+
+    A row that prunes once is left out: its steps cost what those of the initial and of the target rank do.
+    """
     found: dict[str, RunConfig] = {}
     for row in table.rows:
+        if row.label == CONT_SQUEEZE:
+            continue
         for runs in row.cells.values():
             run = runs[0]
             if run.method in ("untuned", "truncate") or run in found.values():

@@ -151,10 +151,11 @@ def sentences(table: Table, results: Results) -> list[str]:
     for column in table.columns:
         ranked = sorted((c.cross_entropy, label) for (label, where), c in found.items() if where == column)
         best = max((c.accuracy, label) for (label, where), c in found.items() if where == column)
-        text.append(
-            f"{column}: least cross-entropy {ranked[0][1]} ({ranked[0][0]:.4f}), highest accuracy {best[1]} "
-            f"({100 * best[0]:.1f} %)."
-        )
+        if len(ranked) > 1:
+            text.append(
+                f"{column}: least cross-entropy {ranked[0][1]} ({ranked[0][0]:.4f}), highest accuracy {best[1]} "
+                f"({100 * best[0]:.1f} %)."
+            )
         for one, other in table.compare:
             if (one, column) in found and (other, column) in found:
                 text.append(_compare(one, other, found[one, column], found[other, column], column))

@@ -16,14 +16,14 @@ RUN = replace(
 
 
 def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path):
-    result = run(RUN, tmp_path / "run", reload_in_new_process=False)
+    result = run(RUN, tmp_path / "run")
     record = {"config": asdict(RUN), "environment": environment(), "result": result}
     file = tmp_path / "result.json"
     file.write_text(to_json(record))
-    assert determinism.check(file, reload_in_new_process=False) == []
+    assert determinism.check(file) == []
     record["result"]["losses"][3] += 1e-5
     file.write_text(to_json(record))
-    (found,) = determinism.check(file, reload_in_new_process=False)
+    (found,) = determinism.check(file)
     assert found.startswith("result.losses[3]: ")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import math_tables, tables
+from experiments.__main__ import Arguments, main
 from experiments.config import load_preset
 from experiments.gate import check_learnt
 from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED
@@ -35,7 +36,7 @@ def results(table: tables.Table) -> dict[str, dict]:
 
 
 def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
-    one, five = (build(SMOKE, unchanged) for build in math_tables.TABLES.values())
+    one, five = math_tables.table1(SMOKE, unchanged), math_tables.table5(SMOKE, unchanged)
     assert one.columns == ["from rank 6"]
     assert five.columns == ["from rank 6", "from rank 8"]
     assert {r.key for r in one.runs} < {r.key for r in five.runs}
@@ -53,10 +54,24 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
 
 def test_every_row_is_tried_at_every_rate_of_the_grid_and_baselines_that_are_not_asked_for_are_not():
     preset = replace(SMOKE, math=replace(SMOKE.math, baselines=("rslora",), criteria=("svd",), truncations=("svd",)))
-    grid = math_tables.tuning(preset).grid(*(partial(b, preset) for b in math_tables.TABLES.values()))
+    grid = math_tables.tuning(preset).grid(*(partial(b, preset) for b in (math_tables.table1, math_tables.table5)))
     assert {r.method for r in grid} == {"lora", "prune"}
     kinds = {replace(r, learning_rate=0.0).key for r in grid}
     assert len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)  # LoRA, rsLoRA; two skylines; svd from two ranks
+
+
+def test_figure_2_is_a_run_of_table_1():
+    (run,) = math_tables.figure2(SMOKE, unchanged).runs
+    assert run in math_tables.table1(SMOKE, unchanged).runs
+    assert run.criterion == "prunedlora2025"
+    note = math_tables.figure2(SMOKE, unchanged).note
+    assert f"every {run.interval} steps" in note
+    assert f"from rank {run.initial_rank} to {run.target_rank}" in note
+
+
+def test_no_run_is_started_when_the_time_is_up():
+    with pytest.raises(SystemExit, match="time is up"):
+        main(Arguments(preset="smoke", only=("table1",), fresh=True, minutes=0))
 
 
 def test_the_text_follows_the_numbers(tmp_path):

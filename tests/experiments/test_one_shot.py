@@ -23,9 +23,7 @@ RUN = replace(one_shot_runs(PRESET, "tiny_bert")[0], steps=6, learning_rate=0.02
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_shot") / "adapter"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
-        run(RUN, folder)
+    run(RUN, folder)
     return folder
 
 

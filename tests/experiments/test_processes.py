@@ -12,7 +12,7 @@ import torch
 
 from experiments.__main__ import Arguments, main
 from experiments.config import load_preset
-from experiments.processes import Processes, alone, launcher
+from experiments.processes import Processes, launcher
 from experiments.run import run
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +23,11 @@ PRUNED = replace(
 
 
 def test_two_processes_train_what_one_does(tmp_path):
-    single = run(PRUNED, tmp_path / "one", reload_in_new_process=False)
+    single = run(PRUNED, tmp_path / "one")
     (tmp_path / "config.json").write_text(json.dumps(asdict(PRUNED)))
     names = ("config.json", "result.json", "two")
     command = [sys.executable, "-m", *launcher(2), "experiments.run", *(str(tmp_path / name) for name in names)]
-    environment = alone(dict(os.environ)) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "result.json").read_text())
@@ -44,11 +44,6 @@ def test_every_example_of_a_batch_has_one_process():
     assert sorted(i for part in parts for i in part) == list(range(8))
     with pytest.raises(SystemExit, match="cannot be shared by 3"):
         Processes(0, 3, torch.device("cpu")).share([1, 2])
-
-
-def test_a_process_started_by_one_of_several_is_told_nothing_of_them():
-    told = {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "ACCELERATE_USE_CPU": "1", "HOME": "h"}
-    assert alone(told) == {"HOME": "h"}
 
 
 def test_a_gpu_each_is_left_to_accelerate(monkeypatch):

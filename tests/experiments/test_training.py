@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.config import load_preset
-from experiments.data import IGNORED, collate, encode
-from experiments.evaluate import evaluate, generate, target_losses
+from experiments.data import IGNORED, batches, collate, encode
+from experiments.evaluate import evaluate, generate, mean_loss, target_losses
 from experiments.models import load_base, load_model
 from experiments.run import run
 from experiments.tasks import TASKS, Example
@@ -90,8 +90,35 @@ def test_a_language_model_classifies_by_the_likelier_label(tiny):
         assert (right == "1") == (min(each, key=each.get) == example.answer)
 
 
-def test_an_encoder_is_trained_pruned_and_scored_by_its_head(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
+@pytest.mark.parametrize("model", ["tiny", "tiny_bert"])
+def test_the_loss_alone_is_that_of_the_whole_evaluation(model):
+    config = replace(BASE, model=model, task="tweets")
+    loaded, tokenizer = load_base(config)
+    examples = TASKS["tweets"].test(9)
+    whole = evaluate(loaded, tokenizer, config, examples).cross_entropy
+    assert mean_loss(loaded, tokenizer, config, examples) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 100])
+def test_batches_hold_every_example_once_and_similar_lengths_where_asked(groups):
+    lengths = torch.randint(1, 60, (50,)).tolist()
+    found = list(batches(lengths, size=4, groups=groups, seed=3))
+    assert sorted(i for batch in found for i in batch) == list(range(50))
+    assert all(len(batch) == 4 for batch in found) or len(found) == 13
+    assert found == list(batches(lengths, size=4, groups=groups, seed=3))
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in found)
+    plain = sum(max(lengths[i : i + 4]) * len(lengths[i : i + 4]) for i in range(0, 50, 4))
+    assert (padded < plain) == (groups > 1)
+    if groups == 3:  # no example leaves its twelve neighbours
+        for i in range(0, 12, 3):
+            assert set(itertools.chain(*found[i : i + 3])) == set(range(4 * i, 4 * i + 12))
+
+
+def test_settings_that_came_later_leave_the_names_of_older_results_as_they_are():
+    assert BASE.key == replace(BASE, length_groups=1).key != replace(BASE, length_groups=2).key
+
+
+def test_an_encoder_is_trained_pruned_and_scored_by_its_head(tmp_path):
     changes = {"model": "tiny_bert", "task": "tweets", "target_modules": ("all-linear",), "learning_rate": 0.01}
     config = replace(BASE, method="prune", criterion="svd", initial_rank=8, target_rank=4, **changes)
     result = run(config, tmp_path / "adapter")
@@ -108,8 +135,7 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero():
     assert 0 < values[-1] < 1e-3
 
 
-def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
+def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path):
     config = replace(BASE, method="prune", criterion="prunedlora2025", initial_rank=8, target_rank=4)
     one, two = (run(config, tmp_path / name) for name in ("one", "two"))
     timed = {"train_seconds", "evaluation_seconds", "peak_memory_bytes", "events"}
@@ -121,8 +147,7 @@ def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path, m
     assert files[0] == files[1]
 
 
-def test_truncation_starts_from_the_adapter_it_is_given(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
+def test_truncation_starts_from_the_adapter_it_is_given(tmp_path):
     config = replace(BASE, method="truncate", criterion="svd", initial_rank=8, target_rank=8)
     source = run(config.source, tmp_path / "source")
     same = run(config, tmp_path / "same", tmp_path / "source")
@@ -169,8 +194,7 @@ def test_the_training_loss_is_the_plain_cross_entropy_whatever_the_method_adds(t
     assert result["trainable_parameters"] > lora["trainable_parameters"]
 
 
-def test_an_adapter_is_truncated_by_a_rule_that_needs_data_within_one_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run.check_reload", lambda *_, **__: 0.0)
+def test_an_adapter_is_truncated_by_a_rule_that_needs_data_within_one_budget(tmp_path):
     config = replace(BASE, method="truncate", criterion="svd_kfac", scope="global", initial_rank=6, target_rank=3)
     config = replace(config, calibration_examples=16, **ENCODER)
     run(config.source, tmp_path / "source")

@@ -1,0 +1,51 @@
+"""The search for a learning rate: outwards from the middle, until the best lies inside what was tried."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from experiments.config import RunConfig
+from experiments.tuning import Tuning
+
+RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RUN = RunConfig("tiny", "arithmetic", "lora", 4, 4)
+
+
+def search(loss, rates=RATES):
+    """What is tried, in order, and what is chosen, for a loss that depends on the rate."""
+    tuning, results, tried = Tuning(rates, seed=0), {}, []
+
+    def build(tune):
+        return tune(RUN)
+
+    while wanted := tuning.wanted(results, build):
+        tried += [run.learning_rate for run in wanted]
+        results |= {run.key: {"validation": {"cross_entropy": loss(run.learning_rate)}} for run in wanted}
+    return tried, tuning.chooser(results)(RUN).learning_rate
+
+
+@pytest.mark.parametrize("best", RATES)
+def test_the_least_loss_is_found_without_trying_what_lies_beyond_its_neighbours(best):
+    tried, chosen = search(lambda rate: abs(math.log10(rate / best)))
+    assert chosen == best
+    assert len(tried) == len(set(tried)) == {1e-5: 4, 1e-4: 4, 1e-3: 3, 1e-2: 4, 1e-1: 4}[best]
+    neighbours = RATES[max(0, RATES.index(best) - 1) : RATES.index(best) + 2]
+    assert set(neighbours) <= set(tried)
+
+
+def test_training_that_breaks_down_is_no_choice():
+    assert search(lambda rate: math.nan if rate > 1e-4 else rate)[1] == 1e-5
+
+
+def test_short_lists():
+    assert search(lambda rate: rate, rates=(1e-3, 1e-2)) == ([1e-3, 1e-2], 1e-3)
+    assert search(lambda rate: rate, rates=(1e-3,)) == ([], RUN.learning_rate)
+    with pytest.raises(ValueError, match="ascend"):
+        Tuning((1e-2, 1e-3), seed=0)
+
+
+def test_what_is_truncated_asks_for_what_it_is_made_from():
+    cut = replace(RUN, method="truncate", criterion="svd", target_rank=2)
+    (first, *_) = Tuning(RATES, seed=5).wanted({}, lambda tune: tune(cut))
+    assert (first.method, first.target_rank, first.seed) == ("lora", 4, 5)
