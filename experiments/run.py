@@ -27,6 +27,7 @@ from experiments.models import load_base
 from experiments.processes import processes
 from experiments.reload import write_probe
 from experiments.tasks import TASKS
+from experiments.tasks.base import fingerprint
 from experiments.train import train
 from experiments.truncate import save_changes, truncated
 from prunedlora import PruneConfig, __version__, export_adapter, find_lora_modules
@@ -72,11 +73,23 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
         "peak_memory_bytes": peak,
         "base_parameters": total,
         "trainable_parameters": trainable,
+        "splits": splits(config),
     }
     if config.validation_examples:
         held_out = task.validation(config.validation_examples)
         result["validation"] = {"cross_entropy": mean_loss(model, tokenizer, config, held_out)}
     return result | _keep(model, config, folder, tokenizer)
+
+
+def splits(config: RunConfig) -> dict[str, str]:
+    """Fingerprints of the examples that a run uses: the same wherever it is done, or the data have changed."""
+    task, used = TASKS[config.task], {}
+    if config.method not in ("untuned", "truncate", "truncate_full"):
+        used["train"] = task.train(config.steps * config.batch_size, config.seed)
+    if config.validation_examples:
+        used["validation"] = task.validation(config.validation_examples)
+    used["test"] = task.test(config.test_examples)
+    return {name: fingerprint(examples) for name, examples in used.items()}
 
 
 def environment() -> dict[str, Any]:
