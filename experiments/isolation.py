@@ -1,11 +1,12 @@
-"""Jobs in processes of their own, forked from one process that has imported what they need.
+"""Jobs in processes of their own, on a CPU forked from one process that has imported what they need.
 
 A process of its own gives a job its own peak memory and nothing of the job before it.  To import torch, transformers
-and PEFT anew would take longer than many a job does.
+and PEFT anew takes longer there than many a job does.
 """
 
 import importlib
 import multiprocessing
+import sys
 
 import torch
 
@@ -31,8 +32,8 @@ def do(module: str, arguments: list[str], threads: int | None = None) -> int:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Forks from a server where the system can, else starts from nothing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Forks from a server; starts from nothing where a fork may not use what its parent knows of a GPU or a screen."""
+    if sys.platform != "linux" or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(JOBS))

@@ -43,3 +43,8 @@ def test_an_adapter_that_is_not_what_was_trained_is_found(done, tmp_path):
 
 def test_a_failure_is_told(tmp_path):
     assert isolation.do("experiments.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]) == 1
+
+
+def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert isolation._context().get_start_method() == "spawn"
