@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def file_to_file(model: nn.Module) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source = export_adapter(model, Path(folder) / "source")
         for i in range(5):
-            timed(lambda i=i: compress_adapter(source, Path(folder) / f"out{i}", CompressConfig(rank=TARGET)), times)
+            timed(partial(compress_adapter, source, Path(folder) / f"out{i}", CompressConfig(rank=TARGET)), times)
     return statistics.median(times)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from experiments.config import Preset, RunConfig, build
+from experiments.config import RunConfig, build
+from experiments.preset import Preset
 from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Row, Table, Tune
 from experiments.tuning import Tuning
 

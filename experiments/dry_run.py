@@ -4,8 +4,9 @@ from functools import partial
 
 from experiments import code_table, language_table, math_tables, studies, table2_table
 from experiments.compression import Pattern
-from experiments.config import Estimate, Preset, RunConfig, Table8, build, one_shot_runs
+from experiments.config import RunConfig, build
 from experiments.models import classifies
+from experiments.preset import Estimate, Preset, Table8, one_shot_runs
 from experiments.table8 import METHODS
 from experiments.tasks import TASKS
 from experiments.tuning import unchanged

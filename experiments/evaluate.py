@@ -129,7 +129,7 @@ def generate(
     for start in tqdm(range(0, len(order), batch_size), desc="decode", leave=False):
         chosen = order[start : start + batch_size]
         batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(device)
-        out = model.generate(
+        out = model.generate(  # type: ignore[operator]  # nn.Module does not tell that
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             max_new_tokens=max_new_tokens,

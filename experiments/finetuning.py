@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.config import Finetuning, RunConfig
+from experiments.config import RunConfig
+from experiments.preset import Finetuning
 from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Tune
 
 OURS = PRUNED.format("prunedlora2025")

@@ -7,6 +7,7 @@ and PEFT anew takes longer there than many a job does.
 import importlib
 import multiprocessing
 import sys
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 import torch
 
@@ -31,7 +32,7 @@ def do(module: str, arguments: list[str], threads: int | None = None) -> int:
     return process.exitcode or 0
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context() -> ForkServerContext | SpawnContext:
     """Forks from a server; starts from nothing where a fork may not use what its parent knows of a GPU or a screen."""
     if sys.platform != "linux" or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")

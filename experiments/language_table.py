@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from experiments import finetuning
-from experiments.config import Language, Preset, RunConfig, build
+from experiments.config import RunConfig, build
+from experiments.preset import Language, Preset
 from experiments.tables import Table, Tune
 from experiments.tuning import Tuning
 

@@ -20,7 +20,14 @@ class _Entered(Exception):  # noqa: N818 - not an error: the first layer has bee
 
 def linear_layers(model: nn.Module) -> list[nn.Linear]:
     """All linear layers of the decoder's blocks: neither the embedding nor the head."""
-    return [m for block in model.model.layers for m in block.modules() if isinstance(m, nn.Linear)]
+    return [m for block in blocks(model) for m in block.modules() if isinstance(m, nn.Linear)]
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder's blocks."""
+    found = model.get_submodule("model.layers")
+    assert isinstance(found, nn.ModuleList)
+    return found
 
 
 def second_moment(x: Tensor) -> Tensor:
@@ -59,7 +66,7 @@ def collecting(linears: list[nn.Linear], statistic: Statistic) -> Iterator[dict[
 def prune_layers(model: nn.Module, batches: list[Tensor], statistic: Statistic, prune: Prune) -> None:
     """Prune the blocks in turn, each from inputs that have passed through the pruned ones before it; in place."""
     entrances = [_entrance(model, batch) for batch in batches]
-    for block in model.model.layers:
+    for block in blocks(model):
         linears = [m for m in block.modules() if isinstance(m, nn.Linear)]
         with collecting(linears, statistic) as sums:
             for hidden, arguments in entrances:
@@ -77,7 +84,7 @@ def _entrance(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Any]]:
         found.append((inputs[0], arguments))
         raise _Entered
 
-    handle = model.model.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
+    handle = blocks(model)[0].register_forward_pre_hook(hook, with_kwargs=True)
     try:
         model(input_ids=batch, use_cache=False)
     except _Entered:

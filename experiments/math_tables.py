@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from experiments import finetuning
-from experiments.config import Preset, RunConfig, build
+from experiments.config import RunConfig, build
+from experiments.preset import Preset
 from experiments.tables import ADALORA, DORA, FULL, LORA, PRUNED, UNTUNED, Row, Table, Tune
 from experiments.tuning import Tuning
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from experiments.config import Preset
+from experiments.preset import Preset
 from theory.files import to_json, write_atomically
 
 RECOVERY = {"own": "own", "none": "none, masked", "C_z": "B by least squares"}

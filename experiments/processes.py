@@ -1,6 +1,7 @@
 """Training in several processes, as ``accelerate launch`` starts them; a single one needs none of this."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -28,7 +29,7 @@ class Processes:
         """Whether this process evaluates and writes."""
         return self.rank == 0
 
-    def share(self, examples: list) -> list:  # type: ignore[type-arg]
+    def share(self, examples: list[Any]) -> list[Any]:
         """The part of a batch's examples that falls to this process.
 
         Raises:

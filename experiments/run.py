@@ -30,7 +30,7 @@ from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint
 from experiments.train import train
 from experiments.truncate import save_changes, truncated
-from prunedlora import PruneConfig, __version__, export_adapter, find_lora_modules
+from prunedlora import PruneConfig, PruneEvent, __version__, export_adapter, find_lora_modules
 from theory.files import to_json, write_atomically
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
@@ -47,7 +47,9 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
     base, tokenizer = load_base(config)
     base.to(device)
     total = sum(p.numel() for p in base.parameters())
-    losses, events, seconds, trainable = [], [], 0.0, 0
+    losses: list[float] = []
+    events: list[PruneEvent] = []
+    seconds, trainable = 0.0, 0
     model: torch.nn.Module = base
     if config.method.startswith("truncate"):
         assert source is not None
@@ -115,12 +117,12 @@ def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: An
         save_changes(model, folder)
         return {}
     if config.method in ("dora", "adalora"):
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder))  # type: ignore[operator]  # nn.Module does not tell that
         return {"adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size}
     modules = find_lora_modules(model)
     ranks, scalings = [m.rank for m in modules], {m.scaling for m in modules}
     scaling = config.scaling * (config.initial_rank**0.5 if config.rslora else 1.0)
-    one_rank = PruneConfig(config.target_rank, config.criterion or "svd", scope=config.scope or None).scope == "module"
+    one_rank = PruneConfig(config.target_rank, config.criterion or "svd", scope=config.scope or None).scope == "module"  # type: ignore[arg-type]
     wrong = set(ranks) != {config.target_rank} if one_rank else sum(ranks) > config.target_rank * len(ranks)
     if wrong or any(abs(s - scaling) > 1e-9 * scaling for s in scalings):
         raise RuntimeError(f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration")

@@ -5,10 +5,12 @@ Each function returns a table of runs.  Where a run appears in several, it is do
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-from experiments.config import Preset, RunConfig, Study, build
+from experiments.config import RunConfig, build
 from experiments.finetuning import CONT_SQUEEZE, CONT_SQUEEZE_TAIL, SQUEEZE_NOTE, pruned_once
+from experiments.preset import Preset, Study
 from experiments.tables import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Table, Tune
 from experiments.tuning import Tuning, unchanged
 
@@ -114,10 +116,10 @@ def table4(preset: Preset, tune: Tune) -> Table:
     papers = ("67.81 / 69.21 / 69.11", "70.12 / 70.38 / 70.43", "69.31 / 72.12 / 73.38")
     rows = []
     for rank, paper in zip(sorted(study.initial_ranks), papers, strict=False):
-        settings = {"method": "prune", "criterion": "prunedlora2025", "initial_rank": rank}
-        cells = [
-            (f"s = {s:g}", replace(run, **settings, target_rank=study.target_rank, scaling=s)) for s in (0.5, 1.0, 2.0)
-        ]
+        pruned = replace(
+            run, method="prune", criterion="prunedlora2025", initial_rank=rank, target_rank=study.target_rank
+        )
+        cells = [(f"s = {s:g}", replace(pruned, scaling=s)) for s in (0.5, 1.0, 2.0)]
         rows.append(Row(f"from rank {rank}", {name: _seeds(seeds, r) for name, r in cells}, paper))
     return Table(
         "table4", "Table 4: initial rank and scaling", tuple(rows), note=f"Paper: Llama-3-8B on GSM8K. {ONE_RATE}."
@@ -129,14 +131,20 @@ def table6(preset: Preset, tune: Tune) -> Table:
     study, run = preset.study, _ablation(preset, tune)
     assert study is not None
     papers = {(5, 2): "69.01", (5, 4): "68.78", (10, 2): "69.21", (10, 4): "69.11"}
-    settings = {"method": "prune", "criterion": "prunedlora2025", "initial_rank": study.schedule_rank}
+    pruned = replace(
+        run,
+        method="prune",
+        criterion="prunedlora2025",
+        initial_rank=study.schedule_rank,
+        target_rank=study.target_rank,
+    )
     rows = [
         Row(
             f"K1 = {k1}, K2 = {k2}",
             {
                 study.tasks[0]: _seeds(
                     study.ablation_seeds,
-                    replace(run, **settings, target_rank=study.target_rank, interval=k1, per_event=k2),
+                    replace(pruned, interval=k1, per_event=k2),
                 )
             },
             papers.get((k1, k2), ""),
@@ -250,13 +258,11 @@ def when_to_prune(preset: Preset, tune: Tune) -> Table:
         rows.append(
             Row(
                 f"once, then {tail:.0%} of the steps",
-                cells(lambda r, tail=tail: pruned_once(r, tail)),
+                cells(partial(pruned_once, tail=tail)),
             )
         )
     rows.append(Row("once, after the last step", cells(lambda r: replace(r, method="truncate"))))
-    rows += [
-        Row(f"gradual, early, moments: {m}", cells(lambda r, m=m: replace(r, moments=m))) for m in ("keep", "reset")
-    ]
+    rows += [Row(f"gradual, early, moments: {m}", cells(partial(_with_moments, moments=m))) for m in ("keep", "reset")]
     rows.append(
         Row(
             SKYLINE, {c: _seeds(seeds, replace(run, method="lora", initial_rank=top, target_rank=top)) for c in columns}
@@ -303,6 +309,10 @@ def heading(preset: Preset) -> str:
         f"{run.batch_size} examples, learning rates chosen from {rates} on "
         f"{run.validation_examples} validation examples."
     )
+
+
+def _with_moments(run: RunConfig, moments: str) -> RunConfig:
+    return replace(run, moments=moments)
 
 
 def _seeds(seeds: tuple[int, ...], run: RunConfig) -> tuple[RunConfig, ...]:

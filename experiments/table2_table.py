@@ -10,8 +10,9 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from experiments import math_tables
-from experiments.config import Cost, Preset, RunConfig
+from experiments.config import Cost, RunConfig
 from experiments.finetuning import CONT_SQUEEZE
+from experiments.preset import Preset
 from experiments.tables import ADALORA, DORA, FULL, LORA, Results, Table
 from theory.files import write_atomically
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.config import Preset, Table8
+from experiments.preset import Preset, Table8
 from experiments.tables import interval
 from theory.files import write_atomically
 

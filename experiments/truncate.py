@@ -60,7 +60,7 @@ def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str
             ):
                 U, S, Vh = torch.linalg.svd((tuned[name].to(p.device) - p).double(), full_matrices=False)
                 k = config.target_rank
-                p += ((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype)
+                p.add_(((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype))
             elif name.startswith(HEADS):
                 p.copy_(tuned[name])
     return base

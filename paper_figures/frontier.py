@@ -5,10 +5,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from paper_figures.style import save, set_style
 
@@ -34,11 +36,16 @@ def draw(results: Path, output: Path, name: str) -> list[Path]:
     return save(figure, output, f"frontier_{name}")
 
 
-def _lines(axes: plt.Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
+def _lines(axes: Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
     colours = len(mpl.rcParams["axes.prop_cycle"])
     for i, (label, part) in enumerate(frame.groupby(labels)):
         part = part.sort_values("rank")
-        style = {"marker": "o", "markersize": 3, "capsize": 2, "linestyle": "-" if i < colours else "--"}
+        style: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 3,
+            "capsize": 2,
+            "linestyle": "-" if i < colours else "--",
+        }
         axes.errorbar(part["rank"], part["test"], yerr=part["±"], label=label, **style)
     ranks = sorted(frame["rank"].unique())
     axes.set_xscale("log", base=2)

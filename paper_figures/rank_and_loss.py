@@ -44,8 +44,8 @@ def _curve(file: dict[str, Any]) -> pd.DataFrame:
     steps = pd.RangeIndex(1, len(losses) + 1)
     rank = pd.Series(float(config["initial_rank"]), index=steps)
     for event in result["events"]:
-        ranks = list(event["ranks"].values())
-        rank.loc[event["step"] :] = sum(ranks) / len(ranks)
+        each = list(event["ranks"].values())
+        rank.loc[event["step"] :] = sum(each) / len(each)
     label = config["criterion"] or "LoRA"
     ranks = f"{config['initial_rank']}→{config['target_rank']}" if config["criterion"] else config["initial_rank"]
     return pd.DataFrame({"step": steps, "rank": rank.to_numpy(), "loss": losses.to_numpy(), "run": f"{label} {ranks}"})

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from experiments.config import digest
 from experiments.real_layers import attention, curvature, noise, prediction
+from experiments.real_layers.changes import changed
 from experiments.real_layers.settings import SETTINGS, Settings
 from experiments.real_layers.subject import Subject, load
 from experiments.real_layers.summary import summarise
@@ -81,10 +82,16 @@ def measure(
             subjects[magnitude] = load(settings, adapter, magnitude=magnitude)
         return subjects[magnitude]
 
+    def whole(part: Callable[[Subject], Any]) -> Callable[[], Any]:
+        return lambda: part(subject())
+
+    def scaled(magnitude: float) -> Callable[[], Any]:
+        return lambda: scaled_prices(subject(magnitude), magnitude)
+
     jobs: dict[str, Callable[[], Any]] = {"loss": lambda: losses(subject())}
-    jobs |= {name: lambda part=part: part(subject()) for name, part in PARTS.items() if name in parts}
+    jobs |= {name: whole(part) for name, part in PARTS.items() if name in parts}
     if "scaled_prices" in parts:
-        jobs |= {f"scaled_prices_{m:g}": lambda m=m: scaled_prices(subject(m), m) for m in MAGNITUDES}
+        jobs |= {f"scaled_prices_{m:g}": scaled(m) for m in MAGNITUDES}
     found = {}
     for name, job in tqdm(jobs.items(), desc=settings.run.model):
         file = folder / f"{name}.json"
@@ -99,7 +106,7 @@ def losses(subject: Subject) -> dict[str, Any]:
     depths = {}
     for place, candidate in subject.layers:
         old = candidate.factors
-        with curvature.changed(candidate, replace(old, B=old.B * 3, A=old.A / 3)):
+        with changed(candidate, replace(old, B=old.B * 3, A=old.A / 3)):
             depths[f"{place.depth} {place.kind}"] = subject.scorer.increase(place.depth)["calibration"]
     return {"unpruned": unpruned(subject), "rounding": max(map(abs, depths.values()))}
 

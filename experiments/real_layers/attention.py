@@ -59,7 +59,7 @@ def recorded(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def heads_of(model: Any, batch: dict[str, Tensor], depths: tuple[int, ...]) -> dict[int, tuple[Tensor, ...]]:
+def heads_of(model: Any, batch: dict[str, Tensor], depths: tuple[int, ...]) -> dict[int, tuple[Any, ...]]:
     """Queries, keys, values and mask of some blocks in float64, as (sentences, heads, tokens, d)."""
     _record.clear()
     model(**batch)
@@ -90,7 +90,7 @@ def sentences(subject: Subject) -> dict[str, Tensor]:
 def bounds(subject: Subject) -> list[dict[str, Any]]:
     """One row for each block, rule and rank: medians and extremes over sentences and heads."""
     settings, batch = subject.settings, sentences(subject)
-    model = subject.model.get_base_model()
+    model: Any = subject.model.get_base_model()  # type: ignore[operator]
     rows = []
     jobs = [(d, rule, rank) for d in settings.depths for rule in RULES for rank in settings.ranks]
     with recorded(model):
@@ -117,7 +117,7 @@ def _after(
 def compare(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> dict[str, Any]:
     """Both bounds against the output error, head by head and sentence by sentence."""
     mask = None if before[3] is None else (before[3] >= 0).expand(*before[0].shape[:2], *before[3].shape[-2:])
-    heads = Heads(*before[:3], *after[:3], mask)
+    heads = Heads(*before[:3], *after[:3], mask)  # type: ignore[call-arg]  # three and three
     error, printed, corrected = output_error(heads), printed_bound(heads), corrected_bound(heads)
     epsilon = heads.epsilon
     result = check(heads)

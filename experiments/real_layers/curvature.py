@@ -7,7 +7,8 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from experiments.real_layers.changes import DAMPING, changed, quadratic_predictions, reflected
+from experiments.one_shot import DAMPING
+from experiments.real_layers.changes import changed, quadratic_predictions, reflected
 from experiments.real_layers.moments import LayerMoments
 from experiments.real_layers.subject import Subject
 from prunedlora.criteria import Factors, get_criterion
@@ -44,21 +45,22 @@ def conditions(moments: LayerMoments, factors: Factors) -> dict[str, float]:
     on_range = torch.linalg.solve_triangular(R, on_range.mT, upper=False)  # eigenvalues of s² D on the range of B
     level = on_range.diagonal().mean() * torch.eye(len(R), dtype=R.dtype)
     eigenvalues = torch.linalg.eigvalsh(on_range).clamp(min=0)
+    C_z = statistics.require("C_z")
     return {
         "kappa": condition_on_range(moments.D, B).item(),
         "kappa_from_core": condition(on_range).item(),
         "kappa_damped": condition(on_range + DAMPING * level).item(),
         "effective_rank_D": (eigenvalues.sum() ** 2 / eigenvalues.square().sum()).item(),
-        "condition_C_z": condition(statistics.C_z).item(),
-        "condition_C_z_damped": condition(damped(statistics.C_z, DAMPING)).item(),
-        "effective_rank_C_z": (statistics.C_z.trace() ** 2 / statistics.C_z.square().sum()).item(),
+        "condition_C_z": condition(C_z).item(),
+        "condition_C_z_damped": condition(damped(C_z, DAMPING)).item(),
+        "effective_rank_C_z": (C_z.trace() ** 2 / C_z.square().sum()).item(),
     }
 
 
 def as_layer(moments: LayerMoments, factors: Factors) -> Layer:
     """The layer as an instance of S7: B in the coordinates of its own range, single components to remove."""
     Q, R = torch.linalg.qr(factors.B.double())
-    C = damped(moments.statistics(factors).C_z, DAMPING)
+    C = damped(moments.statistics(factors).require("C_z"), DAMPING)
     return Layer(
         W=R.unsqueeze(0),
         factor_C=torch.linalg.cholesky(C).mT.unsqueeze(0),

@@ -114,4 +114,6 @@ def blocks_of(model: nn.Module, modules: list[LoraModule]) -> nn.ModuleList:
     name = next(m.name for m in modules if Place.of(m))
     parts = name.split(".")
     number = next(i for i, part in enumerate(parts) if part.isdigit())
-    return model.get_submodule(".".join(parts[:number]))
+    found = model.get_submodule(".".join(parts[:number]))
+    assert isinstance(found, nn.ModuleList)
+    return found

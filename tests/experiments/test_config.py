@@ -3,8 +3,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from experiments import math_tables
-from experiments.__main__ import Runner
-from experiments.config import PRESETS, RunConfig, build, load_preset
+from experiments.config import RunConfig, build
+from experiments.preset import PRESETS, load_preset
+from experiments.runner import Runner
 from experiments.tuning import unchanged
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from experiments import determinism
-from experiments.config import load_preset
+from experiments.preset import load_preset
 from experiments.run import environment, run
 from theory.files import to_json
 

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from experiments import dry_run, export_peft_comparison, report
-from experiments.config import PRESETS, RunConfig, load_preset
+from experiments.config import RunConfig
 from experiments.models import load_model
+from experiments.preset import PRESETS, load_preset
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from experiments import isolation, reload
-from experiments.config import load_preset
+from experiments.preset import load_preset
 
 RUN = replace(load_preset("smoke").run, method="lora", initial_rank=4, target_rank=4, steps=4)
 

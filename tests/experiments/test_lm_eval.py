@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from experiments import lm_eval_scores
-from experiments.config import load_preset
 from experiments.evaluate import evaluate
 from experiments.methods import prepare
 from experiments.models import load_base, load_model
+from experiments.preset import load_preset
 from experiments.tasks import TASKS
 from experiments.tasks.base import Example
 from experiments.tasks.hub_math import GSM8K, LM_EVAL_GSM8K

@@ -9,8 +9,8 @@ import pytest
 
 from experiments import math_tables, tables
 from experiments.__main__ import Arguments, main
-from experiments.config import load_preset
 from experiments.gate import check_learnt
+from experiments.preset import load_preset
 from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED
 from experiments.tuning import unchanged
 from paper_figures import figure2, rank_and_loss

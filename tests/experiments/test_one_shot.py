@@ -9,9 +9,9 @@ from peft import PeftModel
 
 from experiments import one_shot, one_shot_table
 from experiments.calibration import calibrate
-from experiments.config import load_preset, one_shot_runs
 from experiments.models import load_base
 from experiments.one_shot import Variant, reduced, variants
+from experiments.preset import load_preset, one_shot_runs
 from experiments.run import run
 from experiments.tasks import TASKS
 from prunedlora.criteria import available_criteria

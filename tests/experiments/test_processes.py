@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.__main__ import Arguments, main
-from experiments.config import load_preset
+from experiments.preset import load_preset
 from experiments.processes import Processes, launcher
 from experiments.run import run
 

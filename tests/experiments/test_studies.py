@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from experiments import studies, tables
-from experiments.config import PRESETS, RunConfig, load_preset
+from experiments.config import RunConfig
+from experiments.preset import PRESETS, load_preset
 from experiments.tables import Row, Table
 from experiments.tuning import unchanged
 from paper_figures import figure1, figure3, rank_per_layer

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from experiments import math_tables, table2, table2_table
-from experiments.config import Cost, load_preset
+from experiments.config import Cost
+from experiments.preset import load_preset
 from experiments.tuning import unchanged
 
 SMOKE = load_preset("smoke")

@@ -10,10 +10,10 @@ from torch import nn
 
 from experiments import dry_run, table8, table8_table
 from experiments.compression import Pattern
-from experiments.config import load_preset
 from experiments.corpus import Corpus, load_corpus, sequences
 from experiments.layerwise import collecting, gradient_moments, linear_layers, prune_layers, second_moment
 from experiments.models import load_model
+from experiments.preset import load_preset
 from experiments.table8 import METHODS, measure, sequence_losses
 
 TABLE = load_preset("smoke").table8

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from experiments.config import PRESETS, RunConfig, build
+from experiments.config import RunConfig, build
+from experiments.preset import PRESETS
 from experiments.run import splits
 from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.config import load_preset
 from experiments.data import IGNORED, batches, collate, encode
 from experiments.evaluate import evaluate, generate, mean_loss, target_losses
 from experiments.models import load_base, load_model
+from experiments.preset import load_preset
 from experiments.run import run
 from experiments.tasks import TASKS, Example
 from experiments.train import cosine_with_warmup
