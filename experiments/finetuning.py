@@ -67,7 +67,8 @@ def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
     own = tuple((OURS, rival) for rival in rivals) if OURS in pruned else ()
     both = [c for c in settings.criteria if c in settings.truncations]
     dynamic = ((PRUNED.format(c), CUT.format(c)) for c in both)
-    return (*own, *((row, SKYLINE) for row in plain), *((cut, LORA) for cut in cuts), *dynamic)
+    beside = ((rule, LORA) for rule in (*cuts, *pruned) if rule != OURS)
+    return (*own, *((row, SKYLINE) for row in plain), *beside, *dynamic)
 
 
 def gated(settings: Finetuning, column: RunConfig, tune: Tune) -> tuple[list[RunConfig], float]:
