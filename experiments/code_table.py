@@ -21,9 +21,9 @@ def base(preset: Preset) -> RunConfig:
 
 
 def tuning(preset: Preset) -> Tuning:
-    """Learning rates are chosen on the first seed."""
+    """How learning rates are chosen."""
     assert preset.code is not None
-    return Tuning(preset.code.learning_rates, preset.code.seeds[0])
+    return Tuning(preset.code.learning_rates, preset.code.seeds)
 
 
 def code(preset: Preset, tune: Tune) -> Table:

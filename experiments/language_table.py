@@ -18,9 +18,9 @@ def base(preset: Preset) -> RunConfig:
 
 
 def tuning(preset: Preset) -> Tuning:
-    """Learning rates are chosen on the first task and seed."""
+    """Learning rates are chosen on the first task."""
     settings = _settings(preset)
-    return Tuning(settings.learning_rates, settings.seeds[0], settings.tasks[0])
+    return Tuning(settings.learning_rates, settings.seeds, settings.tasks[0])
 
 
 def language(preset: Preset, tune: Tune) -> Table:

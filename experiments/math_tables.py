@@ -25,8 +25,8 @@ def base(preset: Preset) -> RunConfig:
 
 
 def tuning(preset: Preset) -> Tuning:
-    """Learning rates are chosen on the first seed."""
-    return Tuning(preset.math.learning_rates, preset.math.seeds[0])
+    """How learning rates are chosen."""
+    return Tuning(preset.math.learning_rates, preset.math.seeds)
 
 
 def table1(preset: Preset, tune: Tune) -> Table:

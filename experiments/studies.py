@@ -283,10 +283,10 @@ TABLES: dict[str, Callable[[Preset, Tune], Table]] = {
 
 
 def tuning(preset: Preset) -> Tuning:
-    """Learning rates are chosen on the first task and seed."""
+    """Learning rates are chosen on the first task."""
     study = preset.study
     assert study is not None
-    return Tuning(study.learning_rates, study.seeds[0], study.tasks[0])
+    return Tuning(study.learning_rates, study.seeds, study.tasks[0])
 
 
 def gated(preset: Preset, tune: Tune) -> tuple[list[RunConfig], float]:

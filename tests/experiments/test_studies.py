@@ -67,7 +67,7 @@ def test_the_learning_rate_of_least_validation_loss_is_chosen_on_the_first_task_
     assert {r.task for r in grid} == {preset.study.tasks[0]}
     assert {r.seed for r in grid} == {preset.study.seeds[0]}
     best = {r.key: (rates[-1] if r.method == "lora" else rates[0]) for r in grid}
-    results = {r.key: {"validation": {"cross_entropy": abs(r.learning_rate - best[r.key])}} for r in grid}
+    results = {r.key: {"validation": {"cross_entropy": 1e4 * abs(r.learning_rate - best[r.key])}} for r in grid}
     tune = studies.tuning(preset).chooser(results)
     for run in studies.table3(preset, tune).runs:
         trained = run.source if run.method.startswith("truncate") else run

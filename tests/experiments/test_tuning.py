@@ -14,7 +14,7 @@ RUN = RunConfig("tiny", "arithmetic", "lora", 4, 4)
 
 def search(loss, rates=RATES):
     """What is tried, in order, and what is chosen, for a loss that depends on the rate."""
-    tuning, results, tried = Tuning(rates, seed=0), {}, []
+    tuning, results, tried = Tuning(rates, (0,)), {}, []
 
     def build(tune):
         return tune(RUN)
@@ -42,10 +42,29 @@ def test_short_lists():
     assert search(lambda rate: rate, rates=(1e-3, 1e-2)) == ([1e-3, 1e-2], 1e-3)
     assert search(lambda rate: rate, rates=(1e-3,)) == ([], RUN.learning_rate)
     with pytest.raises(ValueError, match="ascend"):
-        Tuning((1e-2, 1e-3), seed=0)
+        Tuning((1e-2, 1e-3), (0,))
 
 
 def test_what_is_truncated_asks_for_what_it_is_made_from():
     cut = replace(RUN, method="truncate", criterion="svd", target_rank=2)
-    (first, *_) = Tuning(RATES, seed=5).wanted({}, lambda tune: tune(cut))
+    (first, *_) = Tuning(RATES, (5,)).wanted({}, lambda tune: tune(cut))
     assert (first.method, first.target_rank, first.seed) == ("lora", 4, 5)
+
+
+def test_rates_that_come_close_are_decided_between_by_all_seeds_and_others_are_not():
+    tuning, results, tried = Tuning(RATES, (0, 1, 2)), {}, []
+    first = {1e-4: 0.500, 1e-3: 0.505, 1e-2: 0.6}
+
+    def build(tune):
+        return tune(RUN)
+
+    def loss(run):
+        return first.get(run.learning_rate, 0.9) if run.seed == 0 else {1e-4: 0.52, 1e-3: 0.48}[run.learning_rate]
+
+    while wanted := tuning.wanted(results, build):
+        tried += wanted
+        results |= {run.key: {"validation": {"cross_entropy": loss(run)}} for run in wanted}
+    others = {(run.learning_rate, run.seed) for run in tried if run.seed}
+    assert others == {(rate, seed) for rate in (1e-4, 1e-3) for seed in (1, 2)}
+    assert len(tried) == len({run.key for run in tried})
+    assert tuning.chooser(results)(RUN).learning_rate == 1e-3
