@@ -9,14 +9,24 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 Method = Literal["untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"]
-#: Settings that came later, at the values that stand for what was done before: they do not enter the key of a run, so
-#: that older results keep theirs.
+#: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that older
+#: results keep theirs.
 LATER = {"length_groups": 1}
 
 
 def digest(settings: dict[str, Any]) -> str:
-    """A short hash of settings, whatever their order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    """A short hash of settings, whatever their order; of `LATER` ones only where they change something.
+
+    >>> digest({"a": 1, "b": {"length_groups": 1}}) == digest({"b": {}, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(_without_later(settings), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_later(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_later(v) for k, v in value.items() if k not in LATER or v != LATER[k]}
+    return value
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class RunConfig:
     @property
     def key(self) -> str:
         """Hash of all settings; names the result file."""
-        return digest({name: value for name, value in asdict(self).items() if LATER.get(name) != value})
+        return digest(asdict(self))
 
     @property
     def source(self) -> "RunConfig":
