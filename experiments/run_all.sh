@@ -3,12 +3,13 @@
 #
 #   bash experiments/run_all.sh [--preset smoke|cpu|gpu|paper] [--only table1 ...] [--fresh] [--dry-run]
 #
-# smoke   tiny random models: everything runs, nothing is learnt             (2 cores: a minute)
-# cpu     SmolLM2-135M-Instruct and MiniLM from their packages               (2 cores: two hours)
+# smoke   tiny random models: everything runs, nothing is learnt             (2 cores: three minutes)
+# cpu     SmolLM2-135M-Instruct and MiniLM from their packages               (2 cores: two to four hours)
 # gpu     SmolLM2-135M-Instruct, word problems with worked solutions, the paper's ranks and schedule
 # paper   Llama-3-8B on MetaMathQA, from the hub
 #
-# --only EXPERIMENT ...   some of them; --dry-run checks a preset and says what it takes; --workers N runs N at a time
+# --only EXPERIMENT ...   some of them; --dry-run checks a preset and says what it takes; --workers N runs N at a time;
+# --minutes N starts nothing after that
 #
 # Without --preset: gpu if CUDA is there, else cpu.  A run whose result file exists is skipped; --fresh redoes it.
 # Interrupted?  Run it again.
