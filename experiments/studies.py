@@ -211,7 +211,9 @@ def figure1(preset: Preset, tune: Tune) -> Table:
     runs = {f"LoRA, rank {r}": replace(run, method="lora", initial_rank=r, target_rank=r) for r in study.figure1_ranks}
     runs[FULL] = replace(run, method="full")
     rows = [Row(label, {study.tasks[0]: _seeds(study.ablation_seeds, tune(r))}) for label, r in runs.items()]
-    return Table("figure1", "Figure 1: plain LoRA by rank, every rank at its own learning rate", tuple(rows))
+    top = f"LoRA, rank {max(study.figure1_ranks)}"
+    compare = tuple((label, top) for label in runs if label != top)
+    return Table("figure1", "Figure 1: plain LoRA by rank, every rank at its own learning rate", tuple(rows), compare)
 
 
 def figure3(preset: Preset, tune: Tune) -> Table:
