@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 Method = Literal["untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"]
-#: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that older
-#: results keep theirs.
+#: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that
+#: older results keep theirs.
 LATER = {"length_groups": 1}
 
 
