@@ -156,9 +156,15 @@ def sentences(table: Table, results: Results) -> list[str]:
                 f"{column}: least cross-entropy {ranked[0][1]} ({ranked[0][0]:.4f}), highest accuracy {best[1]} "
                 f"({100 * best[0]:.1f} %)."
             )
-        for one, other in table.compare:
-            if (one, column) in found and (other, column) in found:
-                text.append(_compare(one, other, found[one, column], found[other, column], column))
+        for one in dict.fromkeys(one for one, _ in table.compare):
+            others = {o: found[o, column] for first, o in table.compare if first == one and (o, column) in found}
+            if (one, column) in found and others:
+                text.append(_compare(f"{column}: {one}", found[one, column], others))
+    if table.compare:
+        text.append(
+            "In brackets: the difference of the loss per example on the same examples and seeds and its paired 95 % "
+            "bootstrap interval over examples, how many seeds have its sign, and the difference of accuracy in points."
+        )
     if any(c.seeds == 1 for c in found.values()):
         text.append(
             "One seed, where no ± is given: the intervals are over test examples and say nothing of other seeds."
@@ -204,17 +210,29 @@ def _written(c: Cell) -> str:
     return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {c.cross_entropy:.3f}{spread}"
 
 
-def _compare(one: str, other: str, a: Cell, b: Cell, column: str) -> str:
-    """The difference on the same examples and seeds, with its paired bootstrap interval over examples."""
-    if a.seeds != b.seeds or a.losses.size == 0 or a.losses.shape != b.losses.shape:
-        return f"{column}: {one} and {other} were not scored on the same seeds and examples."
-    differences = a.losses - b.losses
-    low, high = interval(differences.mean(axis=0))
-    verdict = "lower than" if high < 0 else "higher than" if low > 0 else "not distinguishable from"
-    mean = differences.mean()
-    same = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
-    seeds = f", the same sign in {same} of {a.seeds} seeds" if a.seeds > 1 else ""
+def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
+    """One row against others: below which its loss lies, above which, from which it cannot be told."""
+    verdicts: dict[str, list[str]] = {
+        "a lower loss than": [],
+        "a higher loss than": [],
+        "a loss that cannot be told from that of": [],
+        "not been scored on the same seeds and examples as": [],
+    }
+    lower, higher, level, elsewhere = verdicts.values()
+    for label, b in others.items():
+        if a.seeds != b.seeds or a.losses.size == 0 or a.losses.shape != b.losses.shape:
+            elsewhere.append(label)
+            continue
+        differences = a.losses - b.losses
+        low, high = interval(differences.mean(axis=0))
+        mean = differences.mean()
+        same = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
+        seeds = f"; {same} of {a.seeds} seeds" if a.seeds > 1 else ""
+        points = 100 * (a.accuracy - b.accuracy)
+        group = lower if high < 0 else higher if low > 0 else level
+        group.append(f"{label} ({mean:+.4f}, {low:+.4f} to {high:+.4f}{seeds}; {points:+.1f})")
     return (
-        f"{column}: the loss of {one} is {verdict} that of {other}: {mean:+.4f} per example, paired 95 % "
-        f"interval {low:+.4f} to {high:+.4f}{seeds}; accuracy {100 * (a.accuracy - b.accuracy):+.1f} points."
+        f"{name} has "
+        + "; ".join(f"{verdict} {', '.join(found)}" for verdict, found in verdicts.items() if found)
+        + "."
     )

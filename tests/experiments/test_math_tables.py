@@ -80,7 +80,8 @@ def test_the_text_follows_the_numbers(tmp_path):
     text = tables.sentences(table, found)
     assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
     own, rival = PRUNED.format("prunedlora2025"), CUT.format("svd")
-    assert any(f"the loss of {own} is lower than that of {rival}: -0.15" in line for line in text)
+    (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
+    assert f"{rival} (-0.15" in line
     markdown, csv = tables.write(table, found, tmp_path, math_tables.heading(SMOKE))
     assert "| pruned by magnitude" in markdown.read_text()
     assert "69.21" in markdown.read_text()

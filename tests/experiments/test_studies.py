@@ -91,11 +91,11 @@ def test_numbers_and_sentences_follow_the_results(made, tmp_path):
     table, results = made
     text = tables.sentences(table, results)
     assert "least cross-entropy good (0.4000), highest accuracy good (80.5 %)" in text[0]
-    assert "the loss of good is lower than that of bad: -0.2" in text[1]
-    assert "the same sign in 2 of 2 seeds" in text[1]
+    assert text[1].startswith("tweets: good has a lower loss than bad (-0.2")
+    assert "; 2 of 2 seeds; +20.5)" in text[1]
     assert not any("there is one seed" in line for line in text)
     swapped = {k: {**v, "losses": [1 - x for x in v["losses"]]} for k, v in results.items()}
-    assert "the loss of good is higher than that of bad" in tables.sentences(table, swapped)[1]
+    assert "good has a higher loss than bad (+" in tables.sentences(table, swapped)[1]
     markdown, csv = tables.write(table, results, tmp_path, "Somewhere.")
     assert "| good     | 80.5 [74.8, 85.8] 0.400 ± 0.000 |" in markdown.read_text()
     assert "Seeds: 2. Accuracy" in markdown.read_text()
@@ -110,7 +110,7 @@ def test_rows_of_other_examples_are_not_compared(made):
     other = table.rows[1].cells["tweets"][1].key
     for k in (key, other):
         results[k] = result(0.6, 0.6, n=100)
-    assert "were not scored on the same seeds and examples" in tables.sentences(table, results)[1]
+    assert "good has not been scored on the same seeds and examples as bad." in tables.sentences(table, results)[1]
 
 
 @pytest.mark.parametrize(("build", "figure"), [(studies.figure1, figure1), (studies.figure3, figure3)])
