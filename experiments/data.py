@@ -46,6 +46,20 @@ def collate(batch: list[Encoded], pad: int, device: torch.device) -> dict[str, T
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
 
 
+def at_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `collate` made, for a model that is to compute no logits but those that predict a target.
+
+    Those of a prompt, one for each word of the vocabulary and token, are work and memory for nothing.
+
+    >>> batch = collate([Encoded([5, 6, 7], [8, 9])], 0, torch.device("cpu"))
+    >>> at_targets(batch)["logits_to_keep"], at_targets(batch)["shift_labels"]
+    (tensor([2, 3]), tensor([[8, 9]]))
+    """
+    following = batch["labels"][:, 1:]
+    positions = (following != IGNORED).any(dim=0).nonzero().squeeze(dim=1)
+    return {**batch, "logits_to_keep": positions, "shift_labels": following[:, positions]}
+
+
 def collate_texts(
     batch: list[Example],
     labels: tuple[str, ...],
@@ -80,7 +94,8 @@ def training_batches(
         raise SystemExit(f"no training example of {config.task} fits into {config.max_length} tokens")
     repeated = [short[i % len(short)] for i in range(count)]
     for batch in batches([len(e) for e in repeated], config.batch_size, config.length_groups, config.seed):
-        yield collate(processes.share([repeated[i] for i in batch]), tokenizer.pad_token_id, processes.device)
+        encoded = processes.share([repeated[i] for i in batch])
+        yield at_targets(collate(encoded, tokenizer.pad_token_id, processes.device))
 
 
 def batches(lengths: list[int], size: int, groups: int, seed: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.config import RunConfig
-from experiments.data import IGNORED, collate, collate_texts, encode
+from experiments.data import IGNORED, at_targets, collate, collate_texts, encode
 from experiments.lm_eval_scores import right_answers
 from experiments.models import classifies
 from experiments.tasks import TASKS, Example
@@ -154,9 +154,10 @@ def target_losses(
     losses, tokens = torch.zeros(len(encoded)).double(), torch.zeros(len(encoded)).double()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device)
-        labels = batch.pop("labels")[:, 1:]
-        logits = model(**batch).logits[:, :-1]
+        batch = at_targets(collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device))
+        labels = batch.pop("shift_labels")
+        del batch["labels"]
+        logits = model(**batch).logits
         kept = labels != IGNORED
         each = torch.zeros(labels.shape, device=device)
         each[kept] = torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="none")

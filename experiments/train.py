@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from experiments.config import RunConfig
 from experiments.data import IGNORED, training_batches
 from experiments.methods import after_backward, pruner
-from experiments.models import classifies
 from experiments.processes import Processes
 from prunedlora import PruneEvent
 
@@ -71,9 +70,9 @@ def train_steps(
     model.train()
     with pruning or nullcontext():
         for step, batch in enumerate(training_batches(config, tokenizer, processes)):
-            outputs = ready(**batch)
-            weight = processes.weight(counted(batch["labels"], config))
-            loss = weight * batch_loss(outputs.logits.detach(), batch["labels"], config)
+            outputs, labels = ready(**batch), batch.get("shift_labels", batch["labels"])
+            weight = processes.weight(int((labels != IGNORED).sum()))
+            loss = weight * batch_loss(outputs.logits.detach(), labels)
             (weight * outputs.loss).backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimizer.step()
@@ -84,18 +83,10 @@ def train_steps(
     events += pruning.events if pruning else []
 
 
-def batch_loss(logits: Tensor, labels: Tensor, config: RunConfig) -> Tensor:
-    """Cross-entropy of a batch, without what a method adds to the loss that it trains on."""
-    if classifies(config.model):
-        return torch.nn.functional.cross_entropy(logits, labels)
-    logits, labels = logits[:, :-1], labels[:, 1:]
+def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of all that is not ignored, without what a method adds to the loss that it trains on."""
     kept = labels != IGNORED
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])
-
-
-def counted(labels: Tensor, config: RunConfig) -> int:
-    """Terms of the mean that `batch_loss` takes: examples, or tokens that are predicted."""
-    return len(labels) if classifies(config.model) else int((labels[:, 1:] != IGNORED).sum())
 
 
 def cosine_with_warmup(steps: int) -> Callable[[int], float]:

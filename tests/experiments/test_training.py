@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.data import IGNORED, batches, collate, encode
+from experiments.data import IGNORED, at_targets, batches, collate, encode
 from experiments.evaluate import evaluate, generate, mean_loss, target_losses
 from experiments.models import load_base, load_model
 from experiments.preset import load_preset
@@ -32,6 +32,17 @@ def test_prompts_and_padding_are_masked_and_the_end_token_is_taught(tiny):
     taught = [row[row != IGNORED].tolist() for row in batch["labels"]]
     assert [tokenizer.decode(row) for row in taught] == [" 2<|im_end|>", " 21<|im_end|>"]
     assert batch["attention_mask"].sum(dim=1).tolist() == [len(short), len(long)]
+
+
+def test_the_loss_and_its_gradient_need_no_logits_of_prompts(tiny):
+    model, tokenizer = tiny
+    texts = ("1 + 1 =", " 2"), ("100 + 110 =", " 210"), ("7 =", " 7")
+    plain = collate([encode(Example(*t, ""), tokenizer) for t in texts], tokenizer.pad_token_id, torch.device("cpu"))
+    less, weights = at_targets(plain), list(model.parameters())
+    assert len(less["logits_to_keep"]) < plain["labels"].shape[1] - 1
+    losses = [model(**batch).loss for batch in (plain, less)]
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(*(torch.autograd.grad(loss, weights) for loss in losses[::-1]))
 
 
 def test_batched_decoding_equals_one_at_a_time(tiny):
