@@ -6,7 +6,10 @@ and PEFT anew takes longer there than many a job does.
 
 import importlib
 import multiprocessing
+import os
 import sys
+import threading
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 import torch
@@ -42,6 +45,15 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 def _main(module: str, arguments: list[str], threads: int | None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
         torch.set_num_threads(threads)
     importlib.import_module(module).main(arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that asked for it does, which may be killed without a word."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,7 +1,11 @@
 """A run in a process of its own, and the check that another process opens its adapter."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -43,6 +47,23 @@ def test_an_adapter_that_is_not_what_was_trained_is_found(done, tmp_path):
 
 def test_a_failure_is_told(tmp_path):
     assert isolation.do("experiments.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]) == 1
+
+
+def test_a_job_ends_when_what_started_it_is_killed(tmp_path):
+    (tmp_path / "sleeper.py").write_text(
+        "import time\ndef main(arguments):\n    print('begun', flush=True)\n    time.sleep(600)\n"
+    )
+    paths = [str(tmp_path), str(Path(__file__).parents[2])]
+    program = "from experiments import isolation\nif __name__ == '__main__':\n    isolation.do('sleeper', [])\n"
+    (tmp_path / "program.py").write_text(program)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py")],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert process.stdout.readline() == b"begun\n"
+    process.kill()
+    process.communicate(timeout=60)  # ends when nobody is left who could print
 
 
 def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch):
