@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markdown import markdown
 
-from theory.files import write_atomically
+from theory.files import from_json, write_atomically
 from theory.report import STYLE
 
 HERE = Path(__file__).parent
@@ -52,7 +52,14 @@ def _section(preset: str) -> str:
     parts = [*map(_table, _tables(preset)), *map(_picture, _pictures(preset))]
     names = [f.stem for f in _tables(preset)] + [f"picture_{f.stem}" for f in _pictures(preset)]
     content = "".join(f'<div id="{preset}_{name}">{part}</div>' for name, part in zip(names, parts, strict=True))
-    return f"<h1>Preset {html.escape(preset)}</h1>{content}"
+    return f"<h1>Preset {html.escape(preset)}</h1><p>{spent(HERE / 'results' / preset / 'runs')}</p>{content}"
+
+
+def spent(runs: Path) -> str:
+    """What the runs of a preset took, those that tried a learning rate included."""
+    results = [from_json(file.read_text())["result"] for file in sorted(runs.glob("*.json"))]
+    hours = sum(result["train_seconds"] + result["evaluation_seconds"] for result in results) / 3600
+    return f"{len(results)} runs; training and evaluation took {hours:.1f} hours, added up over runs."
 
 
 def _table(file: Path) -> str:

@@ -93,6 +93,13 @@ def test_another_task_cannot_stand_beside_pefts():
         export_peft_comparison.convert(RECORD | {"config": asdict(replace(RUN, task="arithmetic"))})
 
 
+def test_the_report_adds_up_what_runs_took(tmp_path):
+    for i, seconds in enumerate((1800, 3600)):
+        result = {"train_seconds": seconds, "evaluation_seconds": 900}
+        (tmp_path / f"{i}.json").write_text(json.dumps({"result": result}))
+    assert report.spent(tmp_path) == "2 runs; training and evaluation took 2.0 hours, added up over runs."
+
+
 def test_the_report_holds_every_table_and_needs_no_other_file(tmp_path):
     page = report.write(tmp_path / "report.html").read_text()
     for file in (report.HERE / "results" / "cpu").glob("*.md"):
