@@ -45,12 +45,19 @@ class Runner:
         self._end = time.monotonic() + 60 * minutes
 
     def results(self, runs: list[RunConfig]) -> dict[str, dict[str, Any]]:
-        """Results of all runs by key; what is missing is done first, sources before what they are truncated to."""
+        """Results of all runs by key; what is missing is done first, sources before what they are truncated to.
+
+        A source that is trained again, because its adapter is not here, is another adapter on another machine: all that
+        is asked for and truncated from it is made again too.
+        """
         missing = [run for run in runs if self._wanted(self.file(run))]
-        sources = {r.source.key: r.source for r in missing if r.method.startswith("truncate")}
+        truncations = [run for run in runs if run.method.startswith("truncate")]
+        sources = {r.source.key: r.source for r in truncations if r in missing or self._wanted(self.file(r.source))}
         first = [s for s in sources.values() if self._wanted(self.file(s)) or not (self.artifacts / s.key).exists()]
-        later = [run for run in missing if run.key not in {s.key for s in first}]
-        bar = tqdm(total=len(first) + len(later), desc=f"{self._preset.name}: runs", disable=not missing)
+        anew = {source.key for source in first}
+        again = [run for run in truncations if run.source.key in anew]
+        later = [run for run in {r.key: r for r in (*missing, *again)}.values() if run.key not in anew]
+        bar = tqdm(total=len(first) + len(later), desc=f"{self._preset.name}: runs", disable=not (first or later))
         for batch in (first, later):
             with ThreadPoolExecutor(self._workers) as pool:
                 for _ in pool.map(self._run, batch):
