@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,7 +7,6 @@ from experiments.config import RunConfig, build
 from experiments.preset import PRESETS, load_preset
 from experiments.runner import Runner
 from experiments.tuning import unchanged
-from theory.files import write_atomically
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
@@ -44,28 +42,3 @@ def test_the_key_depends_on_every_setting_and_survives_json():
     others = [replace(run, seed=1), replace(run, steps=101), replace(run, criterion="random"), run.source]
     assert len({r.key for r in [run, *others]}) == 5
     assert len({Runner(load_preset("smoke"), False, 1).file(r) for r in [run, *others]}) == 5
-
-
-def test_what_is_truncated_is_made_again_with_what_it_is_made_from(tmp_path, monkeypatch):
-    runner, done = Runner(load_preset("smoke"), False, 1), []
-    runner.folder, runner.artifacts = tmp_path / "results", tmp_path / "artifacts"
-
-    def do(run):
-        done.append(run.key)
-        write_atomically(runner.file(run), '{"result": {}}')
-        (runner.artifacts / run.key).mkdir(parents=True, exist_ok=True)
-
-    monkeypatch.setattr(runner, "_run", do)
-    svd = RunConfig("tiny", "arithmetic", "truncate", 8, 4, "svd")
-    other = replace(svd, criterion="para2026")
-    runner.results([svd])
-    assert done == [svd.source.key, svd.key]
-    shutil.rmtree(runner.artifacts)  # results alone, as in a fresh clone
-    runner.results([svd])
-    assert len(done) == 2
-    runner.results([svd, other])
-    assert done[2] == svd.source.key
-    assert set(done[3:]) == {svd.key, other.key}
-    runner.file(svd.source).unlink()
-    runner.results([svd.source, svd])
-    assert done[5:] == [svd.source.key, svd.key]
