@@ -21,8 +21,8 @@ class PruneConfig:
         target_rank: rank of every module at the end.
         criterion: name of the rule, see :func:`prunedlora.available_criteria`.  The default, ``"svd"``, needs no
             statistics; in ``experiments/results/cpu`` no rule ends more than 0.006 nats below it when both prune
-            during training (``table7``, three seeds), it has the least loss of all pruned rows on a language model
-            (``table1``, one seed), and ``"prunedlora2025"``, the paper's, ends 0.07 and 0.08 above it there.
+            during training (``table7``, three seeds; ``table1``, a language model, one seed), and
+            ``"prunedlora2025"``, the paper's, ends 0.07 and 0.08 above it there.
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.
