@@ -15,7 +15,14 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 import torch
 
 #: Modules whose ``main(arguments)`` can be done.
-JOBS = ("experiments.run", "experiments.reload", "experiments.one_shot", "experiments.table2", "experiments.table8")
+JOBS = (
+    "experiments.run",
+    "experiments.reload",
+    "experiments.one_shot",
+    "experiments.table2",
+    "experiments.table2_memory",
+    "experiments.table8",
+)
 
 
 def do(module: str, arguments: list[str], threads: int | None = None) -> int:

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from experiments.calibration import calibrate
 from experiments.config import OneShot, RunConfig, build
 from experiments.evaluate import class_logits, label_losses, target_losses
+from experiments.machine import environment
 from experiments.models import classifies, load_base
-from experiments.run import environment
 from experiments.tasks import TASKS, Example
 from prunedlora.criteria import Factors, Reduction, available_criteria, get_criterion
 from prunedlora.decision import Candidate, reduce_all

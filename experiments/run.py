@@ -6,15 +6,9 @@ checks the adapter.
 """
 
 import json
-import os
-import platform
-import resource
-import subprocess
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ import torch
 
 from experiments.config import RunConfig, build
 from experiments.evaluate import evaluate, mean_loss
+from experiments.machine import environment, peak_memory
 from experiments.methods import prepare
 from experiments.models import load_base
 from experiments.processes import processes
@@ -30,10 +25,8 @@ from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint
 from experiments.train import train
 from experiments.truncate import save_changes, truncated
-from prunedlora import PruneConfig, PruneEvent, __version__, export_adapter, find_lora_modules
+from prunedlora import PruneConfig, PruneEvent, export_adapter, find_lora_modules
 from theory.files import to_json, write_atomically
-
-PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
 
 
 def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str, Any] | None:
@@ -63,7 +56,7 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
     together.part()
     if not together.is_first:
         return None
-    peak, task = _peak_memory(device), TASKS[config.task]
+    peak, task = peak_memory(device), TASKS[config.task]
     start = time.perf_counter()
     score = evaluate(model, tokenizer, config, task.test(config.test_examples), task.harness)
     result = {
@@ -94,21 +87,6 @@ def splits(config: RunConfig) -> dict[str, str]:
     return {name: fingerprint(examples) for name, examples in used.items()}
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and date, for the record."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {"prunedlora": __version__} | {name: version(name) for name in PACKAGES},
-        "device": device,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-
-
 def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """Write what a run made, and say what it is; an ordinary adapter with a probe that tells whether it reloads."""
     if config.method in ("untuned", "truncate_full"):
@@ -133,22 +111,6 @@ def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: An
         "adapter_parameters": sum(m.B.numel() + m.A.numel() for m in modules),
         "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
     }
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most memory in use so far: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _commit() -> str:
-    try:
-        out = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-        return out.stdout.strip() or "unknown"
-    except OSError:
-        return "unknown"
 
 
 def main(arguments: list[str]) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import Cost, RunConfig, build
+from experiments.machine import environment
 from experiments.methods import prepare
 from experiments.models import load_base
 from experiments.processes import Processes, processes
-from experiments.run import environment
 from experiments.train import train_steps
 from prunedlora import PruneEvent
 from theory.files import to_json, write_atomically
@@ -34,7 +34,7 @@ def measure(config: Cost) -> dict[str, Any]:
         build(RunConfig, config.reference, "run"),
     )
     events: list[PruneEvent] = []
-    both = _steps(run, together, events), _steps(reference, together, [])
+    both = training(run, together, events), training(reference, together, [])
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in tqdm(range(run.steps // config.block), desc=f"{run.method} {run.criterion}".strip(), leave=False):
         for steps, taken in zip(both, seconds, strict=True):
@@ -48,7 +48,8 @@ def measure(config: Cost) -> dict[str, Any]:
     }
 
 
-def _steps(run: RunConfig, together: Processes, events: list[PruneEvent]) -> Iterator[Tensor]:
+def training(run: RunConfig, together: Processes, events: list[PruneEvent]) -> Iterator[Tensor]:
+    """The steps of a run, from the base model on, see `experiments.train.train_steps`."""
     torch.manual_seed(run.seed)
     base, tokenizer = load_base(run)
     return train_steps(prepare(base.to(together.device), run), tokenizer, run, together, events)

@@ -59,7 +59,7 @@ def frame(preset: Preset, table: Table, results: Results, measured: Mapping[str,
         preset: the preset.
         table: Table 5.
         results: of its runs, by key.
-        measured: what `experiments.table2` measured, by the label of the row.
+        measured: what `experiments.table2` and `experiments.table2_memory` measured, by the label of the row.
     """
     ranks, lines = sorted(preset.math.initial_ranks), []
     for label, run in trained(table).items():
@@ -79,7 +79,7 @@ def frame(preset: Preset, table: Table, results: Results, measured: Mapping[str,
                 "seconds of an event": "" if event is None else f"{event:.2f}",
                 "events, share of training": taken,
                 "adapter MB": f"{result['adapter_bytes'] / 1e6:.2f}" if "adapter_bytes" in result else "",
-                "peak GiB": f"{result['peak_memory_bytes'] / 2**30:.2f}",
+                "peak GiB": f"{found['peak_memory_bytes'] / 2**30:.2f}",
                 "paper: trained %, time": PAPER_PRUNED[ranks.index(run.initial_rank)] if ours else PAPER.get(label, ""),
             }
         )
@@ -96,8 +96,8 @@ def write(
     dearest = max(ratios, key=lambda label: ratios[label][0])
     text = (
         f"{math_tables.heading(preset)} A step is timed between events, in turn with one of LoRA at the target rank "
-        "in the same process; 95 % bootstrap interval over pairs of blocks. Memory is that of a process of its own, "
-        "as a whole. Paper: Llama-3-8B on an H100.\n\n"
+        "in the same process; 95 % bootstrap interval over pairs of blocks. Memory is the most that a "
+        "process had in all that did nothing but train. Paper: Llama-3-8B on an H100.\n\n"
         f"{made.to_markdown(index=False, disable_numparse=True)}\n\n"
         f"Slower than LoRA at the target rank, with the interval above 1: {', '.join(slower) or 'none'}. "
         f"The dearest step is that of {dearest}, {ratios[dearest][0]:.2f} times.\n"

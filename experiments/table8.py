@@ -21,8 +21,8 @@ from experiments.compression import Pattern, gradient_score, mask, sparsegpt, wa
 from experiments.config import Compression, build
 from experiments.corpus import load_corpus, sequences
 from experiments.layerwise import gradient_moments, linear_layers, prune_layers, second_moment, squares
+from experiments.machine import environment
 from experiments.models import load_model
-from experiments.run import environment
 from theory.files import to_json, write_atomically
 
 #: Prunes a model in place.

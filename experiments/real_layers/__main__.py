@@ -10,12 +10,13 @@ import tyro
 from tqdm import tqdm
 
 from experiments.config import digest
+from experiments.machine import environment
 from experiments.real_layers import attention, curvature, noise, prediction
 from experiments.real_layers.changes import changed
 from experiments.real_layers.settings import SETTINGS, Settings
 from experiments.real_layers.subject import Subject, load
 from experiments.real_layers.summary import summarise
-from experiments.run import environment, run
+from experiments.run import run
 from theory import real_layers, report
 from theory.files import from_json, to_json, write_atomically
 

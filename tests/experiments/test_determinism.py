@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from experiments import determinism
+from experiments.machine import environment
 from experiments.preset import load_preset
-from experiments.run import environment, run
+from experiments.run import run
 from theory.files import to_json
 
 RUN = replace(

@@ -1,14 +1,16 @@
 """The cost of training: what is measured, and what is made of it."""
 
+import json
 from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
 
-from experiments import math_tables, table2, table2_table
+from experiments import math_tables, table2, table2_memory, table2_table
 from experiments.config import Cost
 from experiments.preset import load_preset
 from experiments.tuning import unchanged
+from theory.files import to_json
 
 SMOKE = load_preset("smoke")
 TABLE = math_tables.table5(SMOKE, unchanged)
@@ -38,10 +40,21 @@ def test_blocks_of_both_are_timed_in_turn_and_every_event_has_its_block():
     assert all(e["seconds"] > 0 for e in found["events"])
 
 
+def test_memory_is_measured_of_a_run_alone(tmp_path, monkeypatch):
+    run = replace(SMOKE.run, method="prune", criterion="svd", initial_rank=8, target_rank=4, steps=8, interval=1)
+    trained = []
+    monkeypatch.setattr(table2_memory, "training", lambda *asked: map(trained.append, table2.training(*asked)))
+    config, result = tmp_path / "config.json", tmp_path / "result.json"
+    config.write_text(to_json(asdict(run)))
+    table2_memory.main([str(config), str(result)])
+    assert len(trained) == run.steps
+    assert json.loads(result.read_text())["result"]["peak_memory_bytes"] > 2**20
+
+
 def test_events_are_no_part_of_a_step_and_the_text_follows_the_numbers(tmp_path):
     results = {
         r.key: {"trainable_parameters": 20, "adapter_parameters": 10, "base_parameters": 1000, "adapter_bytes": 10**6}
-        | {"peak_memory_bytes": 2**30, "events": [0] * 4 if r.method == "prune" else []}
+        | {"events": [0] * 4 if r.method == "prune" else []}
         for r in TABLE.runs
     }
     measured = {
@@ -50,6 +63,7 @@ def test_events_are_no_part_of_a_step_and_the_text_follows_the_numbers(tmp_path)
         else {"run": [1.0] * 3, "reference": [1.0] * 3, "events": [], "block": 2}
         for label, run in table2_table.trained(TABLE).items()
     }
+    measured = {label: found | {"peak_memory_bytes": 2**29} for label, found in measured.items()}
     markdown, csv = table2_table.write(SMOKE, TABLE, results, measured, tmp_path)
     rows = pd.read_csv(csv).set_index("method")
     own = rows.loc["pruned by prunedlora2025, from 8"]
@@ -58,6 +72,7 @@ def test_events_are_no_part_of_a_step_and_the_text_follows_the_numbers(tmp_path)
     assert own["paper: trained %, time"] == "3.36 → 0.84, 2 h 46"
     # four events of a second, sixteen steps of a second
     assert own["events, share of training"] == "20.0%"
+    assert set(rows["peak GiB"]) == {0.5}
     assert rows.loc["DoRA", "step, relative to LoRA"] == "1.00 [1.00, 1.00]"
     text = markdown.read_text()
     assert "interval above 1: pruned by random, from 6" in text
