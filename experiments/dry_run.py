@@ -54,7 +54,7 @@ def report(preset: Preset) -> str:
     for (run, _), taken, size in zip(known, hours, sizes, strict=True):
         what = f"{run.model.partition('@')[0]}: {run.method} {run.criterion}".strip()
         ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
-        lines.append(f"  {what}{ranks}, seed {run.seed}: {taken:.1f} h, {size:.0f} GB")
+        lines.append(f"  {what}{ranks}, seed {run.seed}: {60 * taken:.1f} min, {size:.1f} GB")
     lines.append(
         f"Estimated at most {sum(hours):.0f} h on one such GPU in all (with every learning rate), up to "
         f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
