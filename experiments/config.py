@@ -97,6 +97,11 @@ class RunConfig:
         return digest(asdict(self))
 
     @property
+    def trains(self) -> bool:
+        """Whether the run trains anything."""
+        return self.method not in ("untuned", "truncate", "truncate_full")
+
+    @property
     def source(self) -> "RunConfig":
         """For the two ways to truncate: the run that trained what is truncated."""
         plain: dict[str, Any] = {

@@ -54,7 +54,8 @@ def report(preset: Preset) -> str:
     for (run, _), taken, size in zip(known, hours, sizes, strict=True):
         what = f"{run.model.partition('@')[0]}: {run.method} {run.criterion}".strip()
         ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
-        lines.append(f"  {what}{ranks}, seed {run.seed}: {60 * taken:.1f} min, {size:.1f} GB")
+        rate = f", learning rate {run.learning_rate:g}" if run.trains else ""
+        lines.append(f"  {what}{ranks}{rate}, seed {run.seed}: {60 * taken:.1f} min, {size:.1f} GB")
     lines.append(
         f"Estimated at most {sum(hours):.0f} h on one such GPU in all (with every learning rate), up to "
         f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
@@ -98,11 +99,10 @@ def _hours(run: RunConfig, e: Estimate) -> float:
 
     Evaluation: the weights are read once for each token of a batch.
     """
-    trains = run.method not in ("untuned", "truncate", "truncate_full")
     flops = (6 if run.method == "full" else 4) * e.parameters * e.tokens_per_example * run.steps * run.batch_size
     batches = -(-run.test_examples // run.eval_batch_size)
     reading = 2 * e.parameters * e.generated_tokens * batches / e.bytes_per_second
-    return (trains * flops / e.flops_per_second + reading) / 3600
+    return (run.trains * flops / e.flops_per_second + reading) / 3600
 
 
 def _gigabytes(run: RunConfig, e: Estimate) -> float:

@@ -79,7 +79,7 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
 def splits(config: RunConfig) -> dict[str, str]:
     """Fingerprints of the examples that a run uses: the same wherever it is done, or the data have changed."""
     task, used = TASKS[config.task], {}
-    if config.method not in ("untuned", "truncate", "truncate_full"):
+    if config.trains:
         used["train"] = task.train(config.steps * config.batch_size, config.seed)
     if config.validation_examples:
         used["validation"] = task.validation(config.validation_examples)
