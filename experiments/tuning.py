@@ -25,6 +25,8 @@ class Tuning:
 
     Rates are tried from the middle of the list outwards, as long as the best one tried lies at an end of those tried:
     the loss on the validation split is taken to fall and then to rise with the rate.  That is done on the first seed.
+    Where all weights are trained, it falls again beyond the rates at which they are wrecked and the task is learnt from
+    scratch; so the search starts there from a tenth of the middle rate.
     Rates that come close to the best there are compared by their means over all seeds.
 
     Attributes:
@@ -79,14 +81,18 @@ class Tuning:
     def _next(self, run: RunConfig, results: Results) -> list[RunConfig]:
         """What must be tried next for a run on the first seed."""
         tried = self._tried(run, self.seeds[:1], results)
-        middle = len(self.rates) // 2
-        best = self.rates.index(min(tried, key=lambda rate: tried[rate])) if tried else middle
+        best = self.rates.index(min(tried, key=lambda rate: tried[rate]) if tried else self._first(run))
         around = self.rates[max(0, best - 1) : best + 2]
         if missing := [replace(run, learning_rate=rate) for rate in around if rate not in tried]:
             return missing
         close = _close(tried)
         others = [replace(run, learning_rate=rate, seed=seed) for rate in close for seed in self.seeds[1:]]
         return [other for other in others if len(close) > 1 and other.key not in results]
+
+    def _first(self, run: RunConfig) -> float:
+        """The rate from which the search goes outwards."""
+        wanted = self.rates[len(self.rates) // 2] / (10 if run.method == "full" else 1)
+        return min(self.rates, key=lambda rate: abs(math.log(rate / wanted)))
 
     def _tried(self, run: RunConfig, seeds: Sequence[int], results: Results) -> dict[float, float]:
         """Validation loss by rate, mean over the seeds, of rates that were tried on all; infinite for a breakdown."""

@@ -12,17 +12,17 @@ RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RUN = RunConfig("tiny", "arithmetic", "lora", 4, 4)
 
 
-def search(loss, rates=RATES):
+def search(loss, rates=RATES, run=RUN):
     """What is tried, in order, and what is chosen, for a loss that depends on the rate."""
     tuning, results, tried = Tuning(rates, (0,)), {}, []
 
     def build(tune):
-        return tune(RUN)
+        return tune(run)
 
     while wanted := tuning.wanted(results, build):
-        tried += [run.learning_rate for run in wanted]
-        results |= {run.key: {"validation": {"cross_entropy": loss(run.learning_rate)}} for run in wanted}
-    return tried, tuning.chooser(results)(RUN).learning_rate
+        tried += [w.learning_rate for w in wanted]
+        results |= {w.key: {"validation": {"cross_entropy": loss(w.learning_rate)}} for w in wanted}
+    return tried, tuning.chooser(results)(run).learning_rate
 
 
 @pytest.mark.parametrize("best", RATES)
@@ -32,6 +32,12 @@ def test_the_least_loss_is_found_without_trying_what_lies_beyond_its_neighbours(
     assert len(tried) == len(set(tried)) == {1e-5: 4, 1e-4: 4, 1e-3: 3, 1e-2: 4, 1e-1: 4}[best]
     neighbours = RATES[max(0, RATES.index(best) - 1) : RATES.index(best) + 2]
     assert set(neighbours) <= set(tried)
+
+
+def test_full_fine_tuning_does_not_stop_where_it_learns_from_scratch():
+    losses = dict(zip(RATES, (0.3, 0.9, 0.8, 1.1, 1.2), strict=True))
+    assert search(losses.get)[1] == 1e-3
+    assert search(losses.get, run=replace(RUN, method="full")) == ([1e-5, 1e-4, 1e-3], 1e-5)
 
 
 def test_training_that_breaks_down_is_no_choice():
