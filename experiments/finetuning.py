@@ -63,12 +63,13 @@ def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
     """The rows that the text under a table compares: the paper's rule with all others, and what it left out."""
     cuts, pruned = (tuple(map(label.format, names)) for label, names in _named(settings))
     plain = (LORA, RSLORA) if "rslora" in settings.baselines else (LORA,)
-    rivals = (*plain, SKYLINE, *cuts, *(rule for rule in pruned if rule != OURS))
+    full = (FULL,) if "full" in settings.baselines else ()
+    rivals = (*plain, *full, SKYLINE, *cuts, *(rule for rule in pruned if rule != OURS))
     own = tuple((OURS, rival) for rival in rivals) if OURS in pruned else ()
     both = [c for c in settings.criteria if c in settings.truncations]
     dynamic = ((PRUNED.format(c), CUT.format(c)) for c in both)
-    beside = ((rule, LORA) for rule in (*cuts, *pruned) if rule != OURS)
-    return (*own, *((row, SKYLINE) for row in plain), *beside, *dynamic)
+    beside = ((rule, rival) for rule in (*cuts, *pruned) if rule != OURS for rival in (LORA, *full))
+    return (*own, *((row, SKYLINE) for row in plain), *((SKYLINE, row) for row in full), *beside, *dynamic)
 
 
 def gated(settings: Finetuning, column: RunConfig, tune: Tune) -> tuple[list[RunConfig], float]:
