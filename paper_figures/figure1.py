@@ -26,7 +26,7 @@ def draw(results: Path, output: Path) -> list[Path]:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(r) for r in ranks])
     axes.set(xlabel="rank", ylabel="accuracy in %, 95 % interval")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return save(figure, output, "figure1")
 
 
