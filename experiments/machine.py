@@ -1,4 +1,4 @@
-"""What the results of a job depend on besides its settings, and the memory that it took."""
+"""The record of a job: its settings, its result, and what that depends on besides; and the memory that it took."""
 
 import os
 import platform
@@ -13,8 +13,14 @@ from typing import Any
 import torch
 
 from prunedlora import __version__
+from theory.files import to_json, write_atomically
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-gym")
+
+
+def write_record(file: Path, config: dict[str, Any], result: Any) -> None:
+    """Write what a job was told and what came out, with its environment."""
+    write_atomically(file, to_json({"config": config, "environment": environment(), "result": result}))
 
 
 def environment() -> dict[str, Any]:

@@ -20,14 +20,13 @@ from tqdm import tqdm
 from experiments.calibration import calibrate
 from experiments.config import OneShot, RunConfig, build
 from experiments.evaluate import class_logits, label_losses, target_losses
-from experiments.machine import environment
+from experiments.machine import write_record
 from experiments.models import classifies, load_base
 from experiments.tasks import TASKS, Example
 from prunedlora.criteria import Factors, Reduction, available_criteria, get_criterion
 from prunedlora.decision import Candidate, reduce_all
 from prunedlora.obs import block_solution
 from prunedlora.surgery import write_factors
-from theory.files import to_json, write_atomically
 
 Recovery = Literal["own", "none", "C_z"]
 #: Other names of `svd`, the same with one adapter and one event per module.
@@ -145,7 +144,7 @@ def main(arguments: list[str]) -> None:
     values = json.loads(config_file.read_text())
     config, run = build(OneShot, values["one_shot"], "one_shot"), build(RunConfig, values["run"], "run")
     result = measure(config, run, adapter)
-    write_atomically(result_file, to_json({"config": values, "environment": environment(), "result": result}))
+    write_record(result_file, values, result)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 from experiments.config import RunConfig, build
 from experiments.evaluate import evaluate, mean_loss
-from experiments.machine import environment, peak_memory
+from experiments.machine import peak_memory, write_record
 from experiments.methods import prepare
 from experiments.models import load_base
 from experiments.processes import processes
@@ -26,7 +26,6 @@ from experiments.tasks.base import fingerprint
 from experiments.train import train
 from experiments.truncate import save_changes, truncated
 from prunedlora import PruneConfig, PruneEvent, export_adapter, find_lora_modules
-from theory.files import to_json, write_atomically
 
 
 def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str, Any] | None:
@@ -119,8 +118,7 @@ def main(arguments: list[str]) -> None:
     config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
     result = run(config, folder, source[0] if source else None)
     if result is not None:
-        record = {"config": asdict(config), "environment": environment(), "result": result}
-        write_atomically(result_file, to_json(record))
+        write_record(result_file, asdict(config), result)
 
 
 if __name__ == "__main__":

@@ -86,14 +86,14 @@ class Runner:
     def cost(self, label: str, config: Cost) -> dict[str, Any]:
         """What a row of Table 2 costs: time beside the reference, and memory alone."""
         name = re.sub(r"[^a-z0-9]+", "_", label.lower())
-        time, memory = (
+        timed, alone = (
             self.folder / "table2" / f"{name}_{key}.json" for key in (config.key, f"memory_{digest(config.run)}")
         )
-        if self._wanted(time):
-            self._measure("experiments.table2", asdict(config), time)
-        if self._wanted(memory):
-            self._measure("experiments.table2_memory", config.run, memory)
-        return from_json(time.read_text())["result"] | from_json(memory.read_text())["result"]
+        if self._wanted(timed):
+            self._measure("experiments.table2", asdict(config), timed)
+        if self._wanted(alone):
+            self._measure("experiments.table2_memory", config.run, alone)
+        return from_json(timed.read_text())["result"] | from_json(alone.read_text())["result"]
 
     def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:
         """What compression of the pretrained model measures in each run."""

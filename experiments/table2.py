@@ -17,13 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import Cost, RunConfig, build
-from experiments.machine import environment
+from experiments.machine import write_record
 from experiments.methods import prepare
 from experiments.models import load_base
 from experiments.processes import Processes, processes
 from experiments.train import train_steps
 from prunedlora import PruneEvent
-from theory.files import to_json, write_atomically
 
 
 def measure(config: Cost) -> dict[str, Any]:
@@ -73,8 +72,7 @@ def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file = map(Path, arguments)
     config = build(Cost, json.loads(config_file.read_text()), config_file.name)
-    record = {"config": asdict(config), "environment": environment(), "result": measure(config)}
-    write_atomically(result_file, to_json(record))
+    write_record(result_file, asdict(config), measure(config))
 
 
 if __name__ == "__main__":

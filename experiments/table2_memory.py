@@ -10,10 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.config import RunConfig, build
-from experiments.machine import environment, peak_memory
+from experiments.machine import peak_memory, write_record
 from experiments.processes import processes
 from experiments.table2 import training
-from theory.files import to_json, write_atomically
 
 
 def main(arguments: list[str]) -> None:
@@ -21,9 +20,7 @@ def main(arguments: list[str]) -> None:
     config_file, result_file = map(Path, arguments)
     config, alone = build(RunConfig, json.loads(config_file.read_text()), config_file.name), processes()
     deque(training(config, alone, []), maxlen=0)
-    result = {"peak_memory_bytes": peak_memory(alone.device)}
-    record = {"config": asdict(config), "environment": environment(), "result": result}
-    write_atomically(result_file, to_json(record))
+    write_record(result_file, asdict(config), {"peak_memory_bytes": peak_memory(alone.device)})
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ from experiments.compression import Pattern, gradient_score, mask, sparsegpt, wa
 from experiments.config import Compression, build
 from experiments.corpus import load_corpus, sequences
 from experiments.layerwise import gradient_moments, linear_layers, prune_layers, second_moment, squares
-from experiments.machine import environment
+from experiments.machine import write_record
 from experiments.models import load_model
-from theory.files import to_json, write_atomically
 
 #: Prunes a model in place.
 Compress = Callable[[nn.Module, Pattern], None]
@@ -134,8 +133,7 @@ def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file = map(Path, arguments)
     config = build(Compression, json.loads(config_file.read_text()), config_file.name)
-    record = {"config": asdict(config), "environment": environment(), "result": measure(config)}
-    write_atomically(result_file, to_json(record))
+    write_record(result_file, asdict(config), measure(config))
 
 
 if __name__ == "__main__":

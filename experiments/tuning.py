@@ -12,6 +12,9 @@ from experiments.tables import Results, Tune
 #: Nats by which a rate must be behind the best on the first seed not to be tried on the others: about half of what the
 #: same settings differ by between seeds.
 CLOSE = 0.01
+#: Share of the middle rate from which the search goes outwards where all weights are trained.  Beyond the rates
+#: at which those are wrecked, and the task is learnt from scratch, the loss falls a second time.
+FULL = 0.1
 
 
 def unchanged(run: RunConfig) -> RunConfig:
@@ -25,8 +28,6 @@ class Tuning:
 
     Rates are tried from the middle of the list outwards, as long as the best one tried lies at an end of those tried:
     the loss on the validation split is taken to fall and then to rise with the rate.  That is done on the first seed.
-    Where all weights are trained, it falls again beyond the rates at which they are wrecked and the task is learnt from
-    scratch; so the search starts there from a tenth of the middle rate.
     Rates that come close to the best there are compared by their means over all seeds.
 
     Attributes:
@@ -91,7 +92,7 @@ class Tuning:
 
     def _first(self, run: RunConfig) -> float:
         """The rate from which the search goes outwards."""
-        wanted = self.rates[len(self.rates) // 2] / (10 if run.method == "full" else 1)
+        wanted = self.rates[len(self.rates) // 2] * (FULL if run.method == "full" else 1)
         return min(self.rates, key=lambda rate: abs(math.log(rate / wanted)))
 
     def _tried(self, run: RunConfig, seeds: Sequence[int], results: Results) -> dict[float, float]:
