@@ -23,6 +23,8 @@ ADALORA = "AdaLoRA"
 SKYLINE = "LoRA at the initial rank (skyline)"
 PRUNED = "pruned by {}"
 CUT = "skyline truncated by {}"
+#: Nats of which nothing is left in the digits that sentences print.
+NOTHING = 5e-5
 
 Results = Mapping[str, dict[str, Any]]
 #: Chooses the settings of a run, such as its learning rate.
@@ -211,14 +213,15 @@ def _written(c: Cell) -> str:
 
 
 def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
-    """One row against others: below which its loss lies, above which, from which it cannot be told."""
+    """One row against others: below which its loss lies, above which, and with which it is level or the same."""
     verdicts: dict[str, list[str]] = {
         "a lower loss than": [],
         "a higher loss than": [],
         "a loss that cannot be told from that of": [],
+        "the same loss to four digits as": [],
         "not been scored on the same seeds and examples as": [],
     }
-    lower, higher, level, elsewhere = verdicts.values()
+    lower, higher, level, same, elsewhere = verdicts.values()
     for label, b in others.items():
         if a.seeds != b.seeds or a.losses.size == 0 or a.losses.shape != b.losses.shape:
             elsewhere.append(label)
@@ -226,10 +229,10 @@ def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
         differences = a.losses - b.losses
         low, high = interval(differences.mean(axis=0))
         mean = differences.mean()
-        same = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
-        seeds = f"; {same} of {a.seeds} seeds" if a.seeds > 1 else ""
+        agree = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
+        seeds = f"; {agree} of {a.seeds} seeds" if a.seeds > 1 else ""
         points = 100 * (a.accuracy - b.accuracy)
-        group = lower if high < 0 else higher if low > 0 else level
+        group = same if max(-low, high) < NOTHING else lower if high < 0 else higher if low > 0 else level
         group.append(f"{label} ({mean:+.4f}, {low:+.4f} to {high:+.4f}{seeds}; {points:+.1f})")
     return (
         f"{name} has "

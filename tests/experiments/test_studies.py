@@ -104,6 +104,15 @@ def test_numbers_and_sentences_follow_the_results(made, tmp_path):
     assert frame["accuracy"].tolist() == [0.805, 0.6]
 
 
+def test_a_difference_of_which_no_printed_digit_is_left_is_none(made):
+    table, results = made
+    good, bad = (row.cells["tweets"] for row in table.rows)
+    for one, other in zip(good, bad, strict=True):
+        results[one.key] = {**results[other.key], "losses": [x + 2e-5 for x in results[other.key]["losses"]]}
+    same = "tweets: good has the same loss to four digits as bad (+0.0000, +0.0000 to +0.0000; 2 of 2 seeds; +0.0)."
+    assert tables.sentences(table, results)[1] == same
+
+
 def test_rows_of_other_examples_are_not_compared(made):
     table, results = made
     key = table.rows[1].cells["tweets"][0].key
