@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from experiments.preset import Preset, Table8
 from experiments.tables import interval
@@ -37,15 +38,16 @@ COMPARED = (
     ("wanda", "sparsegpt"),
 )
 NOTE = (
-    "Perplexity on the test sequences [95 % interval: bootstrap over sequences]; *paper*: LLaMA-7B on WikiText, "
-    "another model, another text and more calibration, so that only the order can be compared. SparseGPT and Wanda "
+    "Perplexity on the test sequences [95 % interval: bootstrap over sequences], ± its standard deviation over seeds "
+    "where there are several, which draw the calibration sequences; *paper*: LLaMA-7B on WikiText, another model, "
+    "another text and more calibration, so that only the order can be compared. SparseGPT and Wanda "
     "see inputs that have passed through the pruned layers before, Gradient the gradients of the dense model, one for "
     "each batch. Gradient is the score that the paper prints, |W| / diag((Ĥ + λI)⁻¹), without an update; squared is "
     "W² / diag((Ĥ + λI)⁻¹), the cost of a removal in the same quadratic model."
 )
 
-#: Losses of each test sequence, mean over seeds, by (method, pattern).
-Losses = dict[tuple[str, str], np.ndarray]
+#: Losses by (method, pattern), of each test sequence for each seed.
+Losses = dict[tuple[str, str], Float[np.ndarray, "seeds sequences"]]
 
 
 def gate(table: Table8, dense: dict[str, Any]) -> None:
@@ -91,10 +93,10 @@ def write(preset: Preset, dense: dict[str, Any], rows: dict[str, list[dict[str, 
 
 
 def collect(results: dict[str, list[dict[str, Any]]]) -> Losses:
-    """Losses of the test sequences by method and pattern."""
+    """Losses of the test sequences by method and pattern, from results of each seed."""
     patterns = {method: [row["pattern"] for row in found[0]["rows"]] for method, found in results.items()}
     return {
-        (method, pattern): np.array([found["rows"][i]["losses"] for found in results[method]], dtype=float).mean(axis=0)
+        (method, pattern): np.array([found["rows"][i]["losses"] for found in results[method]], dtype=float)
         for method, names in patterns.items()
         for i, pattern in enumerate(names)
     }
@@ -118,8 +120,9 @@ def plain(losses: Losses) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"method": method, "pattern": pattern, "perplexity": _perplexity(found)}
-            | dict(zip(("low", "high"), np.exp(interval(found)), strict=True))
-            | {"sequences": len(found), "paper_llama_7b": PAPER.get(method, {}).get(pattern)}
+            | dict(zip(("low", "high"), np.exp(interval(found.mean(axis=0))), strict=True))
+            | {"spread": _spread(found), "seeds": len(found), "sequences": found.shape[1]}
+            | {"paper_llama_7b": PAPER.get(method, {}).get(pattern)}
             for (method, pattern), found in losses.items()
         ]
     )
@@ -143,13 +146,16 @@ def sentences(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _compare(one: str, other: str, losses: Losses, pattern: str) -> str:
-    difference = losses[one, pattern] - losses[other, pattern]
+    by_seed = losses[one, pattern] - losses[other, pattern]  # what no seed changes has one only
+    difference = by_seed.mean(axis=0)
     low, high = interval(difference)
+    agree = int((np.sign(by_seed.mean(axis=1)) == np.sign(difference.mean())).sum())
+    seeds = f"; {agree} of {len(by_seed)} seeds" if len(by_seed) > 1 else ""
     verdict = "lower than" if high < 0 else "higher than" if low > 0 else "not distinguishable from"
     ratio, *ends = (math.exp(x) for x in (difference.mean(), low, high))
     return (
         f"{pattern}: the perplexity of {LABELS[one]} is {verdict} that of {LABELS[other]}: {_number(ratio)} times, "
-        f"paired 95 % interval {_number(ends[0])} to {_number(ends[1])}."
+        f"paired 95 % interval {_number(ends[0])} to {_number(ends[1])}{seeds}."
     )
 
 
@@ -159,7 +165,8 @@ def _verdict(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
     asked = [p for p in patterns if all((method, p) in losses for method in ("gradient", *rivals))]
     if not asked:
         return []
-    ahead = [p for p in asked if all(interval(losses["gradient", p] - losses[other, p])[1] < 0 for other in rivals)]
+    means = {key: found.mean(axis=0) for key, found in losses.items()}
+    ahead = [p for p in asked if all(interval(means["gradient", p] - means[other, p])[1] < 0 for other in rivals)]
     return [
         f"The paper's Gradient is ahead of both Wanda and SparseGPT, by intervals that exclude equality, in "
         f"{len(ahead)} of {len(asked)} patterns{' (' + ', '.join(ahead) + ')' if ahead else ''}."
@@ -170,9 +177,15 @@ def _perplexity(losses: np.ndarray) -> float:
     return float(np.exp(losses.mean()))
 
 
+def _spread(losses: np.ndarray) -> float:
+    """Standard deviation of the perplexity over seeds; nan for one."""
+    return float(np.exp(losses.mean(axis=1)).std(ddof=1)) if len(losses) > 1 else math.nan
+
+
 def _written(losses: np.ndarray) -> str:
-    low, high = np.exp(interval(losses))
-    return f"{_number(_perplexity(losses))} [{_number(low)}, {_number(high)}]"
+    low, high = np.exp(interval(losses.mean(axis=0)))
+    spread = f" ± {_number(_spread(losses))}" if len(losses) > 1 else ""
+    return f"{_number(_perplexity(losses))} [{_number(low)}, {_number(high)}]{spread}"
 
 
 def _number(value: float) -> str:
