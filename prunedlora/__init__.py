@@ -11,9 +11,10 @@ from prunedlora.compress_report import CompressReport
 from prunedlora.config import PruneConfig
 from prunedlora.criteria import available_criteria, register, register_reduction
 from prunedlora.errors import PrunedLoRAError
+from prunedlora.event import PruneEvent
 from prunedlora.export import export_adapter
 from prunedlora.inspection import inspect_adapter
-from prunedlora.pruner import LoraRankPruner, PruneEvent
+from prunedlora.pruner import LoraRankPruner
 from prunedlora.schedule import Schedule
 from prunedlora.surgery import truncate_adapter
 from prunedlora.truncation import truncate

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunedlora.adapters import LoraModule
-from prunedlora.distributed import gather_over_processes
+from prunedlora.distributed import gather_over_processes, share_of_this_process
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics import Average, Hooked, gram_of_columns
 
@@ -78,10 +78,21 @@ class BottleneckMoments(Hooked):
         """What has been collected for a module, over all processes, under the names that `Statistics` gives it."""
         found = {need: average.mean(module.name) for need, average in self.averages[module.name].items()}
         if self._core is not None:
-            if not self._core[module.name]:
+            samples = self.samples(module)
+            if samples is None:
                 raise ConfigurationError(f"no backward pass has reached {module.name}; collect over at least one")
-            found["core_gradients"] = gather_over_processes(torch.cat(self._core[module.name])[-MAX_SAMPLES:])
+            found["core_gradients"] = samples
         return found
+
+    def samples(self, module: LoraModule) -> Float[Tensor, "n r r"] | None:
+        """The core gradients of a module, over all processes; None if there are none."""
+        kept = self._core[module.name] if self._core is not None else []
+        return gather_over_processes(torch.cat(kept)[-MAX_SAMPLES:]) if kept else None
+
+    def restore(self, module: LoraModule, samples: Float[Tensor, "n r r"]) -> None:
+        """Start from what `samples` gave, shared out again among the processes."""
+        if self._core is not None:
+            self._core[module.name] = [share_of_this_process(samples)]
 
     def _keep_mask(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._mask = kwargs.get("attention_mask")

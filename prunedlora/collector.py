@@ -1,6 +1,6 @@
 """Collects what a criterion needs, and only that, while a model is trained or calibrated."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from prunedlora.adapters import LoraModule
 from prunedlora.bottleneck import BottleneckMoments, SampleFisher
 from prunedlora.criteria.data import Statistics
+from prunedlora.distributed import is_first
+from prunedlora.errors import ConfigurationError
 from prunedlora.statistics import Average, GradientMoments, Hooked, MicroBatchFisher, Sensitivity
+from prunedlora.surgery import name_in_base
 
 FisherPer = Literal["micro_batch", "sample"]
 _COLUMNS = ("gradient_B", "sensitivity_B", "uncertainty_B")
@@ -86,7 +89,7 @@ class Collector(Hooked):
 
     def discount(self, factor: float) -> None:
         """Let everything averaged so far count less, by `factor`."""
-        for average in self._averages():
+        for _, _, average in self._averages():
             average.discount(factor)
 
     def measure(self, module: LoraModule, live: Int[Tensor, " r_live"]) -> Statistics:
@@ -108,6 +111,38 @@ class Collector(Hooked):
             found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
         return Statistics(**{name: _only(name, value, live) for name, value in found.items() if name in self._needs})
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has been collected, over all processes, on the CPU; to be called in every process."""
+        state = {f"{key}.{part}": t for key, _, average in self._averages() for part, t in average.state().items()}
+        state |= dict(self._sensitivities())
+        for key, module, bottleneck in self._sampled():
+            samples = bottleneck.samples(module)
+            if samples is not None:
+                state[key] = samples
+        if self._wants("noise"):
+            state["generator"] = self._generator.get_state()
+        return {key: t.detach().to("cpu", copy=True).contiguous() for key, t in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave, in as many processes as there are now.
+
+        Raises:
+            ConfigurationError: something that is kept from the first step on is missing; nothing is changed.
+        """
+        kept = [key for key, _ in self._sensitivities()] + ["generator"] * self._wants("noise")
+        if missing := [key for key in kept if key not in state]:
+            raise ConfigurationError(f"the state lacks {', '.join(missing)}; the checkpoint is damaged")
+        for key, module, average in self._averages():
+            parts = {part: f"{key}.{part}" for part in ("total", "weight")} if is_first() else {}
+            average.restore({part: state[k].to(module.A.device, copy=True) for part, k in parts.items() if k in state})
+        for key, t in self._sensitivities():
+            t.copy_(state[key])
+        for key, module, bottleneck in self._sampled():
+            if key in state:
+                bottleneck.restore(module, state[key].to(module.A.device))
+        if self._wants("noise"):
+            self._generator.set_state(state["generator"])
+
     def close(self) -> None:
         """Remove all hooks."""
         for hooked in self._hooked:
@@ -121,12 +156,27 @@ class Collector(Hooked):
         kind = SampleFisher if self._fisher_per == "sample" else MicroBatchFisher
         return kind(self._modules, self._loss_scale)
 
-    def _averages(self) -> Iterator[Average]:
-        for source in (self._grams, self._fisher):
-            for pair in source.averages.values() if source is not None else ():
-                yield from pair
-        for averages in self._bottleneck.averages.values() if self._bottleneck is not None else ():
-            yield from averages.values()
+    def _averages(self) -> Iterator[tuple[str, LoraModule, Average]]:
+        for module in self._modules:
+            name = name_in_base(module.name)
+            for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
+                if source is not None:
+                    of_B, of_A = source.averages[module.name]
+                    yield from ((f"{kind}_B.{name}", module, of_B), (f"{kind}_A.{name}", module, of_A))
+            if self._bottleneck is not None:
+                for kind, average in self._bottleneck.averages[module.name].items():
+                    yield f"{kind}.{name}", module, average
+
+    def _sensitivities(self) -> Iterator[tuple[str, Tensor]]:
+        if self._sensitivity is not None:
+            for module in self._modules:
+                for kind, t in self._sensitivity.of(module).items():
+                    yield f"{kind}.{name_in_base(module.name)}", t
+
+    def _sampled(self) -> Iterator[tuple[str, LoraModule, BottleneckMoments]]:
+        if self._bottleneck is not None and self._wants("core_"):
+            for module in self._modules:
+                yield f"core_gradients.{name_in_base(module.name)}", module, self._bottleneck
 
 
 def _only(name: str, value: Tensor, live: Tensor) -> Tensor:

@@ -49,5 +49,15 @@ def gather_over_processes(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "t
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
 
 
+def share_of_this_process(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "share *rest"]:
+    """This process's part of what `gather_over_processes` gave; all of it in a single one."""
+    return samples.tensor_split(dist.get_world_size())[dist.get_rank()] if _several() else samples
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return not _several() or dist.get_rank() == 0
+
+
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule, find_lora_modules
+from prunedlora.checkpoint import check_same_training, past_events
 from prunedlora.collector import Collector
 from prunedlora.config import PruneConfig
 from prunedlora.criteria import Factors, get_criterion
 from prunedlora.decision import Candidate, allocate_ranks, reduce_all
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
+from prunedlora.event import PruneEvent
 from prunedlora.optimizers import (
     check_optimized,
     check_state,
@@ -32,30 +34,12 @@ from prunedlora.surgery import (
     forget_all,
     forget_removed,
     hold_at_zero,
+    name_in_base,
     shrink,
     write_factors,
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PruneEvent:
-    """What happened at one event.
-
-    Attributes:
-        step: the optimiser step it preceded, counted from 1.
-        ranks: rank of each module afterwards.
-        removed: indices of the components that went, per module.
-        cost: what the criterion says the removals cost in all, in its unit.
-        seconds: time the event took.
-    """
-
-    step: int
-    ranks: dict[str, int]
-    removed: dict[str, list[int]]
-    cost: float
-    seconds: float
 
 
 class LoraRankPruner:
@@ -81,7 +65,8 @@ class LoraRankPruner:
     >>> model.base_model.model[0].lora_A["default"].weight.shape
     torch.Size([2, 8])
 
-    Leaving the ``with`` block calls `finish`; leaving it by an exception only removes the hooks.
+    Leaving the ``with`` block calls `finish`; leaving it by an exception only removes the hooks.  Training that may be
+    interrupted keeps `state_dict` in its checkpoints.
 
     Args:
         model: a model with LoRA layers, see :func:`prunedlora.find_lora_modules`.
@@ -171,6 +156,37 @@ class LoraRankPruner:
             self._removed[module.name] = _no_component(module)
         describe_adapter(self.model, self.modules)
         self._finished = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What another process needs to go on: tensors on the CPU, numbers, strings, lists and dicts, no more.
+
+        Save it beside the states of the model and the optimiser, between optimiser steps, and call it in every
+        process: what they have collected is added up.  ``accelerator.register_for_checkpointing(pruner)`` does.
+        """
+        return {
+            "config": self.config.to_json(),
+            "ranks": {name_in_base(m.name): m.rank for m in self.modules},
+            "step": self.step,
+            "events": [asdict(event) for event in self.events],
+            "statistics": self._collector.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a pruner of the same settings stopped, as if it had not; in as many processes as there are now.
+
+        Load the model's and the optimiser's states first.
+
+        Raises:
+            ConfigurationError: this pruner has begun already, `state` is of other settings or another adapter, or the
+                model's weights are not those of the checkpoint; nothing is changed.
+        """
+        if self.step > 0:
+            raise ConfigurationError("this pruner has begun already; load the state into a new one")
+        check_same_training(state, self.config, self.modules)
+        events, removed = past_events(state["events"], self.modules)
+        self._collector.load_state_dict(state["statistics"])
+        self.step, self.events, self._removed = state["step"], events, removed
+        self._collector.activate(self._collects(self.step + 1))
 
     def close(self) -> None:
         """Remove the hooks; masked components stay masked, tensors keep their size."""

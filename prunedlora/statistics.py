@@ -55,6 +55,16 @@ class Average:
         if self._total is not None and self._weight is not None:
             self._total, self._weight = self._total * factor, self._weight * factor
 
+    def state(self) -> dict[str, Tensor]:
+        """What has been added so far, over all processes; nothing if nothing has."""
+        if self._total is None or self._weight is None:
+            return {}
+        return {"total": sum_over_processes(self._total), "weight": sum_over_processes(self._weight)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Start from what `state` gave, in one process of all."""
+        self._total, self._weight = state.get("total"), state.get("weight")
+
     def mean(self, name: str) -> Float[Tensor, "r r"]:
         """The mean, over all processes.
 

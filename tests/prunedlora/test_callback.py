@@ -13,8 +13,8 @@ from tests.conftest import ids, llama
 CONFIG = PruneConfig(target_rank=4, criterion="prunedlora2025", interval=2, per_event=2, warmup_steps=2)
 
 
-def trainer(model, folder, *callbacks, **settings) -> Trainer:
-    data = [{"input_ids": row, "labels": row} for row in ids(48)]
+def trainer(model, folder, *callbacks, data=None, **settings) -> Trainer:
+    data = data or [{"input_ids": row, "labels": row} for row in ids(48)]
     settings = {"max_steps": 8, "save_strategy": "no", "report_to": [], "use_cpu": True, **settings}
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=2, disable_tqdm=True, learning_rate=1e-3, **settings
@@ -55,6 +55,47 @@ def test_criteria_see_gradients_after_clipping(lora, tmp_path):
     finally:
         unregister("spy")
     assert [value**0.5 for value in seen] == pytest.approx([1e-4], rel=2e-2)
+
+
+class PowerCutError(RuntimeError):
+    """The machine went down."""
+
+
+class GoesDown(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise PowerCutError
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_training_that_is_resumed_ends_as_if_it_had_not_been_interrupted(lora, tmp_path, elsewhere):
+    saving = {"save_strategy": "steps", "save_steps": 5, "gradient_accumulation_steps": 2}
+    data = [{"input_ids": row, "labels": row} for row in ids(48)]
+    model, other, again = lora(), lora(), lora(zero_B=True)
+    other.load_state_dict(model.state_dict())
+    trainer(model, tmp_path / "whole", PruningCallback(CONFIG), data=data, **saving).train()
+    with pytest.raises(PowerCutError):
+        trainer(other, tmp_path / "run", PruningCallback(CONFIG), GoesDown(), data=data, **saving).train()
+    checkpoint = tmp_path / "run" / "checkpoint-5"
+    if elsewhere:
+        checkpoint = checkpoint.rename(tmp_path / "copied")
+    callback = PruningCallback(CONFIG, resume_from=checkpoint if elsewhere else None)
+    trainer(again, tmp_path / "run", callback, data=data, **saving).train(resume_from_checkpoint=str(checkpoint))
+    assert [event.step for event in callback.pruner.events] == [4, 6]
+    for mine, expected in zip(find_lora_modules(again), find_lora_modules(model), strict=True):
+        assert mine.rank == expected.rank == 4
+        assert torch.equal(mine.B, expected.B)
+        assert torch.equal(mine.A, expected.A)
+
+
+def test_a_checkpoint_without_the_pruners_state_is_refused(lora, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 5}
+    with pytest.raises(PowerCutError):
+        trainer(lora(), tmp_path, GoesDown(), **saving).train()
+    callback = PruningCallback(CONFIG)
+    with pytest.raises(ConfigurationError, match=r"checkpoint-5.* holds no state of a pruner .*start anew"):
+        trainer(lora(), tmp_path, callback, **saving).train(resume_from_checkpoint=True)
+    assert callback.pruner._hooks == []
 
 
 def test_stopping_early_is_an_error(lora, tmp_path):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 import torch.multiprocessing as mp
 from peft import LoraConfig, get_peft_model
@@ -21,6 +23,9 @@ def worker(rank: int, folder: str, results) -> None:
             "wrapped": train(rank, folder, wrap=True),
             "bare": train(rank, folder, wrap=False),
             "measured": measure(slice(4 * rank, 4 * rank + 4)),
+            "whole": prune(range(8), rank, {}),
+            "begun": (begun := prune(range(6), rank, {})),  # ends within the window of an event
+            "resumed": prune(range(6, 8), rank, begun),
         }
     finally:
         dist.destroy_process_group()
@@ -48,6 +53,38 @@ def train(rank: int, folder: str, wrap: bool):
     return [event.removed for event in pruner.events], [m.rank for m in find_lora_modules(ready)]
 
 
+def prune(steps: range, rank: int | None, state: dict[str, Any]) -> dict[str, Any]:
+    """Train for some of eight steps, one process's share of every batch or all of it, from a checkpoint or anew."""
+    torch.manual_seed(0)
+    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False))
+    model.load_state_dict(state.get("model", model.state_dict()))
+    batches = torch.randint(0, 32, (8, WORLD, 4, 6), generator=torch.Generator().manual_seed(2))
+    batches, ready = (
+        (batches.flatten(1, 2), model) if rank is None else (batches[:, rank], DistributedDataParallel(model))
+    )
+    optimizer = torch.optim.SGD(trainable(model), lr=0.1)
+    config = PruneConfig(target_rank=4, criterion="svd_kfac", interval=3, warmup_steps=1, window=2)
+    pruner = LoraRankPruner(ready, optimizer, config, total_steps=8)
+    if state:
+        pruner.load_state_dict(state["pruner"])
+    for tokens in batches[steps.start : steps.stop]:
+        optimizer.zero_grad()
+        ready(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+    pruner.close()
+    return {"model": model.state_dict(), "pruner": pruner.state_dict()}
+
+
+def removed(state: dict[str, Any]) -> list[tuple[int, list[list[int]]]]:
+    """Step and components of every event."""
+    return [(event["step"], list(event["removed"].values())) for event in state["pruner"]["events"]]
+
+
+def factors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Of all modules, at full size."""
+    return {name: p for name, p in state["model"].items() if "lora_" in name}
+
+
 def measure(part: slice) -> dict[str, torch.Tensor]:
     """Statistics of one module over a part of eight samples, as one process sees them."""
     torch.manual_seed(0)
@@ -72,6 +109,13 @@ def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
     assert set(first["wrapped"][1]) == {4}
     assert first["bare"] == second["bare"] == "InconsistentProcessesError"
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    statistics = first["begun"]["pruner"]["statistics"]
+    assert len(statistics) == 2 * 2 * 2  # total and weight of C_z and U in two modules
+    torch.testing.assert_close(second["begun"]["pruner"]["statistics"], statistics, rtol=0, atol=0)
+    assert [step for step, _ in removed(first["whole"])] == [4, 7]
+    for resumed in (first["resumed"], second["resumed"], prune(range(6, 8), None, first["begun"])):
+        assert removed(resumed) == removed(first["whole"])
+        torch.testing.assert_close(factors(resumed), factors(first["whole"]))
     whole = measure(slice(0, 8))
     for name, expected in whole.items():
         torch.testing.assert_close(first["measured"][name], expected, msg=lambda m, name=name: f"{name}: {m}")
