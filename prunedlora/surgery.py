@@ -60,7 +60,8 @@ def check_removed(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
     if module.B[:, removed].any() or module.A[removed].any():
         raise ConfigurationError(
             f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
-            "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead"
+            "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead, or resume from "
+            "the last checkpoint of the training"
         )
 
 

@@ -19,7 +19,7 @@ def trainer(model, folder, *callbacks, data=None, **settings) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=2, disable_tqdm=True, learning_rate=1e-3, **settings
     )
-    return Trainer(model=model, args=arguments, train_dataset=data, callbacks=list(callbacks))
+    return Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:4], callbacks=list(callbacks))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,23 @@ def test_a_training_that_is_resumed_ends_as_if_it_had_not_been_interrupted(lora,
         assert mine.rank == expected.rank == 4
         assert torch.equal(mine.B, expected.B)
         assert torch.equal(mine.A, expected.A)
+
+
+class OverfitsCallback(TrainerCallback):
+    """The first evaluation is the best."""
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        metrics["eval_loss"] = state.global_step
+
+
+def test_a_best_model_from_before_an_event_is_refused_and_the_last_checkpoint_still_holds_the_final_one(lora, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    with pytest.raises(ConfigurationError, match="resume from the last checkpoint"):
+        trainer(lora(), tmp_path, PruningCallback(CONFIG), OverfitsCallback(), **best, **saving).train()
+    model = lora(zero_B=True)
+    trainer(model, tmp_path, PruningCallback(CONFIG), **saving).train(resume_from_checkpoint=True)
+    assert {m.rank for m in find_lora_modules(model)} == {4}
 
 
 def test_a_checkpoint_without_the_pruners_state_is_refused(lora, tmp_path):
