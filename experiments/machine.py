@@ -25,17 +25,25 @@ def write_record(file: Path, config: dict[str, Any], result: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and date, for the record."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {"prunedlora": __version__} | {name: version(name) for name in PACKAGES},
-        "device": device,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
+
+
+def processor() -> str:
+    """Name of the CPU, and the instructions that torch uses on it: results differ in their last digits between them."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def peak_memory(device: torch.device) -> int:
