@@ -4,7 +4,7 @@
 
 Each run is done again as its file says, on as many threads, and everything but times, memory and the error of reloading
 is compared to the last digit.  That holds for one version of torch on one kind of machine; elsewhere a difference says
-nothing about the code, so versions that differ are named.
+nothing about the code, so a version or a processor that differs is named.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from experiments.config import RunConfig, build
+from experiments.machine import environment
 from experiments.run import run
 from theory.files import from_json, to_json
 
@@ -65,9 +66,10 @@ def main(files: list[Path]) -> int:
         found = check(file)
         wrong += bool(found)
         print(f"{file.name}: {'differs' if found else 'the same'}", *found[:10], sep="\n  ")
-        there = json.loads(file.read_text())["environment"]["packages"]["torch"]
-        if found and there != torch.__version__:
-            print(f"  it was made with torch {there}, this is {torch.__version__}")
+        there = json.loads(file.read_text())["environment"]
+        for was, now in ((there["packages"]["torch"], torch.__version__), (there["device"], environment()["device"])):
+            if found and was != now:
+                print(f"  it was made with {was}, this is {now}")
     return wrong
 
 

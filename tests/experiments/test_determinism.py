@@ -16,7 +16,7 @@ RUN = replace(
 )
 
 
-def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path):
+def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path, capsys):
     result = run(RUN, tmp_path / "run")
     record = {"config": asdict(RUN), "environment": environment(), "result": result}
     file = tmp_path / "result.json"
@@ -26,6 +26,13 @@ def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path):
     file.write_text(to_json(record))
     (found,) = determinism.check(file)
     assert found.startswith("result.losses[3]: ")
+    record["environment"]["device"] = "another processor"
+    file.write_text(to_json(record))
+    assert determinism.main([file]) == 1
+    told = capsys.readouterr().out
+    assert "result.json: differs" in told
+    assert f"it was made with another processor, this is {environment()['device']}" in told
+    assert "torch" not in told
 
 
 def test_what_needs_another_run_is_refused(tmp_path):
