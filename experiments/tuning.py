@@ -1,7 +1,7 @@
 """The learning rate of every row, chosen among the same rates by the loss on the validation split."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -9,9 +9,6 @@ from typing import Any
 from experiments.config import RunConfig
 from experiments.tables import Results, Tune
 
-#: Nats by which a rate must be behind the best on the first seed not to be tried on the others: about half of what the
-#: same settings differ by between seeds.
-CLOSE = 0.01
 #: Share of the middle rate from which the search goes outwards where all weights are trained.  Beyond the rates
 #: at which those are wrecked, and the task is learnt from scratch, the loss falls a second time.
 FULL = 0.1
@@ -28,7 +25,8 @@ class Tuning:
 
     Rates are tried from the middle of the list outwards, as long as the best one tried lies at an end of those tried:
     the loss on the validation split is taken to fall and then to rise with the rate.  That is done on the first seed.
-    Rates that come close to the best there are compared by their means over all seeds.
+    The best rate there is then tried on all seeds.  Where its mean is no longer the least, the rate whose mean is comes
+    next, until the best has been tried on all: a rate at which a row learns from one seed only is not its best.
 
     Attributes:
         rates: among which, ascending; with one at most, every run keeps its own.
@@ -58,10 +56,8 @@ class Tuning:
         def tune(run: RunConfig) -> RunConfig:
             if not self._tunes(run):
                 return run
-            decides = self._deciding(run)
-            close = _close(self._tried(decides, self.seeds[:1], results))
-            losses = self._tried(decides, self.seeds, results) if len(close) > 1 else close
-            return replace(run, learning_rate=min(close, key=lambda rate: losses[rate]))
+            losses = self._losses(self._deciding(run), results)
+            return replace(run, learning_rate=min(losses, key=lambda rate: fmean(losses[rate].values())))
 
         return tune
 
@@ -81,28 +77,26 @@ class Tuning:
 
     def _next(self, run: RunConfig, results: Results) -> list[RunConfig]:
         """What must be tried next for a run on the first seed."""
-        tried = self._tried(run, self.seeds[:1], results)
-        best = self.rates.index(min(tried, key=lambda rate: tried[rate]) if tried else self._first(run))
-        around = self.rates[max(0, best - 1) : best + 2]
-        if missing := [replace(run, learning_rate=rate) for rate in around if rate not in tried]:
-            return missing
-        close = _close(tried)
-        others = [replace(run, learning_rate=rate, seed=seed) for rate in close for seed in self.seeds[1:]]
-        return [other for other in others if len(close) > 1 and other.key not in results]
+        losses = self._losses(run, results)
+        best = min(losses, key=lambda rate: fmean(losses[rate].values())) if losses else self._first(run)
+        i = self.rates.index(best)
+        if missing := [rate for rate in self.rates[max(0, i - 1) : i + 2] if rate not in losses]:
+            return [replace(run, learning_rate=rate) for rate in missing]
+        return [replace(run, learning_rate=best, seed=seed) for seed in self.seeds if seed not in losses[best]]
 
     def _first(self, run: RunConfig) -> float:
         """The rate from which the search goes outwards."""
         wanted = self.rates[len(self.rates) // 2] * (FULL if run.method == "full" else 1)
         return min(self.rates, key=lambda rate: abs(math.log(rate / wanted)))
 
-    def _tried(self, run: RunConfig, seeds: Sequence[int], results: Results) -> dict[float, float]:
-        """Validation loss by rate, mean over the seeds, of rates that were tried on all; infinite for a breakdown."""
-        found = {}
+    def _losses(self, run: RunConfig, results: Results) -> dict[float, dict[int, float]]:
+        """Validation losses by rate and seed, of rates that were tried on the first; infinite for a breakdown."""
+        found: dict[float, dict[int, float]] = {}
         for rate in self.rates:
-            keys = [replace(run, learning_rate=rate, seed=seed).key for seed in seeds]
-            if all(key in results for key in keys):
-                loss = fmean(results[key]["validation"]["cross_entropy"] for key in keys)
-                found[rate] = math.inf if math.isnan(loss) else loss
+            keys = {seed: replace(run, learning_rate=rate, seed=seed).key for seed in self.seeds}
+            of_seed = {s: results[k]["validation"]["cross_entropy"] for s, k in keys.items() if k in results}
+            if self.seeds[0] in of_seed:
+                found[rate] = {s: math.inf if math.isnan(loss) else loss for s, loss in of_seed.items()}
         return found
 
     def _tunes(self, run: RunConfig) -> bool:
@@ -112,9 +106,3 @@ class Tuning:
         changes: dict[str, Any] = {"seed": self.seeds[0]} | ({"task": self.task} if self.task else {})
         run = replace(run, **changes)
         return run.source if run.method.startswith("truncate") else run
-
-
-def _close(losses: dict[float, float]) -> dict[float, float]:
-    """The best rate and those that come close to it, with their losses."""
-    best = min(losses.values())
-    return {rate: loss for rate, loss in losses.items() if loss <= best + CLOSE}

@@ -57,20 +57,27 @@ def test_what_is_truncated_asks_for_what_it_is_made_from():
     assert (first.method, first.target_rank, first.seed) == ("lora", 4, 5)
 
 
-def test_rates_that_come_close_are_decided_between_by_all_seeds_and_others_are_not():
+@pytest.mark.parametrize(
+    ("on_others", "chosen", "seen"),
+    [
+        ({1e-3: 0.52}, 1e-3, {1e-3}),  # the mean, 0.51, stays the least
+        ({1e-3: 0.90, 1e-4: 0.50}, 1e-4, {1e-3, 1e-4}),  # it falls behind what 1e-4 reached on the first seed
+        ({1e-3: 0.90, 1e-4: 0.95}, 1e-3, {1e-3, 1e-4}),  # which does not hold on the others either
+        ({1e-3: math.nan, 1e-4: math.nan, 1e-5: 0.85}, 1e-5, {1e-3, 1e-4, 1e-5}),
+    ],
+)
+def test_a_rate_must_hold_on_all_seeds(on_others, chosen, seen):
+    on_first = {1e-5: 0.80, 1e-4: 0.55, 1e-3: 0.50, 1e-2: 0.90, 1e-1: 0.99}
     tuning, results, tried = Tuning(RATES, (0, 1, 2)), {}, []
-    first = {1e-4: 0.500, 1e-3: 0.505, 1e-2: 0.6}
 
     def build(tune):
         return tune(RUN)
 
-    def loss(run):
-        return first.get(run.learning_rate, 0.9) if run.seed == 0 else {1e-4: 0.52, 1e-3: 0.48}[run.learning_rate]
-
     while wanted := tuning.wanted(results, build):
         tried += wanted
-        results |= {run.key: {"validation": {"cross_entropy": loss(run)}} for run in wanted}
-    others = {(run.learning_rate, run.seed) for run in tried if run.seed}
-    assert others == {(rate, seed) for rate in (1e-4, 1e-3) for seed in (1, 2)}
+        losses = {run.key: (on_others if run.seed else on_first)[run.learning_rate] for run in wanted}
+        results |= {key: {"validation": {"cross_entropy": loss}} for key, loss in losses.items()}
+    assert {(run.learning_rate, run.seed) for run in tried if run.seed} == {(r, s) for r in seen for s in (1, 2)}
     assert len(tried) == len({run.key for run in tried})
-    assert tuning.chooser(results)(RUN).learning_rate == 1e-3
+    assert tuning.chooser(results)(RUN).learning_rate == chosen
+    assert (1e-5 in {run.learning_rate for run in tried}) == (1e-4 in seen)  # the new best has its neighbours tried
