@@ -53,12 +53,12 @@ class Runner:
         missing = [run for run in runs if self._wanted(self.file(run))]
         truncations = [run for run in runs if run.method.startswith("truncate")]
         sources = {r.source.key: r.source for r in truncations if r in missing or self._wanted(self.file(r.source))}
-        first = [s for s in sources.values() if self._wanted(self.file(s)) or not (self.artifacts / s.key).exists()]
-        anew = {source.key for source in first}
+        anew = {key: s for key, s in sources.items() if self._wanted(self.file(s)) or self._lost(s)}
         again = [run for run in truncations if run.source.key in anew]
-        later = [run for run in {r.key: r for r in (*missing, *again)}.values() if run.key not in anew]
-        bar = tqdm(total=len(first) + len(later), desc=f"{self._preset.name}: runs", disable=not (first or later))
-        for batch in (first, later):
+        cut = {run.key: run for run in (*missing, *again) if run.method.startswith("truncate")}
+        trained = anew | {run.key: run for run in missing if run.key not in cut}
+        bar = tqdm(total=len(trained) + len(cut), desc=f"{self._preset.name}: runs", disable=not (trained or cut))
+        for batch in (trained.values(), cut.values()):
             with ThreadPoolExecutor(self._workers) as pool:
                 for _ in pool.map(self._run, batch):
                     bar.update()
@@ -77,7 +77,7 @@ class Runner:
             config = {"one_shot": asdict(self._preset.one_shot[name]), "run": asdict(training)}
             file = self.folder / "one_shot" / f"{name}_seed{training.seed}_{digest(config)}.json"
             if self._wanted(file):
-                if not (self.artifacts / training.key).exists():
+                if self._lost(training):
                     self._run(training)
                 self._measure("experiments.one_shot", config, file, self.artifacts / training.key)
             records.append(from_json(file.read_text())["result"])
@@ -102,6 +102,10 @@ class Runner:
             if self._wanted(file):
                 self._measure("experiments.table8", asdict(config), file)
         return [from_json(file.read_text())["result"] for file in files]
+
+    def _lost(self, run: RunConfig) -> bool:
+        """Whether what the run trained is not here: results are committed, adapters are not."""
+        return not (self.artifacts / run.key).exists()
 
     def _wanted(self, file: Path) -> bool:
         return not file.exists() or (self._fresh and file not in self._done)
