@@ -1,8 +1,6 @@
 """Interrupted training: what a pruner must remember, checked before it goes on, and kept in a file without pickles."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ from torch import Tensor
 
 from prunedlora.adapters import LoraModule
 from prunedlora.config import PruneConfig
-from prunedlora.errors import ConfigurationError, OutputError
+from prunedlora.errors import ConfigurationError
 from prunedlora.event import PruneEvent
-from prunedlora.files import write_tensors
+from prunedlora.files import scratch_beside, write_tensors
 from prunedlora.surgery import name_in_base
 
 #: Name of the file in the checkpoints of the transformers `Trainer`.
@@ -86,19 +84,10 @@ def write_state(state: Mapping[str, Any], file: Path) -> None:
         OutputError: it cannot be written, or does not hold what memory holds.
     """
     told = {key: value for key, value in state.items() if key != "statistics"}
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-        os.close(descriptor)
-        part = Path(name)
-        try:
-            write_tensors(state["statistics"], part, {_KEY: json.dumps(told)})
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write {file}: {error}") from error
+    with scratch_beside(file) as folder:
+        part = folder / file.name
+        write_tensors(state["statistics"], part, {_KEY: json.dumps(told)})
+        part.replace(file)
 
 
 def read_state(file: Path) -> dict[str, Any]:

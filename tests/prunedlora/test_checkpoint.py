@@ -219,10 +219,10 @@ def test_a_state_survives_a_file_without_pickles(stopped, tmp_path):
 
 def test_files_that_are_no_state_are_refused(stopped, tmp_path):
     _, _, state = stopped
-    with pytest.raises(OutputError, match="cannot write"):
-        write_state(state, tmp_path / "nowhere" / "state.safetensors")
     adapter, pickle, absent = (tmp_path / name for name in ("adapter.safetensors", "pickle", "absent"))
     save_file({"lora_A": torch.ones(2)}, adapter)
+    with pytest.raises(OutputError, match="cannot write beside"):
+        write_state(state, adapter / "state.safetensors")
     torch.save(state, pickle)
     for file in (adapter, pickle, absent):
         with pytest.raises(ConfigurationError, match="holds no state of a pruner"):
