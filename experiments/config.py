@@ -187,8 +187,17 @@ class Cost:
 
     @property
     def key(self) -> str:
-        """Hash of all settings; names the result file."""
-        return digest(asdict(self))
+        """Hash of all settings but the learning rates, on which no time depends; names the result file."""
+        return digest({"run": _rateless(self.run), "reference": _rateless(self.reference), "block": self.block})
+
+    @property
+    def memory_key(self) -> str:
+        """Hash of what the memory of the run depends on; names its result file."""
+        return digest(_rateless(self.run))
+
+
+def _rateless(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run.items() if key != "learning_rate"}
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:

@@ -87,7 +87,7 @@ class Runner:
         """What a row of Table 2 costs: time beside the reference, and memory alone."""
         name = re.sub(r"[^a-z0-9]+", "_", label.lower())
         timed, alone = (
-            self.folder / "table2" / f"{name}_{key}.json" for key in (config.key, f"memory_{digest(config.run)}")
+            self.folder / "table2" / f"{name}_{key}.json" for key in (config.key, f"memory_{config.memory_key}")
         )
         if self._wanted(timed):
             self._measure("experiments.table2", asdict(config), timed)

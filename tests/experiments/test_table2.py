@@ -27,6 +27,17 @@ def test_every_row_that_trains_is_measured_once_against_lora_at_the_target_rank(
         assert cost.run["steps"] % cost.block == 0
 
 
+def test_another_learning_rate_is_the_same_measurement_and_another_rank_is_not():
+    cost, *_ = table2_table.costs(SMOKE, TABLE).values()
+    faster, larger = (
+        Cost({**cost.run, name: value}, {**cost.reference, name: value}, cost.block)
+        for name, value in (("learning_rate", 0.5), ("initial_rank", 16))
+    )
+    assert (faster.key, faster.memory_key) == (cost.key, cost.memory_key)
+    assert larger.key != cost.key
+    assert larger.memory_key != cost.memory_key
+
+
 def asdict_without_learning(run: dict) -> dict:
     return {k: v for k, v in run.items() if k != "learning_rate"}
 
