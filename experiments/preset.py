@@ -144,9 +144,8 @@ class Table8:
 
     @property
     def rows(self) -> dict[str, list[Compression]]:
-        """The runs of every compressed row, by method; one only for magnitude, which looks at nothing that is drawn."""
-        drawn = {m: self.seeds[:1] if m == "magnitude" else self.seeds for m in self.methods}
-        return {m: [replace(self.dense, method=m, seed=seed) for seed in seeds] for m, seeds in drawn.items()}
+        """The runs of every compressed row, by method."""
+        return {m: [replace(self.dense, method=m, seed=seed) for seed in self.seeds] for m in self.methods}
 
 
 @dataclass(frozen=True)

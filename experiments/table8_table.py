@@ -146,7 +146,7 @@ def sentences(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _compare(one: str, other: str, losses: Losses, pattern: str) -> str:
-    by_seed = losses[one, pattern] - losses[other, pattern]  # what no seed changes has one only
+    by_seed = losses[one, pattern] - losses[other, pattern]
     difference = by_seed.mean(axis=0)
     low, high = interval(difference)
     agree = int((np.sign(by_seed.mean(axis=1)) == np.sign(difference.mean())).sum())

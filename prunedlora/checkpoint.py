@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -15,7 +14,7 @@ from prunedlora.config import PruneConfig
 from prunedlora.errors import ConfigurationError
 from prunedlora.event import PruneEvent
 from prunedlora.files import scratch_beside, write_tensors
-from prunedlora.surgery import name_in_base
+from prunedlora.surgery import check_removed, name_in_base, no_component
 
 #: Name of the file in the checkpoints of the transformers `Trainer`.
 STATE_FILE = "prunedlora_state.safetensors"
@@ -61,7 +60,7 @@ def past_events(
         ConfigurationError: these are not zero in the model.
     """
     names = {name_in_base(m.name): m.name for m in modules}  # a wrapper may have come or gone
-    removed = {m.name: torch.zeros(m.rank, dtype=torch.bool, device=m.A.device) for m in modules}
+    removed = {m.name: no_component(m) for m in modules}
     past = []
     for event in events:
         ranks, gone = ({names[name_in_base(n)]: v for n, v in event[key].items()} for key in ("ranks", "removed"))
@@ -69,11 +68,7 @@ def past_events(
         for name, indices in gone.items():
             removed[name][indices] = True
     for module in modules:
-        if module.B[:, removed[module.name]].any() or module.A[removed[module.name]].any():
-            raise ConfigurationError(
-                f"what had been removed of {module.name} is not zero: load the weights of the same checkpoint into the "
-                "model before the pruner's state"
-            )
+        check_removed(module, removed[module.name], "load the weights of the same checkpoint before the pruner's state")
     return past, removed
 
 

@@ -23,7 +23,8 @@ class PruneConfig:
             statistics; in ``experiments/results/cpu``, of rules that prune during training, none ends more than 0.006
             nats below it in ``table7`` (three seeds) and ``table1`` (a language model, one seed), and in ``table3``
             ``"sparsegpt2023"`` ends 0.022 below it on one further task and 0.025 above it on another.
-            ``"prunedlora2025"``, the paper's, ends 0.07 to 0.17 above it on all four tasks.
+            ``"prunedlora2025"``, the paper's, ends 0.05 to 0.17 above it on all four tasks (the language model over
+            three seeds, see ``experiments/LOG.md``, where ``"svd"`` is level with plain LoRA at the target rank).
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.

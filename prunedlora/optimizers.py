@@ -1,4 +1,4 @@
-"""What the pruner must know of optimisers: which parameters they train, what they keep, when they step."""
+"""What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedlora.adapters import LoraModule
-from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
+from prunedlora.errors import ConfigurationError, NonFiniteError, UnsupportedOptimizerError
 
 #: What becomes of an optimiser's state at a pruning event, see `prunedlora.PruneConfig`.
 Moments = Literal["follow", "keep", "reset"]
@@ -69,6 +69,28 @@ def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
                     f"the optimiser does not train {letter} of {module.name}; build it after the adapter, "
                     "from the parameters that require a gradient"
                 )
+
+
+def check_gradients(modules: list[LoraModule], step: int) -> None:
+    """Refuse gradients from which nothing can be decided.
+
+    Raises:
+        ConfigurationError: a factor has none.
+        NonFiniteError: NaN or infinity in one.
+    """
+    gradients = [p.grad for m in modules for p in (m.B, m.A)]
+    present = [g for g in gradients if g is not None]
+    if len(present) < len(gradients):
+        raise ConfigurationError(
+            f"a LoRA factor has no gradient at optimiser step {step}; call backward() before step(), and "
+            "leave modules that the loss does not reach out of target_modules"
+        )
+    finite = torch.stack([torch.isfinite(g).all().to(present[0].device) for g in present])
+    if not finite.all():
+        raise NonFiniteError(
+            f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
+            "such steps before the optimiser"
+        )
 
 
 def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:

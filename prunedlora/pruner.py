@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunedlora.adapters import LoraModule, find_lora_modules
 from prunedlora.checkpoint import check_same_training, past_events
@@ -20,6 +20,7 @@ from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
 from prunedlora.event import PruneEvent
 from prunedlora.optimizers import (
+    check_gradients,
     check_optimized,
     check_state,
     is_skipped,
@@ -35,6 +36,7 @@ from prunedlora.surgery import (
     forget_removed,
     hold_at_zero,
     name_in_base,
+    no_component,
     shrink,
     write_factors,
 )
@@ -104,7 +106,7 @@ class LoraRankPruner:
         self._criterion = get_criterion(config.criterion)
         check_optimized(self.modules, self.optimizer)
         self._plan = config.schedule.plan({m.name: m.rank for m in self.modules}, total_steps)
-        self._removed = {m.name: _no_component(m) for m in self.modules}
+        self._removed = {m.name: no_component(m) for m in self.modules}
         self._collector = Collector(
             model,
             self.modules,
@@ -153,7 +155,7 @@ class LoraRankPruner:
             check_removed(module, self._removed[module.name])
         for module in self.modules:
             shrink(module, self._removed[module.name], self.optimizer)
-            self._removed[module.name] = _no_component(module)
+            self._removed[module.name] = no_component(module)
         describe_adapter(self.model, self.modules)
         self._finished = True
 
@@ -219,7 +221,7 @@ class LoraRankPruner:
         step = self.step + 1
         due = len(self.events) < len(self._plan) and step >= self._plan[len(self.events)][0]
         if due or self._collects(step) or self._collector.reads_every_step:
-            self._check_gradients(step)
+            check_gradients(self.modules, step)
             self._collector.update(in_window=self._collects(step))
         if due:
             self._prune(step, self._plan[len(self.events)][1])
@@ -234,21 +236,6 @@ class LoraRankPruner:
         if self.events:
             for module in self.modules:
                 hold_at_zero(module, self._removed[module.name])
-
-    def _check_gradients(self, step: int) -> None:
-        gradients = [p.grad for m in self.modules for p in (m.B, m.A)]
-        present = [g for g in gradients if g is not None]
-        if len(present) < len(gradients):
-            raise ConfigurationError(
-                f"a LoRA factor has no gradient at optimiser step {step}; call backward() before step(), and "
-                "leave modules that the loss does not reach out of target_modules"
-            )
-        finite = torch.stack([torch.isfinite(g).all().to(present[0].device) for g in present])
-        if not finite.all():
-            raise NonFiniteError(
-                f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
-                "such steps before the optimiser"
-            )
 
     @torch.no_grad()
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
@@ -298,7 +285,3 @@ class LoraRankPruner:
         live = (~self._removed[module.name]).nonzero().squeeze(1)
         factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
         return Candidate(module, live, factors, self._collector.measure(module, live))
-
-
-def _no_component(module: LoraModule) -> Tensor:
-    return torch.zeros(module.rank, dtype=torch.bool, device=module.A.device)

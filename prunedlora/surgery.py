@@ -51,18 +51,24 @@ def hold_at_zero(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
         module.A.masked_fill_(removed.unsqueeze(1), 0.0)
 
 
-def check_removed(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
+def no_component(module: LoraModule) -> Bool[Tensor, " r"]:
+    """The mask of removed components where none is."""
+    return torch.zeros(module.rank, dtype=torch.bool, device=module.A.device)
+
+
+def check_removed(
+    module: LoraModule,
+    removed: Bool[Tensor, " r"],
+    hint: str = "something wrote to the adapter after they were removed (load_best_model_at_end, or loading a "
+    "checkpoint); keep the final model instead, or resume from the last checkpoint of the training",
+) -> None:
     """Check that removed components are exactly zero, so that cutting them out changes nothing.
 
     Raises:
-        ConfigurationError: one is not.
+        ConfigurationError: one is not; the message ends with the hint.
     """
     if module.B[:, removed].any() or module.A[removed].any():
-        raise ConfigurationError(
-            f"removed components of {module.name} are not zero: something wrote to the adapter after they were "
-            "removed (load_best_model_at_end, or loading a checkpoint); keep the final model instead, or resume from "
-            "the last checkpoint of the training"
-        )
+        raise ConfigurationError(f"removed components of {module.name} are not zero: {hint}")
 
 
 def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer | None = None) -> None:
