@@ -1,3 +1,4 @@
+import os
 from typing import Any
 
 import torch
@@ -5,8 +6,10 @@ import torch.multiprocessing as mp
 from peft import LoraConfig, get_peft_model
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_modules
+from prunedlora.callback import PruningCallback
 from prunedlora.collector import Collector
 from prunedlora.errors import InconsistentProcessesError
 from tests.conftest import llama, trainable
@@ -26,6 +29,8 @@ def worker(rank: int, folder: str, results) -> None:
             "whole": prune(range(8), rank, {}),
             "begun": (begun := prune(range(6), rank, {})),  # ends within the window of an event
             "resumed": prune(range(6, 8), rank, begun),
+            "trainer": train_with_trainer(rank, f"{folder}/run", None),
+            "trainer, resumed": train_with_trainer(rank, f"{folder}/run", f"{folder}/run/checkpoint-5"),
         }
     finally:
         dist.destroy_process_group()
@@ -75,6 +80,24 @@ def prune(steps: range, rank: int | None, state: dict[str, Any]) -> dict[str, An
     return {"model": model.state_dict(), "pruner": pruner.state_dict()}
 
 
+def train_with_trainer(rank: int, folder: str, checkpoint: str | None) -> dict[str, torch.Tensor]:
+    """Shares every step among the processes; returns the shrunk factors."""
+    os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+    os.environ |= {name: str(WORLD) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # asked for, not used: the group exists
+    torch.manual_seed(0)
+    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False))
+    data = [{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (64, 6))]
+    arguments = TrainingArguments(
+        folder, per_device_train_batch_size=2, max_steps=8, save_steps=5, use_cpu=True, disable_tqdm=True, report_to=[]
+    )
+    config = PruneConfig(target_rank=4, criterion="svd_kfac", interval=3, warmup_steps=1, window=2)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[PruningCallback(config)])
+    assert trainer.args.world_size == WORLD
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return {name: p.detach() for name, p in model.named_parameters() if "lora_" in name}
+
+
 def removed(state: dict[str, Any]) -> list[tuple[int, list[list[int]]]]:
     """Step and components of every event."""
     return [(event["step"], list(event["removed"].values())) for event in state["pruner"]["events"]]
@@ -116,6 +139,9 @@ def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
     for resumed in (first["resumed"], second["resumed"], prune(range(6, 8), None, first["begun"])):
         assert removed(resumed) == removed(first["whole"])
         torch.testing.assert_close(factors(resumed), factors(first["whole"]))
+    assert {min(p.shape) for p in first["trainer"].values()} == {4}
+    for trained in (first["trainer, resumed"], second["trainer"], second["trainer, resumed"]):
+        torch.testing.assert_close(trained, first["trainer"], rtol=0, atol=0)
     whole = measure(slice(0, 8))
     for name, expected in whole.items():
         torch.testing.assert_close(first["measured"][name], expected, msg=lambda m, name=name: f"{name}: {m}")
