@@ -165,7 +165,8 @@ def sentences(table: Table, results: Results) -> list[str]:
     if table.compare:
         text.append(
             "In brackets: the difference of the loss per example on the same examples and seeds and its paired 95 % "
-            "bootstrap interval over examples, how many seeds have its sign, and the difference of accuracy in points."
+            "bootstrap interval over examples, how many seeds have its sign, and the difference of accuracy in points. "
+            "Lower or higher is said where that interval excludes 0 and every seed has the sign."
         )
     if any(c.seeds == 1 for c in found.values()):
         text.append(
@@ -213,7 +214,11 @@ def _written(c: Cell) -> str:
 
 
 def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
-    """One row against others: below which its loss lies, above which, and with which it is level or the same."""
+    """One row against others: below which its loss lies, above which, and with which it is level or the same.
+
+    Below or above needs an interval that excludes zero, and every seed: many examples make an interval narrow, however
+    few seeds there are.
+    """
     verdicts: dict[str, list[str]] = {
         "a lower loss than": [],
         "a higher loss than": [],
@@ -232,7 +237,8 @@ def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
         agree = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
         seeds = f"; {agree} of {a.seeds} seeds" if a.seeds > 1 else ""
         points = 100 * (a.accuracy - b.accuracy)
-        group = same if max(-low, high) < NOTHING else lower if high < 0 else higher if low > 0 else level
+        told = agree == a.seeds and not low <= 0 <= high
+        group = same if max(-low, high) < NOTHING else level if not told else lower if mean < 0 else higher
         group.append(f"{label} ({mean:+.4f}, {low:+.4f} to {high:+.4f}{seeds}; {points:+.1f})")
     return (
         f"{name} has "

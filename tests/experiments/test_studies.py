@@ -93,7 +93,7 @@ def test_numbers_and_sentences_follow_the_results(made, tmp_path):
     assert "least cross-entropy good (0.4000), highest accuracy good (80.5 %)" in text[0]
     assert text[1].startswith("tweets: good has a lower loss than bad (-0.2")
     assert "; 2 of 2 seeds; +20.5)" in text[1]
-    assert not any("there is one seed" in line for line in text)
+    assert not any("One seed" in line for line in text)
     swapped = {k: {**v, "losses": [1 - x for x in v["losses"]]} for k, v in results.items()}
     assert "good has a higher loss than bad (+" in tables.sentences(table, swapped)[1]
     markdown, csv = tables.write(table, results, tmp_path, "Somewhere.")
@@ -111,6 +111,15 @@ def test_a_difference_of_which_no_printed_digit_is_left_is_none(made):
         results[one.key] = {**results[other.key], "losses": [x + 2e-5 for x in results[other.key]["losses"]]}
     same = "tweets: good has the same loss to four digits as bad (+0.0000, +0.0000 to +0.0000; 2 of 2 seeds; +0.0)."
     assert tables.sentences(table, results)[1] == same
+
+
+def test_a_difference_that_one_seed_denies_is_no_verdict(made):
+    table, results = made
+    key = table.rows[0].cells["tweets"][1].key
+    results[key] = {**results[key], "losses": [x + 0.3 for x in results[key]["losses"]]}
+    verdict = tables.sentences(table, results)[1]
+    assert verdict.startswith("tweets: good has a loss that cannot be told from that of bad (-0.")
+    assert "; 1 of 2 seeds; " in verdict
 
 
 def test_rows_of_other_examples_are_not_compared(made):
