@@ -20,11 +20,11 @@ class PruneConfig:
     Attributes:
         target_rank: rank of every module at the end.
         criterion: name of the rule, see :func:`prunedlora.available_criteria`.  The default, ``"svd"``, needs no
-            statistics; in ``experiments/results/cpu``, of rules that prune during training, none ends more than 0.006
-            nats below it in ``table7`` (three seeds) and ``table1`` (a language model, one seed), and in ``table3``
-            ``"sparsegpt2023"`` ends 0.022 below it on one further task and 0.025 above it on another.
-            ``"prunedlora2025"``, the paper's, ends 0.05 to 0.17 above it on all four tasks (the language model over
-            three seeds, see ``experiments/LOG.md``, where ``"svd"`` is level with plain LoRA at the target rank).
+            statistics; in ``experiments/results/cpu``, of rules that prune during training, none ends below it in
+            ``table1`` (a language model), none more than 0.006 nats below it in ``table7``, and in ``table3``
+            ``"sparsegpt2023"`` ends 0.022 below it on one further task and 0.025 above it on another; means over three
+            seeds, which do not all agree on differences as small as these.  ``"prunedlora2025"``, the paper's, ends
+            0.05 to 0.17 above it on all four tasks.
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.
