@@ -213,6 +213,12 @@ def _written(c: Cell) -> str:
     return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {c.cross_entropy:.3f}{spread}"
 
 
+def _paired(a: Cell, b: Cell, label: str) -> bool:
+    """Whether losses are of the same examples and seeds; one seed of the untuned model stands for all."""
+    seeds = {a.seeds, 1} if label == UNTUNED else {a.seeds}
+    return a.losses.size > 0 and b.seeds in seeds and a.losses.shape[1:] == b.losses.shape[1:]
+
+
 def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
     """One row against others: below which its loss lies, above which, and with which it is level or the same.
 
@@ -228,7 +234,7 @@ def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
     }
     lower, higher, level, same, elsewhere = verdicts.values()
     for label, b in others.items():
-        if a.seeds != b.seeds or a.losses.size == 0 or a.losses.shape != b.losses.shape:
+        if not _paired(a, b, label):
             elsewhere.append(label)
             continue
         differences = a.losses - b.losses

@@ -122,6 +122,21 @@ def test_a_difference_that_one_seed_denies_is_no_verdict(made):
     assert "; 1 of 2 seeds; " in verdict
 
 
+def test_one_seed_of_the_untuned_model_is_compared_with_all_of_another_row_and_no_other_single_seed_is(made):
+    table, results = made
+    bad = table.rows[1].cells["tweets"]
+    for name, said in (
+        (tables.UNTUNED, "good has a lower loss than untuned model (-0.2"),
+        ("bad", "good has not been scored on the same seeds and examples as bad"),
+    ):
+        single = replace(
+            table,
+            rows=(table.rows[0], replace(table.rows[1], label=name, cells={"tweets": bad[:1]})),
+            compare=(("good", name),),
+        )
+        assert said in tables.sentences(single, results)[1]
+
+
 def test_rows_of_other_examples_are_not_compared(made):
     table, results = made
     key = table.rows[1].cells["tweets"][0].key
