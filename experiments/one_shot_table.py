@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
+from experiments.paired import Difference, difference
 from experiments.preset import Preset
 from theory.files import to_json, write_atomically
 
@@ -67,20 +68,15 @@ def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if criterion == "svd":
             continue
         mine, plain = np.mean(own, axis=0), np.mean(increases["svd", rank], axis=0)
-        difference = _interval((mine - plain,), np.mean)
-        ratio = _interval((mine, plain), lambda a, b, axis=-1: a.mean(axis=axis) / b.mean(axis=axis))
         found.append(
             {
                 "criterion": criterion,
                 "rank": rank,
                 "increase": float(mine.mean()),
                 "increase_of_svd": float(plain.mean()),
-                "difference": float((mine - plain).mean()),
-                "difference_interval": difference,
+                "difference": difference(np.array(own), np.array(increases["svd", rank]))._asdict(),
                 "ratio": float(mine.mean() / plain.mean()),
-                "ratio_interval": ratio,
-                "seeds": len(own),
-                "difference_by_seed": [float((a - b).mean()) for a, b in zip(own, increases["svd", rank], strict=True)],
+                "ratio_interval": _ratio_interval(mine, plain),
             }
         )
     return sorted(found, key=lambda c: (c["criterion"], c["rank"]))
@@ -96,20 +92,22 @@ def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
             f"recovery {worst['recovery']} ({worst['test']:+.4f})."
         )
     for c in compared:
-        low, high = c["difference_interval"]
-        verdict = "less than" if high < 0 else "more than" if low > 0 else "not distinguishably from"
+        found = Difference(**c["difference"])
+        verdict = {-1: "less than", 0: "not distinguishably from", 1: "more than"}[found.sign]
         text.append(
             f"{c['criterion']} at rank {c['rank']} loses {verdict} svd: {c['increase']:+.4f} against "
-            f"{c['increase_of_svd']:+.4f}, difference {c['difference']:+.4f} (95 % bootstrap over test examples "
-            f"{low:+.4f} to {high:+.4f}), ratio {c['ratio']:.2f} ({c['ratio_interval'][0]:.2f} to "
-            f"{c['ratio_interval'][1]:.2f}); {sum(d <= 0 for d in c['difference_by_seed'])} of {c['seeds']} seeds "
-            "no worse."
+            f"{c['increase_of_svd']:+.4f}, difference {found.mean:+.4f} (95 % bootstrap over test examples "
+            f"{found.low:+.4f} to {found.high:+.4f}; {found.agree} of {found.seeds} seeds), ratio {c['ratio']:.2f} "
+            f"({c['ratio_interval'][0]:.2f} to {c['ratio_interval'][1]:.2f})."
         )
     return text
 
 
-def _interval(samples: tuple[np.ndarray, ...], statistic: Any) -> list[float]:
-    found = bootstrap(samples, statistic, paired=True, method="percentile", rng=np.random.default_rng(0))
+def _ratio_interval(mine: np.ndarray, plain: np.ndarray) -> list[float]:
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return a.mean(axis=axis) / b.mean(axis=axis)
+
+    found = bootstrap((mine, plain), ratio, paired=True, method="percentile", rng=np.random.default_rng(0))
     return [float(x) for x in found.confidence_interval]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import bootstrap
 
 from experiments.config import RunConfig
+from experiments.paired import difference, interval
 from theory.files import to_json, write_atomically
 
 #: Labels that several tables share.
@@ -114,14 +114,6 @@ def cell(results: list[dict[str, Any]]) -> Cell:
     )
 
 
-def interval(sample: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; the mean itself where all are equal."""
-    if np.ptp(sample) == 0:
-        return float(sample[0]), float(sample[0])
-    found = bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    return float(found.low), float(found.high)
-
-
 def cells(table: Table, results: Results) -> dict[tuple[str, str], Cell]:
     """The numbers of a table, by (label, column)."""
     return {
@@ -220,11 +212,7 @@ def _paired(a: Cell, b: Cell, label: str) -> bool:
 
 
 def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
-    """One row against others: below which its loss lies, above which, and with which it is level or the same.
-
-    Below or above needs an interval that excludes zero, and every seed: many examples make an interval narrow, however
-    few seeds there are.
-    """
+    """One row against others: below which its loss lies, above which, and with which it is level or the same."""
     verdicts: dict[str, list[str]] = {
         "a lower loss than": [],
         "a higher loss than": [],
@@ -237,17 +225,13 @@ def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
         if not _paired(a, b, label):
             elsewhere.append(label)
             continue
-        differences = a.losses - b.losses
-        low, high = interval(differences.mean(axis=0))
-        mean = differences.mean()
-        agree = int((np.sign(differences.mean(axis=1)) == np.sign(mean)).sum())
-        seeds = f"; {agree} of {a.seeds} seeds" if a.seeds > 1 else ""
+        found = difference(a.losses, b.losses)
+        seeds = f"; {found.agree} of {found.seeds} seeds" if found.seeds > 1 else ""
         points = 100 * (a.accuracy - b.accuracy)
-        told = agree == a.seeds and not low <= 0 <= high
-        group = same if max(-low, high) < NOTHING else level if not told else lower if mean < 0 else higher
-        group.append(f"{label} ({mean:+.4f}, {low:+.4f} to {high:+.4f}{seeds}; {points:+.1f})")
+        group = same if max(-found.low, found.high) < NOTHING else {-1: lower, 0: level, 1: higher}[found.sign]
+        group.append(f"{label} ({found.mean:+.4f}, {found.low:+.4f} to {found.high:+.4f}{seeds}; {points:+.1f})")
     return (
         f"{name} has "
-        + "; ".join(f"{verdict} {', '.join(found)}" for verdict, found in verdicts.items() if found)
+        + "; ".join(f"{verdict} {', '.join(rivals)}" for verdict, rivals in verdicts.items() if rivals)
         + "."
     )
