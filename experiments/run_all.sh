@@ -4,7 +4,7 @@
 #   bash experiments/run_all.sh [--preset smoke|cpu|gpu|paper] [--only table1 ...] [--fresh] [--dry-run]
 #
 # smoke   tiny random models: everything runs, nothing is learnt             (2 cores: three minutes)
-# cpu     SmolLM2-135M-Instruct and MiniLM from their packages               (2 cores: about six hours with --workers 2)
+# cpu     SmolLM2-135M-Instruct and MiniLM from their packages               (2 cores: about nine hours with --workers 2)
 # gpu     SmolLM2-135M-Instruct, word problems with worked solutions, the paper's ranks and schedule
 # paper   Llama-3-8B on MetaMathQA, from the hub
 #
