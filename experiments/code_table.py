@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.config import RunConfig, build
+from experiments.finetuning import seeded
 from experiments.preset import Preset
 from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Row, Table, Tune
 from experiments.tuning import Tuning
@@ -33,9 +34,7 @@ def code(preset: Preset, tune: Tune) -> Table:
     top, k = settings.initial_rank, settings.target_rank
 
     def row(label: str, **changes: Any) -> Row:
-        chosen = tune(replace(run, **changes))
-        seeds = settings.seeds[:1] if label == UNTUNED else settings.seeds
-        return Row(label, {PASS: tuple(replace(chosen, seed=seed) for seed in seeds)})
+        return Row(label, {PASS: seeded(tune(replace(run, **changes)), settings.seeds)})
 
     rows = [
         row(UNTUNED, method="untuned"),

@@ -46,11 +46,14 @@ def rows(
     ]
     made = []
     for label, change in kinds:
-        seeds = settings.seeds[:1] if label == UNTUNED else settings.seeds
-        chosen = {name: tune(change(run)) for name, run in columns.items()}
-        cells = {name: tuple(replace(run, seed=seed) for seed in seeds) for name, run in chosen.items()}
+        cells = {name: seeded(tune(change(run)), settings.seeds) for name, run in columns.items()}
         made.append(Row(label, cells, paper.get(label, "")))
     return tuple(made)
+
+
+def seeded(run: RunConfig, seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
+    """One run a seed; one that stands for all of the untuned language model, in which nothing is drawn."""
+    return tuple(replace(run, seed=seed) for seed in (seeds[:1] if run.method == "untuned" else seeds))
 
 
 def pruned_once(run: RunConfig, tail: float) -> RunConfig:

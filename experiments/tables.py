@@ -205,10 +205,9 @@ def _written(c: Cell) -> str:
     return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {c.cross_entropy:.3f}{spread}"
 
 
-def _paired(a: Cell, b: Cell, label: str) -> bool:
-    """Whether losses are of the same examples and seeds; one seed of the untuned model stands for all."""
-    seeds = {a.seeds, 1} if label == UNTUNED else {a.seeds}
-    return a.losses.size > 0 and b.seeds in seeds and a.losses.shape[1:] == b.losses.shape[1:]
+def _paired(a: Cell, b: Cell) -> bool:
+    """Whether losses are of the same examples and seeds; one run stands for all seeds where nothing is drawn."""
+    return a.losses.size > 0 and b.seeds in (a.seeds, 1) and a.losses.shape[1:] == b.losses.shape[1:]
 
 
 def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
@@ -222,7 +221,7 @@ def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
     }
     lower, higher, level, same, elsewhere = verdicts.values()
     for label, b in others.items():
-        if not _paired(a, b, label):
+        if not _paired(a, b):
             elsewhere.append(label)
             continue
         found = difference(a.losses, b.losses)
