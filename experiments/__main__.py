@@ -11,25 +11,23 @@ from typing import Any, Literal, get_args
 import torch
 import tyro
 
-from experiments import (
-    code_table,
-    dry_run,
-    language_table,
-    math_tables,
-    one_shot_table,
-    report,
-    studies,
-    table2_table,
-    table8_table,
-    tables,
-)
-from experiments.finetuning import CONT_SQUEEZE
-from experiments.gate import check_learnt
-from experiments.preset import Preset, load_preset
-from experiments.runner import Runner
+from experiments.folders import FIGURES, ROOT
+from experiments.reporting import page as report
+from experiments.reporting import table as tables
+from experiments.running import dry_run
+from experiments.running.runner import Runner
+from experiments.settings.preset import Preset, load_preset
+from experiments.tables import code as code_table
+from experiments.tables import encoder as studies
+from experiments.tables import language as language_table
+from experiments.tables import math as math_tables
+from experiments.tables import one_shot as one_shot_table
+from experiments.tables import table2 as table2_table
+from experiments.tables import table8 as table8_table
+from experiments.tables.rows import CONT_SQUEEZE
+from experiments.tables.study import check_learnt
 from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
 
-HERE = Path(__file__).parent
 Experiment = Literal[
     "table1",
     "table5",
@@ -49,7 +47,7 @@ Experiment = Literal[
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
-FIGURES = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
+DRAWN = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
 
 @dataclass
@@ -88,7 +86,7 @@ def main(arguments: Arguments) -> None:
         print(dry_run.report(preset))
         return
     runner = Runner(preset, arguments.fresh, arguments.workers, arguments.minutes)
-    figures_folder = HERE.parent / "paper_figures" / name
+    figures_folder = FIGURES / name
     for table, files in do_tables(math_tables, preset, only, runner):
         announce([*files, *math_figures(table, runner, figures_folder)])
     if "table2" in only and preset.table2 is not None:
@@ -99,12 +97,12 @@ def main(arguments: Arguments) -> None:
     parts = ((studies, preset.study), (language_table, preset.language), (code_table, preset.code))
     for part, settings in parts:
         for table, files in do_tables(part, preset, only, runner) if settings is not None else ():
-            figures = FIGURES[table.name].draw(runner.folder, figures_folder) if table.name in FIGURES else []
+            figures = DRAWN[table.name].draw(runner.folder, figures_folder) if table.name in DRAWN else []
             announce([*files, *figures])
     if "table8" in only and preset.table8 is not None:
         announce(do_table8(preset, runner))
     if name in report.PRESETS:
-        print(f"Everything in one page: {report.write().relative_to(HERE.parent)}")
+        print(f"Everything in one page: {report.write().relative_to(ROOT)}")
 
 
 def do_tables(
@@ -165,7 +163,7 @@ def do_table8(preset: Preset, runner: Runner) -> list[Path]:
 def announce(files: list[Path]) -> None:
     """Print the first of the files, a table, and where all of them are."""
     print(files[0].read_text())
-    print("Files:", *(file.relative_to(HERE.parent) for file in files), sep="\n  ")
+    print("Files:", *(file.relative_to(ROOT) for file in files), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """``python -m prunedlora`` is the command ``prunedlora``."""
 
-from prunedlora.cli import main
+from prunedlora.cli.commands import main
 
 main()

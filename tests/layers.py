@@ -4,7 +4,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from prunedlora.criteria import Statistics
+from prunedlora.statistics.data import Statistics
 
 settings.register_profile("short", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("short")

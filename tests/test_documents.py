@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import readme
+from experiments.reporting import readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_tables_in_the_readme_are_the_committed_ones():
     assert README.count("<!-- table: ") >= 5
-    assert readme.refreshed(README) == README, "run: python -m experiments.readme"
+    assert readme.refreshed(README) == README, "run: python -m experiments.reporting.readme"
 
 
 def test_a_quoted_table_that_is_not_there_is_an_error(tmp_path):

@@ -9,11 +9,12 @@ from pathlib import Path
 import tyro
 
 from prunedlora.errors import PrunedLoRAError
-from theory import files, report
-from theory.adversary import STEPS
-from theory.registry import select_statements
-from theory.result import Summary
-from theory.runner import verify
+from theory import records as files
+from theory.checking.adversary import STEPS
+from theory.checking.registry import select_statements
+from theory.checking.result import Summary
+from theory.checking.runner import verify
+from theory.report import page as report
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,16 +9,17 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments.config import digest
-from experiments.machine import environment
+from experiments.jobs.record import environment
+from experiments.jobs.run import run
 from experiments.real_layers import attention, curvature, noise, prediction
-from experiments.real_layers.changes import changed
+from experiments.real_layers.edits import changed
+from experiments.real_layers.measured_model import Subject, load
 from experiments.real_layers.settings import SETTINGS, Settings
-from experiments.real_layers.subject import Subject, load
-from experiments.real_layers.summary import summarise
-from experiments.run import run
-from theory import real_layers, report
-from theory.files import from_json, to_json, write_atomically
+from experiments.settings.jobs import digest
+from theory.records import from_json, to_json, write_atomically
+from theory.report import page as report
+from theory.report import real_layers
+from theory.report.real_summary import summarise
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts" / "real_layers"

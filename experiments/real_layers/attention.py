@@ -16,17 +16,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
-from experiments.data import collate, collate_texts, encode
-from experiments.models import classifies
-from experiments.one_shot import Variant, reduced
-from experiments.real_layers.changes import changed
-from experiments.real_layers.subject import Place, Subject
+from experiments.finetuning.data import collate, collate_texts, encode
+from experiments.finetuning.models import classifies
+from experiments.jobs.one_shot import Variant, reduced
+from experiments.real_layers.edits import changed
+from experiments.real_layers.measured_model import Place, Subject
 from experiments.tasks import TASKS
-from prunedlora.decision import Candidate
-from theory.attention import Heads, output_error, probabilities
-from theory.numerics import spectral
-from theory.printed_activation_bound import printed_bound
-from theory.softmax_bound import check, corrected_bound
+from prunedlora.ranks.reduction import Candidate
+from theory.checking.numerics import spectral
+from theory.statements.attention import Heads, output_error, probabilities
+from theory.statements.s04_printed_activation_bound import printed_bound
+from theory.statements.s05_softmax_bound import check, corrected_bound
 
 RULES = ("magnitude", "llmpruner2023", "prunedlora2025", "sparsegpt2023", "kfac", "svd_kfac")
 RECORDED = "recorded"

@@ -7,17 +7,18 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from experiments.one_shot import DAMPING
-from experiments.real_layers.changes import changed, quadratic_predictions, reflected
+from experiments.jobs.one_shot import DAMPING
+from experiments.real_layers.edits import changed, quadratic_predictions, reflected
+from experiments.real_layers.measured_model import Subject
 from experiments.real_layers.moments import LayerMoments
-from experiments.real_layers.subject import Subject
-from prunedlora.criteria import Factors, get_criterion
-from prunedlora.curvature import damped
-from prunedlora.decision import Candidate
-from theory import weight_perturbation
-from theory.instances import all_masks
-from theory.numerics import condition, condition_on_range, frobenius, gram
-from theory.price_of_ignoring_the_loss import Layer, kappa, losses_of_choices
+from prunedlora.criteria import get_criterion
+from prunedlora.factors import Factors
+from prunedlora.linalg.curvature import damped
+from prunedlora.ranks.reduction import Candidate
+from theory.checking.instances import all_masks
+from theory.checking.numerics import condition, condition_on_range, frobenius, gram
+from theory.statements import s10_weight_perturbation as weight_perturbation
+from theory.statements.s07_price_of_ignoring_the_loss import Layer, kappa, losses_of_choices
 
 #: Pairs of rules that differ in the use of the loss only: components with recovery, and truncations.
 PAIRS = (("sparsegpt2023", "kfac"), ("svd_activation", "svd_kfac"))

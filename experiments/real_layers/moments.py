@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from experiments.calibration import batches_of, fisher_number
-from experiments.config import RunConfig
+from experiments.finetuning.calibration import batches_of, fisher_number
+from experiments.settings.jobs import RunConfig
 from experiments.tasks import Example
-from prunedlora.adapters import LoraModule
-from prunedlora.bottleneck import by_sample, watch
-from prunedlora.criteria import Factors, Statistics
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
+from prunedlora.statistics.hooks import by_sample, watch
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def observe(
     modules: list[LoraModule],
     seed: int,
 ) -> dict[str, LayerMoments]:
-    """Moments of some layers, by name, from the same two passes as `experiments.calibration.calibrate`."""
+    """Moments of some layers, by name, from the same two passes as `experiments.finetuning.calibration.calibrate`."""
     sums, generator = {m.name: _Sums() for m in modules}, torch.Generator().manual_seed(seed)
     current: dict[str, Tensor | None] = {"mask": None}
 

@@ -7,11 +7,12 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from experiments.real_layers.changes import changed, quadratic_predictions, without
+from experiments.real_layers.edits import changed, quadratic_predictions, without
+from experiments.real_layers.measured_model import Subject
 from experiments.real_layers.moments import LayerMoments
-from experiments.real_layers.subject import Subject
-from prunedlora.criteria import Factors, get_criterion
-from prunedlora.decision import Candidate
+from prunedlora.criteria import get_criterion
+from prunedlora.factors import Factors
+from prunedlora.ranks.reduction import Candidate
 
 #: Rules that choose components.
 RULES = ("magnitude", "wanda2024", "llmpruner2023", "prunedlora2025", "sparsegpt2023", "kfac")

@@ -6,10 +6,10 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from experiments.real_layers.changes import changed, predictions, reflected, without
-from experiments.real_layers.subject import Subject
-from prunedlora.criteria import Factors
-from prunedlora.decision import Candidate
+from experiments.real_layers.edits import changed, predictions, reflected, without
+from experiments.real_layers.measured_model import Subject
+from prunedlora.factors import Factors
+from prunedlora.ranks.reduction import Candidate
 
 #: Step of the central differences, as a share of the whole change.
 STEP = 0.25

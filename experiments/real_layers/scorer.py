@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from experiments.data import IGNORED
+from experiments.finetuning.data import IGNORED
 
 
 def losses_of(logits: Tensor, labels: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

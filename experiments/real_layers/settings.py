@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from experiments.config import RunConfig
+from experiments.settings.jobs import RunConfig
 
 #: Layers of a block that are measured.
 LLAMA = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")

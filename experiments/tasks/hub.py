@@ -1,5 +1,7 @@
 """Data sets on the hub, at pinned revisions."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 
@@ -15,3 +17,8 @@ def load_rows(name: str, split: str, *parts: str) -> Any:
         raise SystemExit("this task reads data from the hub: pip install 'prunedlora[hub]'") from None
     name, _, revision = name.partition("@")
     return load_dataset(name, *parts, split=split, revision=revision)
+
+
+def cache_folder() -> Path:
+    """The folder; set PRUNEDLORA_CACHE to move it."""
+    return Path(os.environ.get("PRUNEDLORA_CACHE", Path.home() / ".cache" / "prunedlora"))

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.sandbox import passes
 from experiments.tasks.base import Example, Task
 from experiments.tasks.code import problems
 from experiments.tasks.hub import load_rows
+from experiments.tasks.sandbox import passes
 
 #: A data set on the hub, as ``name@revision``.
 CODE_FEEDBACK = "m-a-p/Code-Feedback@f411b16a97c910ac9acf8b0d0948e340aa77cc34"

@@ -16,9 +16,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from experiments.cache import cache_folder
 from experiments.tasks.base import Example, Task
-from theory.files import write_atomically
+from experiments.tasks.hub import cache_folder
+from theory.records import write_atomically
 
 PACKAGE = "vaderSentiment==3.3.2"
 SHA256 = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"

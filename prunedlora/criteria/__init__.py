@@ -1,22 +1,8 @@
 """Pruning criteria; importing this package registers all of them."""
 
-from prunedlora.criteria import (
-    adalora2023,
-    baselines,
-    fisher,
-    kfac,
-    llmpruner2023,
-    prunedlora2025,
-    sparsegpt2023,
-    svd,
-    svd_fisher,
-    wanda2024,
-)
 from prunedlora.criteria.registry import (
     Criterion,
-    Factors,
     Reduction,
-    Statistics,
     available_criteria,
     check_options,
     drop_lowest,
@@ -25,6 +11,8 @@ from prunedlora.criteria.registry import (
     register_reduction,
     unregister,
 )
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
 
 __all__ = [
     "Criterion",

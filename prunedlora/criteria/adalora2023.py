@@ -3,7 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.criteria.registry import Factors, Statistics, register
+from prunedlora.criteria.registry import register
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
 
 
 @register("adalora2023", needs=("sensitivity_B", "sensitivity_A", "uncertainty_B", "uncertainty_A"), unit="loss")

@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.criteria.registry import Factors, Statistics, register
+from prunedlora.criteria.registry import register
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
 
 
 @register("random", needs=("noise",), unit="none")

@@ -1,7 +1,9 @@
 """Algorithm 1 of PrunedLoRA with a properly normalised Fisher matrix in place of one mini-batch's Gram matrix."""
 
-from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
-from prunedlora.obs import eliminate
+from prunedlora.criteria.registry import Reduction, register_reduction
+from prunedlora.factors import Factors
+from prunedlora.linalg.elimination import eliminate
+from prunedlora.statistics.data import Statistics
 
 #: Relative damping of the Fisher estimate.
 DAMPING = 1e-2

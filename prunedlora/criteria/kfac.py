@@ -1,8 +1,10 @@
 """Kronecker-factored curvature of the loss, from the bottleneck's two second moments."""
 
-from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
+from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.criteria.sparsegpt2023 import recovered_in_B
-from prunedlora.obs import eliminate
+from prunedlora.factors import Factors
+from prunedlora.linalg.elimination import eliminate
+from prunedlora.statistics.data import Statistics
 
 #: Relative damping of the activations' second moment.
 DAMPING = 1e-2

@@ -5,8 +5,10 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.criteria.registry import Factors, Statistics, register
+from prunedlora.criteria.registry import register
 from prunedlora.errors import ConfigurationError
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
 
 Form = Literal["element1", "element2", "mixed"]
 

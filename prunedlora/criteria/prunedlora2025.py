@@ -1,7 +1,9 @@
 """Algorithm 1 of PrunedLoRA (Yu, Xie, Zhao, Fan, Xue, Zhang, arXiv:2510.00192)."""
 
-from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
-from prunedlora.obs import Newton, eliminate
+from prunedlora.criteria.registry import Reduction, register_reduction
+from prunedlora.factors import Factors
+from prunedlora.linalg.elimination import Newton, eliminate
+from prunedlora.statistics.data import Statistics
 
 #: Relative damping of the curvature estimate; not tuned yet.
 DAMPING = 1e-2

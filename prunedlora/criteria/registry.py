@@ -24,18 +24,32 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunedlora.criteria.data import Factors as Factors
-from prunedlora.criteria.data import Reduction as Reduction
-from prunedlora.criteria.data import Statistics as Statistics
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.ordering import round_off
+from prunedlora.factors import Factors as Factors
+from prunedlora.linalg.numerics import round_off
+from prunedlora.statistics.data import Statistics as Statistics
 
 #: Of a score: ``"weight"`` a norm of ΔW / s; ``"energy"`` a square of it, maybe weighted by inputs; ``"loss"`` an
 #: increase of the loss, the scaling s included; ``"none"`` comparable within a module only.
 Unit = Literal["weight", "energy", "loss", "none"]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Factors after an event, of the shape they had: removed columns of B and rows of A are exactly zero.
+
+    Attributes:
+        factors: the new factors.
+        removed: indices of the removed components, in the order of their removal.
+        cost: what the criterion says each removal costs, in its own unit.
+    """
+
+    factors: Factors
+    removed: Int[Tensor, "*m count"]
+    cost: Float[Tensor, "*m count"]
 
 
 Score = Callable[..., Tensor]

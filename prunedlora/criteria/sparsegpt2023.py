@@ -2,8 +2,10 @@
 
 import torch
 
-from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
-from prunedlora.obs import Elimination, eliminate
+from prunedlora.criteria.registry import Reduction, register_reduction
+from prunedlora.factors import Factors
+from prunedlora.linalg.elimination import Elimination, eliminate
+from prunedlora.statistics.data import Statistics
 
 #: Relative damping of the activations' second moment, the paper's 1 %.
 DAMPING = 1e-2

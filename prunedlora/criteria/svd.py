@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
-from prunedlora.truncation import damped_moment, singular_values, truncate_weighted, truncate_with_values
+from prunedlora.criteria.registry import Reduction, register_reduction
+from prunedlora.factors import Factors
+from prunedlora.linalg.truncation import damped_moment, singular_values, truncate_weighted, truncate_with_values
+from prunedlora.statistics.data import Statistics
 
 #: Relative damping of a measured moment by the metric of the weights.
 DAMPING = 1e-2

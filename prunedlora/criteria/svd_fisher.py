@@ -2,9 +2,11 @@
 
 import torch
 
-from prunedlora.core_fisher import truncate_core_fisher
-from prunedlora.criteria.registry import Factors, Reduction, Statistics, register_reduction
+from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.criteria.svd import DAMPING, input_moment, last_removed, output_moment, svd_kfac
+from prunedlora.factors import Factors
+from prunedlora.linalg.fisher_truncation import truncate_core_fisher
+from prunedlora.statistics.data import Statistics
 
 
 @register_reduction("svd_fisher", needs=("C_z", "U", "core_gradients"), unit="loss", rotates=True)
@@ -20,7 +22,7 @@ def svd_fisher(
 ) -> Reduction:
     r"""Least increase of the loss under the Fisher matrix of every adapter within the spaces of B and A.
 
-    See `prunedlora.core_fisher`; started at `svd_kfac` and never worse in its own objective.  By default `mu` and
+    See `prunedlora.linalg.fisher_truncation`; started at `svd_kfac` and never worse in its own objective.  By default `mu` and
     `lam` are chosen for each module by held-out samples, and `svd_kfac` stays where nothing beats it there.  The
     costs of the single components are those of `svd_kfac`, scaled to add up to the fitted objective.
 

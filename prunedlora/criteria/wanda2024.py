@@ -3,7 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.criteria.registry import Factors, Statistics, register
+from prunedlora.criteria.registry import register
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
 
 
 @register("wanda2024", needs=("C_z",), unit="energy")

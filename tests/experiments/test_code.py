@@ -1,7 +1,7 @@
 import pytest
 
-from experiments.sandbox import passes
 from experiments.tasks import TASKS
+from experiments.tasks.sandbox import passes
 
 TASK = TASKS["human_eval"]
 

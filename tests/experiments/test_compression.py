@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiments.compression import Pattern, gradient_score, lowest, mask, sparsegpt, wanda_score
-from prunedlora.obs import block_solution
+from experiments.pretrained.pruning import Pattern, gradient_score, lowest, mask, sparsegpt, wanda_score
+from prunedlora.linalg.elimination import block_solution
 
 PATTERNS = ["50%", "30%", "0%", "4:8", "2:4", "1:4"]
 

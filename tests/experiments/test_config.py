@@ -2,11 +2,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from experiments import math_tables
-from experiments.config import RunConfig, build
-from experiments.preset import PRESETS, load_preset
-from experiments.runner import Runner
-from experiments.tuning import unchanged
+from experiments.running.runner import Runner
+from experiments.settings.jobs import RunConfig, build
+from experiments.settings.preset import PRESETS, load_preset
+from experiments.tables import math as math_tables
+from experiments.tables.tuning import unchanged
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
 

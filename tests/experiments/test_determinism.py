@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from experiments import determinism
-from experiments.machine import environment
-from experiments.preset import load_preset
-from experiments.run import run
-from theory.files import to_json
+from experiments.jobs.record import environment
+from experiments.jobs.run import run
+from experiments.running import determinism
+from experiments.settings.preset import load_preset
+from theory.records import to_json
 
 RUN = replace(
     load_preset("smoke").run, method="prune", criterion="prunedlora2025", initial_rank=6, target_rank=4, steps=8

@@ -5,10 +5,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from experiments import dry_run, export_peft_comparison, report
-from experiments.config import RunConfig
-from experiments.models import load_model
-from experiments.preset import PRESETS, load_preset
+from experiments.finetuning.models import load_model
+from experiments.reporting import page as report
+from experiments.running import dry_run
+from experiments.settings.jobs import RunConfig
+from experiments.settings.preset import PRESETS, load_preset
+from experiments.tables import peft_comparison as export_peft_comparison
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
@@ -102,7 +104,7 @@ def test_the_report_adds_up_what_runs_took(tmp_path):
 
 def test_the_report_holds_every_table_and_needs_no_other_file(tmp_path):
     page = report.write(tmp_path / "report.html").read_text()
-    for file in (report.HERE / "results" / "cpu").glob("*.md"):
+    for file in (report.RESULTS / "cpu").glob("*.md"):
         title = file.read_text().splitlines()[0].removeprefix("# ")
         assert title.replace("&", "&amp;") in page
     assert page.count('src="data:image/png') == len(list((report.FIGURES / "cpu").glob("*.png")))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.config import RunConfig
-from experiments.models import HEADS, load_base
-from experiments.reload import check_reload
-from experiments.run import run
+from experiments.finetuning.models import HEADS, load_base
+from experiments.jobs.reload import check_reload
+from experiments.jobs.run import run
+from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, hub_code, hub_glue
 
 NAMES = [t.name for t in hub_glue.GLUE]

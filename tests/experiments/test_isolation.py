@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from experiments import isolation, reload
-from experiments.preset import load_preset
+from experiments.jobs import reload
+from experiments.running import isolation
+from experiments.settings.preset import load_preset
 
 RUN = replace(load_preset("smoke").run, method="lora", initial_rank=4, target_rank=4, steps=4)
 
@@ -21,13 +22,13 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("isolated")
     (folder / "config.json").write_text(json.dumps(asdict(RUN)))
     told = [str(folder / name) for name in ("config.json", "record.json", "adapter")]
-    assert isolation.do("experiments.run", told, threads=1) == 0
+    assert isolation.do("experiments.jobs.run", told, threads=1) == 0
     return folder
 
 
 def test_a_run_in_its_own_process_counts_once_another_has_opened_its_adapter(done):
     told = [str(done / name) for name in ("config.json", "record.json", "adapter", "result.json")]
-    assert isolation.do("experiments.reload", told) == 0
+    assert isolation.do("experiments.jobs.reload", told) == 0
     before, after = (json.loads((done / name).read_text()) for name in ("record.json", "result.json"))
     assert before["environment"]["threads"] == 1
     assert after["result"].pop("reload_max_difference") <= reload.TOLERANCE
@@ -46,7 +47,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_found(done, tmp_path):
 
 
 def test_a_failure_is_told(tmp_path):
-    assert isolation.do("experiments.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]) == 1
+    assert isolation.do("experiments.jobs.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]) == 1
 
 
 def test_a_job_ends_when_what_started_it_is_killed(tmp_path):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import lm_eval_scores
-from experiments.evaluate import evaluate
-from experiments.methods import prepare
-from experiments.models import load_base, load_model
-from experiments.preset import load_preset
+from experiments.finetuning import lm_eval as lm_eval_scores
+from experiments.finetuning.evaluate import evaluate
+from experiments.finetuning.methods import prepare
+from experiments.finetuning.models import load_base, load_model
+from experiments.settings.preset import load_preset
 from experiments.tasks import TASKS
 from experiments.tasks.base import Example
 from experiments.tasks.hub_math import GSM8K, LM_EVAL_GSM8K

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from experiments import machine
+from experiments.jobs import record as machine
 
 
 def test_the_processor_is_named_with_the_instructions_that_torch_uses():

@@ -7,12 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from experiments import math_tables, tables
 from experiments.__main__ import Arguments, main
-from experiments.gate import check_learnt
-from experiments.preset import load_preset
-from experiments.tables import CUT, LORA, PRUNED, SKYLINE, UNTUNED
-from experiments.tuning import unchanged
+from experiments.reporting import table as tables
+from experiments.reporting.table import CUT, LORA, PRUNED, SKYLINE, UNTUNED
+from experiments.settings.preset import load_preset
+from experiments.tables import math as math_tables
+from experiments.tables.study import check_learnt
+from experiments.tables.tuning import unchanged
 from paper_figures import figure2, rank_and_loss
 
 SMOKE = load_preset("smoke")

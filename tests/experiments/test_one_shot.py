@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft import PeftModel
 
-from experiments import one_shot, one_shot_table
-from experiments.calibration import calibrate
-from experiments.models import load_base
-from experiments.one_shot import Variant, reduced, variants
-from experiments.preset import load_preset, one_shot_runs
-from experiments.run import run
+from experiments.finetuning.calibration import calibrate
+from experiments.finetuning.models import load_base
+from experiments.jobs import one_shot
+from experiments.jobs.one_shot import Variant, reduced, variants
+from experiments.jobs.run import run
+from experiments.settings.preset import load_preset, one_shot_runs
+from experiments.tables import one_shot as one_shot_table
 from experiments.tasks import TASKS
 from prunedlora.criteria import available_criteria
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from experiments.__main__ import Arguments, main
-from experiments.preset import load_preset
-from experiments.processes import Processes, launcher
-from experiments.run import run
+from experiments.finetuning.processes import Processes
+from experiments.jobs.run import run
+from experiments.running.isolation import launcher
+from experiments.settings.preset import load_preset
 
 ROOT = Path(__file__).parents[2]
 #: In float64 nothing but the order of sums differs; adapters are float32, so that is what remains.
@@ -26,7 +27,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     single = run(PRUNED, tmp_path / "one")
     (tmp_path / "config.json").write_text(json.dumps(asdict(PRUNED)))
     names = ("config.json", "result.json", "two")
-    command = [sys.executable, "-m", *launcher(2), "experiments.run", *(str(tmp_path / name) for name in names)]
+    command = [sys.executable, "-m", *launcher(2), "experiments.jobs.run", *(str(tmp_path / name) for name in names)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -6,15 +6,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from experiments.config import RunConfig
-from experiments.models import load_base
-from experiments.real_layers import attention, curvature, noise, prediction, summary
-from experiments.real_layers.changes import changed, core_change, predictions, quadratic_predictions, without
+from experiments.finetuning.models import load_base
+from experiments.real_layers import attention, curvature, noise, prediction
+from experiments.real_layers.edits import changed, core_change, predictions, quadratic_predictions, without
+from experiments.real_layers.measured_model import measure
 from experiments.real_layers.settings import BERT, BERT_HEADS, LLAMA, LLAMA_HEADS, Settings
-from experiments.real_layers.subject import measure
+from experiments.settings.jobs import RunConfig
 from prunedlora import find_lora_modules
-from prunedlora.criteria import Factors, get_criterion
-from theory.attention import head_output
+from prunedlora.criteria import get_criterion
+from prunedlora.factors import Factors
+from theory.report import real_summary as summary
+from theory.statements.attention import head_output
 
 SETTINGS = {
     "tiny": Settings(

@@ -3,10 +3,10 @@
 import shutil
 from dataclasses import replace
 
-from experiments.config import RunConfig
-from experiments.preset import load_preset
-from experiments.runner import Runner
-from theory.files import write_atomically
+from experiments.running.runner import Runner
+from experiments.settings.jobs import RunConfig
+from experiments.settings.preset import load_preset
+from theory.records import write_atomically
 
 
 def test_what_is_truncated_is_made_again_with_what_it_is_made_from(tmp_path, monkeypatch):

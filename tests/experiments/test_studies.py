@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import studies, tables
-from experiments.config import RunConfig
-from experiments.preset import PRESETS, load_preset
-from experiments.tables import Row, Table
-from experiments.tuning import unchanged
+from experiments.reporting import table as tables
+from experiments.reporting.table import Row, Table
+from experiments.settings.jobs import RunConfig
+from experiments.settings.preset import PRESETS, load_preset
+from experiments.tables import encoder as studies
+from experiments.tables.tuning import unchanged
 from paper_figures import figure1, figure3, rank_per_layer
 from prunedlora import Schedule
 

@@ -6,11 +6,14 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 
-from experiments import math_tables, table2, table2_memory, table2_table
-from experiments.config import Cost
-from experiments.preset import load_preset
-from experiments.tuning import unchanged
-from theory.files import to_json
+from experiments.jobs import peak_memory as table2_memory
+from experiments.jobs import step_cost as table2
+from experiments.settings.jobs import Cost
+from experiments.settings.preset import load_preset
+from experiments.tables import math as math_tables
+from experiments.tables import table2 as table2_table
+from experiments.tables.tuning import unchanged
+from theory.records import to_json
 
 SMOKE = load_preset("smoke")
 TABLE = math_tables.table5(SMOKE, unchanged)

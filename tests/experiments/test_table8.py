@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import dry_run, table8, table8_table
-from experiments.compression import Pattern
-from experiments.corpus import Corpus, load_corpus, sequences
-from experiments.layerwise import collecting, gradient_moments, linear_layers, prune_layers, second_moment
-from experiments.models import load_model
-from experiments.preset import load_preset
-from experiments.table8 import METHODS, measure, sequence_losses
+from experiments.finetuning.models import load_model
+from experiments.jobs import pretrained as table8
+from experiments.jobs.pretrained import METHODS, measure, sequence_losses
+from experiments.pretrained.corpus import Corpus, load_corpus, sequences
+from experiments.pretrained.layerwise import collecting, gradient_moments, linear_layers, prune_layers, second_moment
+from experiments.pretrained.pruning import Pattern
+from experiments.running import dry_run
+from experiments.settings.preset import load_preset
+from experiments.tables import table8 as table8_table
 
 TABLE = load_preset("smoke").table8
 CONFIG = replace(TABLE.dense, patterns=("50%", "2:4"))

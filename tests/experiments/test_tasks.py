@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from experiments.config import RunConfig, build
-from experiments.preset import PRESETS
-from experiments.run import splits
+from experiments.folders import RESULTS
+from experiments.jobs.run import splits
+from experiments.settings.jobs import RunConfig, build
 from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint
 from experiments.tasks.math import first_number, number_after_hashes
@@ -45,7 +45,7 @@ def test_packages_still_give_the_same_examples(name, test, validation, train):
 
 @pytest.mark.parametrize("name", ["arithmetic", "movie_reviews", "product_reviews", "tweets"])
 def test_the_data_are_those_of_the_committed_results(name):
-    files = sorted((PRESETS.parent / "results" / "cpu" / "runs").glob(f"{name}_*.json"))
+    files = sorted((RESULTS / "cpu" / "runs").glob(f"{name}_*.json"))
     records = [json.loads(file.read_text()) for file in (files[0], files[-1])]
     for record in records:
         assert splits(build(RunConfig, record["config"], "config")) == record["result"]["splits"]

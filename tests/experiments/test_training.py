@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.data import IGNORED, at_targets, batches, collate, encode
-from experiments.evaluate import evaluate, generate, mean_loss, target_losses
-from experiments.models import load_base, load_model
-from experiments.preset import load_preset
-from experiments.run import run
+from experiments.finetuning.data import IGNORED, at_targets, batches, collate, encode
+from experiments.finetuning.evaluate import evaluate, generate, mean_loss, target_losses
+from experiments.finetuning.models import load_base, load_model
+from experiments.finetuning.train import cosine_with_warmup
+from experiments.finetuning.truncate import truncated
+from experiments.jobs.run import run
+from experiments.settings.preset import load_preset
 from experiments.tasks import TASKS, Example
-from experiments.train import cosine_with_warmup
-from experiments.truncate import truncated
 
 BASE = load_preset("smoke").run
 
@@ -71,7 +71,7 @@ def test_a_right_answer_counts_as_right_and_a_wrong_one_does_not(tiny, monkeypat
     model, tokenizer = tiny
     examples = TASKS["arithmetic"].test(2)
     texts = [examples[0].target + "\n99", " 100000"]
-    monkeypatch.setattr("experiments.evaluate.generate", lambda *_: texts)
+    monkeypatch.setattr("experiments.finetuning.evaluate.generate", lambda *_: texts)
     score = evaluate(model, tokenizer, BASE, examples)
     assert (score.correct, score.accuracy) == ("10", 0.5)
     assert score.interval[0] < 0.5 < score.interval[1]
@@ -80,7 +80,7 @@ def test_a_right_answer_counts_as_right_and_a_wrong_one_does_not(tiny, monkeypat
 def test_nothing_is_generated_where_no_answer_is_known(tiny, monkeypatch):
     model, tokenizer = tiny
     asked = []
-    monkeypatch.setattr("experiments.evaluate.generate", lambda *a: [asked.append(p) or "1" for p in a[2]])
+    monkeypatch.setattr("experiments.finetuning.evaluate.generate", lambda *a: [asked.append(p) or "1" for p in a[2]])
     known = TASKS["arithmetic"].test(1)
     score = evaluate(model, tokenizer, BASE, [replace(known[0], answer=""), replace(known[0], answer="1")])
     assert len(asked) == 1

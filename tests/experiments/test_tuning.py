@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.config import RunConfig
-from experiments.tuning import Tuning
+from experiments.settings.jobs import RunConfig
+from experiments.tables.tuning import Tuning
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RUN = RunConfig("tiny", "arithmetic", "lora", 4, 4)

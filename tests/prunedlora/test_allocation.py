@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunedlora.allocation import allocate, check_comparable, comparable
 from prunedlora.criteria import get_criterion
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.ranks.budget import allocate, check_comparable, comparable
 
 SCORES = st.lists(st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=4), min_size=1, max_size=3).map(
     lambda rows: {str(i): torch.tensor(row, dtype=torch.float64) for i, row in enumerate(rows)}

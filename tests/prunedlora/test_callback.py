@@ -5,9 +5,9 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from prunedlora import PruneConfig, find_lora_modules
-from prunedlora.callback import PruningCallback
 from prunedlora.criteria import register, unregister
 from prunedlora.errors import ConfigurationError, PruningIncompleteError
+from prunedlora.training.callback import PruningCallback
 from tests.conftest import ids, llama
 
 CONFIG = PruneConfig(target_rank=4, criterion="prunedlora2025", interval=2, per_event=2, warmup_steps=2)
@@ -133,7 +133,7 @@ def test_too_short_a_training_is_an_error_before_it_starts(lora, tmp_path):
 
 
 def test_an_optimizer_that_is_none_of_torch_is_refused(lora):
-    from prunedlora.optimizers import unwrap_optimizer
+    from prunedlora.training.optimizers import unwrap_optimizer
 
     with pytest.raises(ConfigurationError, match="Linear is no torch"):
         unwrap_optimizer(nn.Linear(1, 1))

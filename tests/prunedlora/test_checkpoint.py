@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules
-from prunedlora.checkpoint import read_state, write_state
 from prunedlora.errors import ConfigurationError, OutputError
+from prunedlora.training.checkpoint import read_state, write_state
 from tests.conftest import ids, trainable
 
 STEPS = 12

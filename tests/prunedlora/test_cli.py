@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prunedlora import compress_adapter, inspect_adapter
-from prunedlora.cli import main
-from prunedlora.compress_config import CompressConfig
+from prunedlora.cli.commands import main
+from prunedlora.compress.config import CompressConfig
 from prunedlora.errors import MissingPackageError
 from prunedlora.optional import require
 from tests.adapters_on_disk import base_folder, kohya, saved

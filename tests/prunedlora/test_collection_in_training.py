@@ -9,7 +9,7 @@ from jaxtyping import TypeCheckError
 from torch import nn
 
 from prunedlora import LoraRankPruner, PruneConfig
-from prunedlora.adapters import find_lora_modules
+from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.criteria import available_criteria, get_criterion
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
 from tests.layers import generator, relative
@@ -177,9 +177,9 @@ def test_truncation_carries_the_optimiser_into_the_new_basis(kind):
             nn.functional.cross_entropy(net(x.double()), y).backward()
             optimizer.step()
         if pruned:
-            from prunedlora.criteria import Factors
-            from prunedlora.rotation import rotate_state
-            from prunedlora.surgery import write_factors
+            from prunedlora.adapters.surgery import write_factors
+            from prunedlora.factors import Factors
+            from prunedlora.training.rotation import rotate_state
 
             for m in find_lora_modules(net):
                 old, live = Factors(m.B.detach().clone(), m.A.detach().clone()), torch.arange(6)

@@ -7,13 +7,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from prunedlora import CompressConfig, available_criteria, compress_adapter, inspect_adapter, verify_adapter
-from prunedlora.adapter_file import AdapterFile, open_adapter
-from prunedlora.bench import compare, random_adapter, relative_error, through_dense
-from prunedlora.calibration import load_calibration
-from prunedlora.calibration_data import Tokens, read_records, split
+from prunedlora.compress.benchmark import compare, random_adapter, relative_error, through_dense
+from prunedlora.compress.calibration import load_calibration
+from prunedlora.compress.examples import Tokens, read_records, split
 from prunedlora.criteria import get_criterion
 from prunedlora.errors import AdapterFileError, ConfigurationError, UnsupportedAdapterError
-from prunedlora.lowering import squared_distance
+from prunedlora.factors import squared_distance
+from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from tests.adapters_on_disk import base_folder, kohya, loaded, logits, saved
 from tests.layers import normal
 
@@ -190,7 +190,7 @@ def test_one_module_is_read_at_a_time(tmp_path, monkeypatch):
     lower = get_criterion("svd").reduce
     monkeypatch.setattr(AdapterFile, "factors", watched)
     monkeypatch.setattr(
-        "prunedlora.compress_config.get_criterion",
+        "prunedlora.compress.config.get_criterion",
         lambda name: __import__("dataclasses").replace(
             get_criterion(name), reduce=lambda *a, **k: order.append(("lower", "")) or lower(*a, **k)
         ),
@@ -334,7 +334,7 @@ def test_data_of_no_use_is_refused(tmp_path, text):
 def test_a_prompt_does_not_count(tmp_path):
     from transformers import AutoTokenizer
 
-    from prunedlora.calibration_data import to_tokens
+    from prunedlora.compress.examples import to_tokens
 
     tokenizer = AutoTokenizer.from_pretrained(str(base_folder(tmp_path / "base")))
     tokens = to_tokens({"prompt": "ab", "completion": "c"}, tokenizer)

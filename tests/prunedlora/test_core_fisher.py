@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prunedlora.core_fisher import MIN_SAMPLES, truncate_core_fisher
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.truncation import truncate_weighted
+from prunedlora.linalg.fisher_truncation import MIN_SAMPLES, truncate_core_fisher
+from prunedlora.linalg.truncation import truncate_weighted
 from tests.layers import moment, normal, relative
 
 

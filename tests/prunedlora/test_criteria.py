@@ -10,8 +10,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from prunedlora.criteria import (
-    Factors,
-    Statistics,
     available_criteria,
     get_criterion,
     llmpruner2023,
@@ -19,8 +17,10 @@ from prunedlora.criteria import (
     register_reduction,
     unregister,
 )
-from prunedlora.criteria.data import Reduction
+from prunedlora.criteria.registry import Reduction
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.factors import Factors
+from prunedlora.statistics.data import Statistics
 from tests.layers import measured, normal, raw_data, relative
 
 CRITERIA = (

@@ -11,8 +11,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from prunedlora.adapters import LoraModule
-from prunedlora.bottleneck import BottleneckMoments, SampleFisher
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.statistics.bottleneck import BottleneckMoments
+from prunedlora.statistics.fisher import SampleFisher
 from tests.layers import generator, relative
 
 with warnings.catch_warnings():  # a dependency of curvlinops calls torch.jit.script when it is imported

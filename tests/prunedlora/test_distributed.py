@@ -9,9 +9,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_modules
-from prunedlora.callback import PruningCallback
-from prunedlora.collector import Collector
 from prunedlora.errors import InconsistentProcessesError
+from prunedlora.statistics.collector import Collector
+from prunedlora.training.callback import PruningCallback
 from tests.conftest import llama, trainable
 
 WORLD = 2

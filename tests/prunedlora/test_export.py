@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_nothing(lora, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prunedlora.files.save_file", full)
+    monkeypatch.setattr("prunedlora.files.writing.save_file", full)
     with pytest.raises(OutputError, match="No space left"):
         export_adapter(lora(), tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +111,7 @@ def test_a_file_that_differs_from_memory_is_an_error_and_is_not_kept(lora, tmp_p
     def corrupt(tensors, file, metadata):
         save_file({k: v + 1e-7 for k, v in tensors.items()}, file, metadata)
 
-    monkeypatch.setattr("prunedlora.files.save_file", corrupt)
+    monkeypatch.setattr("prunedlora.files.writing.save_file", corrupt)
     with pytest.raises(OutputError, match="differs from memory"):
         export_adapter(lora(), tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []

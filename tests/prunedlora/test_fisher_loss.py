@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunedlora.errors import ConfigurationError
-from prunedlora.fisher_loss import fisher_loss, signed_root
+from prunedlora.statistics.fisher_loss import fisher_loss, signed_root
 
 
 @given(st.integers(2, 6), st.integers(0, 1000))

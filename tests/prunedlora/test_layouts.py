@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prunedlora import CompressConfig, compress_adapter, export_adapter, find_lora_modules
-from prunedlora.adapter_file import open_adapter
 from prunedlora.errors import ConfigurationError
-from prunedlora.layouts import Scaled, lay_out
-from prunedlora.readers import readings
+from prunedlora.factors import Scaled
+from prunedlora.files.adapter_file import open_adapter
+from prunedlora.files.layouts import lay_out
+from prunedlora.files.readers import readings
 from tests.adapters_on_disk import ALL_LINEAR, loaded, logits, saved
 from tests.conftest import llama
 

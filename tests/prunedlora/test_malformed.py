@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
 from prunedlora import CompressConfig, compress_adapter, inspect_adapter, verify_adapter
-from prunedlora.adapter_file import open_adapter
-from prunedlora.cli import main
+from prunedlora.cli.commands import main
 from prunedlora.errors import AdapterFileError, NonFiniteError, OutputError, PrunedLoRAError, UnsupportedAdapterError
-from prunedlora.safetensors_header import parse_header, read_header
+from prunedlora.files.adapter_file import open_adapter
+from prunedlora.files.header import parse_header, read_header
 from tests.adapters_on_disk import kohya, saved
 
 GOOD = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -261,7 +261,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, where, alone):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"prunedlora.files.{where}", full)
+    monkeypatch.setattr(f"prunedlora.files.writing.{where}", full)
     with pytest.raises(OutputError, match="No space left"):
         compress_adapter(source, out, CompressConfig(rank=2))
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
@@ -287,7 +287,7 @@ def test_a_file_that_differs_once_written_is_an_error(tmp_path, monkeypatch):
     def corrupt(tensors, file, metadata):
         save_file({k: v + 1e-6 for k, v in tensors.items()}, file, metadata)
 
-    monkeypatch.setattr("prunedlora.files.save_file", corrupt)
+    monkeypatch.setattr("prunedlora.files.writing.save_file", corrupt)
     with pytest.raises(OutputError, match="differs from memory"):
         compress_adapter(saved(tmp_path / "a"), tmp_path / "b", CompressConfig(rank=2))
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunedlora.curvature import damped, inverse
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
-from prunedlora.obs import block_solution, eliminate, newton_step
+from prunedlora.linalg.curvature import damped, inverse
+from prunedlora.linalg.elimination import block_solution, eliminate, newton_step
 from tests.layers import moment, normal, relative
 
 SEEDS = st.integers(0, 10_000)

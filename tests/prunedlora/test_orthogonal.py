@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from prunedlora.orthogonal import ByCholesky, ByReflections, orthogonal
-from prunedlora.truncation import truncate
+from prunedlora.linalg.qr import ByCholesky, ByReflections, orthogonal
+from prunedlora.linalg.truncation import truncate
 from tests.layers import normal
 
 

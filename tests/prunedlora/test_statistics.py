@@ -6,11 +6,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from prunedlora.adapters import find_lora_modules
-from prunedlora.bottleneck import MAX_SAMPLES, BottleneckMoments, SampleFisher
-from prunedlora.collector import Collector
+from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.errors import ConfigurationError
-from prunedlora.statistics import Average, MicroBatchFisher, Sensitivity
+from prunedlora.statistics.average import Average
+from prunedlora.statistics.bottleneck import MAX_SAMPLES, BottleneckMoments
+from prunedlora.statistics.collector import Collector
+from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
+from prunedlora.statistics.gradients import Sensitivity
 from tests.layers import generator, relative
 
 BOTTLENECK = ("C_z", "U", "core_gradients")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules, truncate, truncate_adapter
+from prunedlora.adapters.surgery import shrink
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
-from prunedlora.surgery import shrink
 from tests.conftest import ids, step, trainable
 
 OPTIMIZERS = {

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunedlora.curvature import square_root
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
-from prunedlora.truncation import (
+from prunedlora.linalg.curvature import square_root
+from prunedlora.linalg.truncation import (
     core_maps,
     damped_moment,
     rank_for_energy,
@@ -93,7 +93,7 @@ def test_singular_moments_keep_the_optimal_error(samples):
 @given(adapters())
 def test_no_component_choice_with_recovery_does_better(adapter):
     """S11 against S8: the best k components with optimal recovery of B never beat the truncation."""
-    from prunedlora.obs import eliminate
+    from prunedlora.linalg.elimination import eliminate
 
     B, A, rank, seed = adapter
     D, C = moment(seed + 2, B.shape[0]), moment(seed + 4, A.shape[1])

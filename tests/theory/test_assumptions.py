@@ -6,8 +6,8 @@ import torch
 from torch import Generator
 
 from theory import get_statement
-from theory.result import compare
-from theory.runner import verify
+from theory.checking.result import compare
+from theory.checking.runner import verify
 
 
 def test_singular_output_curvature_is_outside_s7():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from theory.__main__ import main
-from theory.report import COLUMNS
+from theory.report.page import COLUMNS
 
 SMALL = ["--instances", "12", "--steps", "2"]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from theory import get_statement
-from theory.adversary import attack
-from theory.attention import head_output, output_error, sample
-from theory.gradient_path import check_path, joint_error, silent_modules, single_errors
-from theory.printed_activation_bound import check, one_key, printed_bound, vanishing_queries
-from theory.softmax_bound import check as check_corrected
+from theory.checking.adversary import attack
+from theory.statements.attention import head_output, output_error, sample
+from theory.statements.s04_printed_activation_bound import check, one_key, printed_bound, vanishing_queries
+from theory.statements.s05_softmax_bound import check as check_corrected
+from theory.statements.s06_gradient_path import check_path, joint_error, silent_modules, single_errors
 
 
 def test_activation_side_with_the_published_numbers():

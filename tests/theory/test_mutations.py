@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from theory import available_statements, get_statement, price_of_ignoring_the_loss, softmax_bound
-from theory.adversary import attack
-from theory.numerics import condition_on_range
-from theory.runner import verify
+from theory import available_statements, get_statement
+from theory.checking.adversary import attack
+from theory.checking.numerics import condition_on_range
+from theory.checking.runner import verify
+from theory.statements import s05_softmax_bound as softmax_bound
+from theory.statements import s07_price_of_ignoring_the_loss as price_of_ignoring_the_loss
 
 TIGHT = [key for key in available_statements() if get_statement(key).attained]
 

@@ -7,10 +7,13 @@ import scipy.linalg
 import torch
 from torch import Generator
 
-from prunedlora.obs import block_solution
-from theory import closed_form, price_of_ignoring_the_loss, second_order_guarantee, weight_perturbation
-from theory.instances import entry
-from theory.numerics import gram
+from prunedlora.linalg.elimination import block_solution
+from theory.checking.instances import entry
+from theory.checking.numerics import gram
+from theory.statements import s01_closed_form as closed_form
+from theory.statements import s07_price_of_ignoring_the_loss as price_of_ignoring_the_loss
+from theory.statements import s09_second_order_guarantee as second_order_guarantee
+from theory.statements import s10_weight_perturbation as weight_perturbation
 
 
 def test_closed_form_against_the_full_kkt_system_of_scipy():

@@ -6,9 +6,9 @@ from torch import Generator
 
 from prunedlora.errors import ConfigurationError
 from theory import available_statements, get_statement
-from theory.instances import entry
-from theory.registry import select_statements
-from theory.runner import derived_seed, draw, plan, replay, verify
+from theory.checking.instances import entry
+from theory.checking.registry import select_statements
+from theory.checking.runner import derived_seed, draw, plan, replay, verify
 
 KEYS = available_statements()
 

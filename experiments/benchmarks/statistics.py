@@ -1,0 +1,130 @@
+"""What collecting statistics costs: ``python -m experiments.benchmarks.statistics [--steps N]``.
+
+Times one training step (forward, backward, optimiser) of a random Llama with LoRA on all its linear layers, with
+and without the statistics that each criterion needs, collected at every step (the worst case: by default they are
+collected at the steps of events only).  Each step with them follows one without, in one process, so that a busy
+machine slows both alike; reported is the median of these ratios, with quartiles, beside that of two plain steps.
+Writes ``experiments/results/benchmark_statistics.json``.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from experiments.folders import RESULTS
+from prunedlora.adapters.modules import find_lora_modules
+from prunedlora.criteria import available_criteria, get_criterion
+from prunedlora.statistics.collector import Collector
+
+OUT = RESULTS / "benchmark_statistics.json"
+SHAPE = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 6}
+BATCH, LENGTH, RANK = 8, 128, 64
+LIMITS = {"prunedlora2025": 1.05}
+LIMIT = 1.15
+
+
+def model_and_optimizer(device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The same model for all variants."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=1024, num_key_value_heads=6, **SHAPE))
+    model = peft.get_peft_model(model, peft.LoraConfig(r=RANK, target_modules="all-linear")).to(device)
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+
+def timed(step: Callable[[], None], device: str) -> float:
+    """Seconds of one call; processor time on the CPU, where other programs would count otherwise."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def measure(steps: int, device: str) -> dict[tuple[str, ...], list[tuple[float, float]]]:
+    """Seconds of steps (without, with) each set of needed statistics; the empty set compares two plain steps."""
+    model, optimizer = model_and_optimizer(device)
+    modules = find_lora_modules(model)
+    tokens = torch.randint(1024, (BATCH, LENGTH), device=device)
+
+    def train(collector: Collector) -> None:
+        optimizer.zero_grad()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        collector.update()
+        optimizer.step()
+
+    def seconds(needs: tuple[str, ...]) -> float:
+        with Collector(model, modules, needs) as collector:
+            return timed(lambda: train(collector), device)
+
+    seconds(())
+    seconds(())
+    times: dict[tuple[str, ...], list[tuple[float, float]]] = {needs_of(name): [] for name in available_criteria()}
+    for _ in range(steps):
+        for needs, taken in times.items():
+            taken.append((seconds(()), seconds(needs)))
+    return times
+
+
+def needs_of(name: str) -> tuple[str, ...]:
+    """The statistics that are collected for a criterion; gradients and random numbers are there anyway."""
+    return tuple(sorted(n for n in get_criterion(name).needs if n != "noise" and not n.startswith("gradient_")))
+
+
+def report(times: dict[tuple[str, ...], list[tuple[float, float]]], device: str) -> dict[str, Any]:
+    """Ratios by criterion, with the environment."""
+    rows = {}
+    for name in available_criteria():
+        ratios = [with_ / without for without, with_ in times[needs_of(name)]]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        limit = LIMITS.get(name, LIMIT)
+        rows[name] = {
+            "collects": list(needs_of(name)),
+            "ratio": round(middle, 4),
+            "quartiles": [round(low, 4), round(high, 4)],
+            "limit": limit,
+            "within_limit": middle <= limit,
+        }
+    return {
+        "what": "step with statistics collected at every step / the plain step before it: median and quartiles",
+        "setting": {**SHAPE, "batch": BATCH, "length": LENGTH, "rank": RANK, "pairs": len(times[()])},
+        "plain_step_seconds": round(statistics.median(without for without, _ in times[()]), 4),
+        "criteria": rows,
+        "environment": {
+            "torch": torch.__version__,
+            "peft": peft.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu, processor time",
+        },
+    }
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    out = report(measure(arguments.steps, arguments.device), arguments.device)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(out, indent=2) + "\n")
+    for name, row in out["criteria"].items():
+        print(f"{name:18} {row['ratio']:.3f}  {'ok' if row['within_limit'] else 'OVER ' + str(row['limit'])}")
+
+
+if __name__ == "__main__":
+    main()

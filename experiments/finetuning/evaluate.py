@@ -1,0 +1,210 @@
+"""Accuracy and cross-entropy, computed the same way for every row of every table.
+
+Free answers are generated; the label of a classification task is the most likely one, by an encoder's head or by the
+likelihood that a language model gives each label as the continuation.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from scipy.stats import binomtest
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from experiments.finetuning.data import IGNORED, at_targets, collate, collate_texts, encode
+from experiments.finetuning.lm_eval import right_answers
+from experiments.finetuning.models import classifies
+from experiments.settings.jobs import RunConfig
+from experiments.tasks import TASKS, Example
+from experiments.tasks.base import Harness, Task
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score of a model on a split.
+
+    Attributes:
+        accuracy: share of examples whose answer is right.
+        interval: its 95 % Wilson interval over the examples.
+        cross_entropy: mean over all target tokens (over all examples for an encoder), in nats; the end token counts.
+        correct: one character per example, 1 for right, for paired comparisons between rows.
+        losses: negative log-likelihood of each example's target, in nats, likewise.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    cross_entropy: float
+    correct: str
+    losses: list[float]
+
+
+@torch.no_grad()
+def evaluate(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    examples: list[Example],
+    harness: Harness | None = None,
+) -> Score:
+    """Score a model on `examples` of the configuration's task; restores its training mode.
+
+    With a `harness`, lm-eval decodes and judges the answers; the cross-entropy is always computed here.
+    """
+    training, task, size = model.training, TASKS[config.task], config.eval_batch_size
+    model.eval()
+    try:
+        found: list[str] = []
+        if classifies(config.model):
+            logits = class_logits(model, tokenizer, config, examples)
+            losses = label_losses(logits, task.labels, examples)
+            tokens = torch.ones_like(losses)
+            found = [task.labels[i] for i in logits.argmax(dim=-1)]
+        elif task.labels:
+            losses, tokens, found = _by_likelihood(model, tokenizer, examples, task.labels, size)
+        else:
+            losses, tokens = target_losses(model, tokenizer, examples, size)
+            found = [] if harness else answers(model, tokenizer, task, examples, size)
+        judged = right_answers(model, tokenizer, harness, examples, size) if harness else None
+    finally:
+        model.train(training)
+    judge = task.judge or (lambda answer, e: _same(answer, e.answer))
+    right = (
+        judged
+        if judged is not None
+        else [bool(e.answer) and judge(answer, e) for answer, e in zip(found, examples, strict=True)]
+    )
+    interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return Score(
+        accuracy=sum(right) / len(right),
+        interval=(float(interval.low), float(interval.high)),
+        cross_entropy=float(losses.sum() / tokens.sum()),
+        correct="".join("1" if r else "0" for r in right),
+        losses=[round(loss, 5) for loss in losses.tolist()],
+    )
+
+
+@torch.no_grad()
+def mean_loss(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+) -> float:
+    """The cross-entropy that `evaluate` gives, without any answers; restores the model's training mode."""
+    training = model.training
+    model.eval()
+    try:
+        if classifies(config.model):
+            logits = class_logits(model, tokenizer, config, examples)
+            return float(label_losses(logits, TASKS[config.task].labels, examples).mean())
+        losses, tokens = target_losses(model, tokenizer, examples, config.eval_batch_size)
+        return float(losses.sum() / tokens.sum())
+    finally:
+        model.train(training)
+
+
+def answers(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], batch_size: int
+) -> list[str]:
+    """What is read off the texts that a language model generates.
+
+    Nothing is generated for examples without an answer: nobody could say whether it is right.
+    """
+    prompts = [e.prompt for e in examples if e.answer]
+    texts = iter(generate(model, tokenizer, prompts, task.max_new_tokens, batch_size))
+    return [task.read_answer(next(texts)) if e.answer else "" for e in examples]
+
+
+@torch.no_grad()
+def generate(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    """Greedy continuations, decoded in batches with a key-value cache, longest prompts first."""
+    device = next(model.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    texts = [""] * len(prompts)
+    for start in tqdm(range(0, len(order), batch_size), desc="decode", leave=False):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(device)
+        out = model.generate(  # type: ignore[operator]  # nn.Module does not tell that
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        new = tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        for i, text in zip(chosen, new, strict=True):
+            texts[i] = text
+    return texts
+
+
+@torch.no_grad()
+def target_losses(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Negative log-likelihood of each target given its prompt, in nats, from float32 logits; and its tokens."""
+    device = next(model.parameters()).device
+    encoded = [encode(e, tokenizer) for e in examples]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    losses, tokens = torch.zeros(len(encoded)).double(), torch.zeros(len(encoded)).double()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = at_targets(collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device))
+        labels = batch.pop("shift_labels")
+        del batch["labels"]
+        logits = model(**batch).logits
+        kept = labels != IGNORED
+        each = torch.zeros(labels.shape, device=device)
+        each[kept] = torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="none")
+        losses[chosen], tokens[chosen] = each.double().sum(dim=1).cpu(), kept.double().sum(dim=1).cpu()
+    return losses, tokens
+
+
+@torch.no_grad()
+def class_logits(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+) -> Float[Tensor, "n classes"]:
+    """What an encoder's head says of each example, float64 on the CPU."""
+    device, labels = next(model.parameters()).device, TASKS[config.task].labels
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].text))
+    logits = torch.zeros(len(examples), len(labels)).double()
+    for start in range(0, len(order), config.eval_batch_size):
+        chosen = order[start : start + config.eval_batch_size]
+        batch = collate_texts([examples[i] for i in chosen], labels, tokenizer, config.max_length, device)
+        logits[chosen] = model(**batch).logits.double().cpu()
+    return logits
+
+
+def label_losses(
+    logits: Float[Tensor, "n classes"], labels: tuple[str, ...], examples: list[Example]
+) -> Float[Tensor, " n"]:
+    """Negative log-likelihood of each example's label, in nats."""
+    answers = torch.tensor([labels.index(e.answer) for e in examples])
+    return torch.nn.functional.cross_entropy(logits, answers, reduction="none")
+
+
+def _by_likelihood(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    labels: tuple[str, ...],
+    batch_size: int,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], list[str]]:
+    """Loss and tokens of the right label, and the label that is the likeliest continuation, end token included."""
+    as_if = [replace(e, target=f" {label}", answer=label) for label in labels for e in examples]
+    losses, tokens = (x.view(len(labels), -1) for x in target_losses(model, tokenizer, as_if, batch_size))
+    own = torch.tensor([[labels.index(e.answer) for e in examples]])
+    likeliest = [labels[i] for i in losses.argmin(dim=0)]
+    return losses.gather(0, own).squeeze(0), tokens.gather(0, own).squeeze(0), likeliest
+
+
+def _same(found: str, answer: str) -> bool:
+    try:
+        return float(found) == float(answer.replace(",", ""))
+    except ValueError:
+        return found.strip() == answer.strip()

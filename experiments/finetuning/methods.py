@@ -1,0 +1,89 @@
+"""The ways to fine-tune: which parameters a run trains, and what it must do at every step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
+
+from experiments.finetuning.models import classifies
+from experiments.settings.jobs import RunConfig
+from prunedlora import LoraRankPruner, PruneConfig
+
+#: AdaLoRA starts at this multiple of its mean target rank, as PEFT's defaults do (12 to 8).
+ADALORA_START = 1.5
+#: Shares of the steps after which AdaLoRA starts, and before the end of which it stops, to remove components.
+ADALORA_WARMUP, ADALORA_FINAL = 0.1, 0.3
+
+
+def prepare(model: torch.nn.Module, config: RunConfig) -> torch.nn.Module:
+    """The model ready to train by the method of a run; new parameters are float32, drawn from the seed."""
+    torch.manual_seed(config.seed)
+    if config.method == "full":
+        return model.requires_grad_(True)
+    return get_peft_model(model, _adalora(config) if config.method == "adalora" else _lora(config))
+
+
+def pruner(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig) -> LoraRankPruner | None:
+    """The pruner of a run that prunes."""
+    if config.method != "prune":
+        return None
+    settings = PruneConfig(
+        target_rank=config.target_rank,
+        criterion=config.criterion,
+        options=config.options,
+        interval=config.interval,
+        per_event=config.per_event,
+        warmup_steps=config.warmup_steps,
+        scope=config.scope or None,  # type: ignore[arg-type]
+        moments=config.moments,  # type: ignore[arg-type]
+        seed=config.seed,
+    )
+    return LoraRankPruner(model, optimizer, settings, total_steps=config.steps)
+
+
+def after_backward(model: torch.nn.Module, config: RunConfig) -> Callable[[int], None]:
+    """What a method does with the gradients after each optimiser step; AdaLoRA allocates its budget."""
+    if config.method == "adalora":
+        assert isinstance(model, PeftModel)
+        return model.base_model.update_and_allocate
+    return lambda step: None
+
+
+def _shared(config: RunConfig) -> dict[str, Any]:
+    return {
+        "target_modules": "all-linear" if config.target_modules == ("all-linear",) else list(config.target_modules),
+        "lora_dropout": 0.0,
+        "task_type": "SEQ_CLS" if classifies(config.model) else "CAUSAL_LM",
+        "modules_to_save": ["classification_head"] if classifies(config.model) else None,  # PEFT knows the other names
+    }
+
+
+def _lora(config: RunConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.initial_rank,
+        lora_alpha=_whole(config.scaling * config.initial_rank),
+        use_rslora=config.rslora,
+        use_dora=config.method == "dora",
+        **_shared(config),
+    )
+
+
+def _adalora(config: RunConfig) -> AdaLoraConfig:
+    start = round(ADALORA_START * config.target_rank)
+    return AdaLoraConfig(
+        init_r=start,
+        target_r=config.target_rank,
+        tinit=round(ADALORA_WARMUP * config.steps),
+        tfinal=round(ADALORA_FINAL * config.steps),
+        deltaT=1,
+        total_step=config.steps,
+        lora_alpha=_whole(config.scaling * start),  # PEFT divides it by the initial rank throughout
+        **_shared(config),
+    )
+
+
+def _whole(value: float) -> int:
+    if value != round(value):
+        raise SystemExit(f"alpha = scaling × rank must be whole, not {value}")
+    return round(value)

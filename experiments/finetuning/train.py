@@ -1,0 +1,101 @@
+"""One training loop for every row: AdamW, cosine schedule, clipping, with or without a pruner."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from experiments.finetuning.data import IGNORED, training_batches
+from experiments.finetuning.methods import after_backward, pruner
+from experiments.finetuning.processes import Processes
+from experiments.settings.jobs import RunConfig
+from prunedlora import PruneEvent
+
+MAX_GRADIENT_NORM = 1.0
+WARMUP_SHARE = 0.03
+
+
+def train(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, processes: Processes
+) -> tuple[list[float], list[PruneEvent]]:
+    """Fine-tune what the method trains, pruning it if the method says so.
+
+    Returns:
+        The cross-entropy of each training batch before its step, and the pruning events.
+    """
+    events: list[PruneEvent] = []
+    steps = train_steps(model, tokenizer, config, processes, events)
+    bar = tqdm(
+        steps,
+        desc=f"train {config.method} {config.criterion}".strip(),
+        total=config.steps,
+        disable=not processes.is_first,
+    )
+    losses = []
+    for step, loss in enumerate(bar):
+        losses.append(loss)
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    return processes.average(torch.stack(losses).cpu()).tolist(), events
+
+
+def train_steps(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    processes: Processes,
+    events: list[PruneEvent],
+) -> Iterator[Tensor]:
+    """The optimiser steps of a training run, each done when it is asked for; the last ends pruning.
+
+    Args:
+        model: what `experiments.finetuning.methods.prepare` made.
+        tokenizer: of the model.
+        config: the run.
+        processes: that train it together.
+        events: takes up the pruning events.
+
+    Yields:
+        This process's share of the batch's cross-entropy, before the step.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(config.steps))
+    pruning, follow_up = pruner(model, optimizer, config), after_backward(model, config)
+    ready = processes.wrap(model)
+    model.train()
+    with pruning or nullcontext():
+        for step, batch in enumerate(training_batches(config, tokenizer, processes)):
+            outputs, labels = ready(**batch), batch.get("shift_labels", batch["labels"])
+            weight = processes.weight(int((labels != IGNORED).sum()))
+            loss = weight * batch_loss(outputs.logits.detach(), labels)
+            (weight * outputs.loss).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+            optimizer.step()
+            scheduler.step()
+            follow_up(step)
+            optimizer.zero_grad()
+            yield loss
+    events += pruning.events if pruning else []
+
+
+def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of all that is not ignored, without what a method adds to the loss that it trains on."""
+    kept = labels != IGNORED
+    return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])
+
+
+def cosine_with_warmup(steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear up over the first 3 %, then half a cosine down to zero."""
+    warmup = max(1, round(WARMUP_SHARE * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return factor

@@ -1,0 +1,88 @@
+"""Lower ranks without further training: of a trained adapter, by any criterion, or of what full fine-tuning changed."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from experiments.finetuning.calibration import calibrate
+from experiments.finetuning.models import HEADS
+from experiments.settings.jobs import RunConfig
+from experiments.tasks import TASKS
+from prunedlora.adapters.modules import find_lora_modules
+from prunedlora.adapters.peft import describe_adapter
+from prunedlora.adapters.surgery import shrink, write_factors
+from prunedlora.criteria import get_criterion
+from prunedlora.factors import Factors
+from prunedlora.ranks.reduction import Candidate, allocate_ranks, reduce_all
+from prunedlora.statistics.data import Statistics
+
+CHANGES = "changes.safetensors"
+
+
+def truncated(
+    base: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, source: Path
+) -> torch.nn.Module:
+    """The model with what `source` holds, reduced to the target rank."""
+    if config.method == "truncate_full":
+        return _truncated_changes(base, config, load_file(source / CHANGES))
+    model = PeftModel.from_pretrained(base, source, is_trainable=True)
+    criterion = get_criterion(config.criterion)
+    if criterion.needs:
+        examples = TASKS[config.task].train(config.calibration_examples, config.seed)
+        candidates = calibrate(model, tokenizer, config, examples, config.seed)
+    else:
+        candidates = _from_weights(model)
+    ranks = {c.module.name: config.target_rank for c in candidates}
+    if (config.scope or criterion.settings.get("scope")) == "global":
+        ranks = allocate_ranks(criterion, config.options, candidates, ranks, budget="rank", min_rank=1, round_to=1)
+    for candidate, reduction in reduce_all(criterion, config.options, candidates, ranks):
+        write_factors(candidate.module, candidate.live, reduction.factors.B, reduction.factors.A)
+        removed = torch.zeros(candidate.module.rank, dtype=torch.bool, device=candidate.live.device)
+        removed[reduction.removed] = True
+        shrink(candidate.module, removed)
+    describe_adapter(model, [c.module for c in candidates])
+    return model
+
+
+def save_changes(model: torch.nn.Module, folder: Path) -> None:
+    """The weights of a fully fine-tuned model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, folder / CHANGES)
+
+
+def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """The base model plus the best rank-k part of each adapted layer's change; the head as it was tuned."""
+    with torch.no_grad():
+        for name, p in base.named_parameters():
+            layer = name.removesuffix(".weight")
+            if p.dim() == 2 and (
+                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules)) or _all_linear(config, base, layer)
+            ):
+                U, S, Vh = torch.linalg.svd((tuned[name].to(p.device) - p).double(), full_matrices=False)
+                k = config.target_rank
+                p.add_(((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype))
+            elif name.startswith(HEADS):
+                p.copy_(tuned[name])
+    return base
+
+
+def _all_linear(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
+    """Whether ``all-linear`` was asked for and this is such a layer; heads are not."""
+    linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
+    return config.target_modules == ("all-linear",) and linear and not layer.startswith((*HEADS, "lm_head"))
+
+
+def _from_weights(model: torch.nn.Module) -> list[Candidate]:
+    """Candidates of a criterion that looks at the weights only."""
+    return [
+        Candidate(
+            module,
+            torch.arange(module.rank, device=module.B.device),
+            Factors(module.B.detach().clone(), module.A.detach().clone()),
+            Statistics(),
+        )
+        for module in find_lora_modules(model)
+    ]

@@ -1,0 +1,36 @@
+"""Puts the committed tables where the README quotes them: ``python -m experiments.reporting.readme``.
+
+A line ``<!-- table: results/cpu/table1.md -->`` is followed by the table of that file; with ``## Heading`` after the
+path, by the one below that heading.  A test fails while the README holds another.
+"""
+
+import re
+from pathlib import Path
+
+from experiments.folders import EXPERIMENTS, ROOT
+from theory.records import write_atomically
+
+README = ROOT / "README.md"
+QUOTED = re.compile(r"(<!-- table: (\S+?)(?: (## [^\n]+?))? -->\n)((?:\|[^\n]*\n)*)")
+
+
+def refreshed(text: str) -> str:
+    """The text with every quoted table as its file has it now."""
+    return QUOTED.sub(lambda found: found[1] + table(EXPERIMENTS / found[2], found[3] or ""), text)
+
+
+def table(file: Path, heading: str = "") -> str:
+    """The first table of a Markdown file, or the first below a heading.
+
+    Raises:
+        ValueError: there is none.
+    """
+    text = file.read_text(encoding="utf-8")
+    found = re.search(r"(?:^\|[^\n]*\n)+", text[max(0, text.find(f"{heading}\n")) :], re.MULTILINE)
+    if found is None or (heading and f"{heading}\n" not in text):
+        raise ValueError(f"{file}: no table{f' below {heading}' if heading else ''}")
+    return found[0]
+
+
+if __name__ == "__main__":
+    write_atomically(README, refreshed(README.read_text(encoding="utf-8")))

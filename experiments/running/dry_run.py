@@ -1,0 +1,114 @@
+"""Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
+
+from functools import partial
+
+from experiments.finetuning.models import classifies
+from experiments.jobs.pretrained import METHODS
+from experiments.pretrained.pruning import Pattern
+from experiments.settings.jobs import RunConfig, build
+from experiments.settings.preset import Estimate, Preset, Table8, one_shot_runs
+from experiments.tables import code as code_table
+from experiments.tables import encoder as studies
+from experiments.tables import language as language_table
+from experiments.tables import math as math_tables
+from experiments.tables import table2 as table2_table
+from experiments.tables.tuning import unchanged
+from experiments.tasks import TASKS
+from prunedlora import PruneConfig, Schedule, available_criteria
+
+#: Bytes for each trained number: weight, gradient and two moments, all float32.
+TRAINED_BYTES = 16
+
+
+def check(preset: Preset) -> list[RunConfig]:
+    """All runs of a preset, each once.
+
+    Raises:
+        ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
+    """
+    runs = [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
+    parts = ((math_tables, preset.math), (language_table, preset.language), (studies, preset.study))
+    for part, settings in (*parts, (code_table, preset.code)):
+        if settings is not None:
+            builds = [partial(build, preset) for build in part.TABLES.values()]
+            runs += part.tuning(preset).grid(*builds)
+            runs += [run for build in builds for run in build(unchanged).runs]
+    if preset.table8 is not None:
+        _check_compression(preset.table8)
+    if preset.table2 is not None:
+        costs = table2_table.costs(preset, math_tables.table5(preset, unchanged)).values()
+        runs += [build(RunConfig, cost.run, "table2: run") for cost in costs]
+    for run in runs:
+        _check_names(run)
+        if run.method == "prune":
+            PruneConfig(target_rank=run.target_rank, criterion=run.criterion, options=run.options)
+            schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
+            schedule.check(run.initial_rank, run.steps)
+    return list({run.key: run for run in runs}.values())
+
+
+def report(preset: Preset) -> str:
+    """What the preset will do, and how long and in how much memory where the preset says what to reckon with."""
+    runs = check(preset)
+    lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
+    known = [(run, preset.estimates[run.model]) for run in runs if run.model in preset.estimates]
+    if not known:
+        return "\n".join([*lines, "No estimate: this preset does not say what to reckon with."])
+    hours, sizes = [_hours(*pair) for pair in known], [_gigabytes(*pair) for pair in known]
+    for (run, _), taken, size in zip(known, hours, sizes, strict=True):
+        what = f"{run.model.partition('@')[0]}: {run.method} {run.criterion}".strip()
+        ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
+        rate = f", learning rate {run.learning_rate:g}" if run.trains else ""
+        lines.append(f"  {what}{ranks}{rate}, seed {run.seed}: {60 * taken:.1f} min, {size:.1f} GB")
+    lines.append(
+        f"Estimated at most {sum(hours):.0f} h on one such GPU in all (with every learning rate), up to "
+        f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
+    )
+    if len(known) < len(runs):
+        lines.append(f"{len(runs) - len(known)} runs are of models that the preset says nothing about.")
+    return "\n".join(lines)
+
+
+def _check_names(run: RunConfig) -> None:
+    if run.task not in TASKS:
+        raise ValueError(f"unknown task {run.task!r}; there are: {', '.join(TASKS)}")
+    if run.criterion and run.criterion not in available_criteria():
+        raise ValueError(f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}")
+    _check_pinned(run.model)
+    if classifies(run.model) and not TASKS[run.task].labels:
+        raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
+
+
+def _check_compression(table: Table8) -> None:
+    run = table.dense
+    if unknown := sorted(set(table.methods) - set(METHODS)):
+        raise ValueError(f"unknown method {', '.join(unknown)}; there are: {', '.join(METHODS)}")
+    for pattern in run.patterns:
+        Pattern.parse(pattern)
+    for name in (run.model, run.text):
+        _check_pinned(name)
+
+
+def _check_pinned(name: str) -> None:
+    if "/" in name and not _is_commit(name.partition("@")[2]):
+        raise ValueError(f"{name}: pin it to a full commit, as organisation/name@40 hex digits")
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def _hours(run: RunConfig, e: Estimate) -> float:
+    """Training: 4 flops per parameter and token (frozen weights need no gradient of their own), 6 if all are trained.
+
+    Evaluation: the weights are read once for each token of a batch.
+    """
+    flops = (6 if run.method == "full" else 4) * e.parameters * e.tokens_per_example * run.steps * run.batch_size
+    batches = -(-run.test_examples // run.eval_batch_size)
+    reading = 2 * e.parameters * e.generated_tokens * batches / e.bytes_per_second
+    return (run.trains * flops / e.flops_per_second + reading) / 3600
+
+
+def _gigabytes(run: RunConfig, e: Estimate) -> float:
+    trained = e.parameters if run.method == "full" else e.adapted_width * run.initial_rank
+    return (e.parameters * (2 if run.dtype == "bfloat16" else 4) + trained * TRAINED_BYTES) / 1e9

@@ -1,0 +1,88 @@
+"""Jobs in processes of their own, on a CPU forked from one process that has imported what they need.
+
+A process of its own gives a job its own peak memory and nothing of the job before it.  To import torch, transformers
+and PEFT anew takes longer there than many a job does.
+"""
+
+import importlib
+import multiprocessing
+import os
+import sys
+import threading
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+
+import torch
+
+#: Modules whose ``main(arguments)`` can be done.
+JOBS = (
+    "experiments.jobs.run",
+    "experiments.jobs.reload",
+    "experiments.jobs.one_shot",
+    "experiments.jobs.step_cost",
+    "experiments.jobs.peak_memory",
+    "experiments.jobs.pretrained",
+)
+
+
+def do(module: str, arguments: list[str], threads: int | None = None) -> int:
+    """``module.main(arguments)`` in a new process.
+
+    Args:
+        module: one of `JOBS`.
+        arguments: for its main function.
+        threads: that torch may use there; what it finds if not given.
+
+    Returns:
+        The exit status of the process; a failure has printed its traceback.
+    """
+    process = _context().Process(target=_main, args=(module, arguments, threads))
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Forks from a server; starts from nothing where a fork may not use what its parent knows of a GPU or a screen."""
+    if sys.platform != "linux" or torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(JOBS))
+    return context
+
+
+def _main(module: str, arguments: list[str], threads: int | None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    importlib.import_module(module).main(arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that asked for it does, which may be killed without a word."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def launcher(count: int) -> list[str]:
+    """Arguments after ``python -m`` that start a module in several processes on this machine; none for a single one.
+
+    ``accelerate launch`` starts one process for each GPU; on a CPU it would start one only, so torch does there.
+    """
+    if count == 1:
+        return []
+    if not torch.cuda.is_available():
+        return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m"]
+    options = [
+        "--num_processes",
+        str(count),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    return ["accelerate.commands.launch", "--multi_gpu", *options, "-m"]

@@ -1,0 +1,216 @@
+"""Settings of single jobs: frozen dataclasses, read from JSON, unknown keys refused.
+
+What is set for whole tables is in `experiments.settings.preset`.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+Method = Literal["untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"]
+#: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that
+#: older results keep theirs.
+LATER = {"length_groups": 1}
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """A short hash of settings, whatever their order; of `LATER` ones only where they change something.
+
+    >>> digest({"a": 1, "b": {"length_groups": 1}}) == digest({"b": {}, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(_without_later(settings), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_later(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_later(v) for k, v in value.items() if k not in LATER or v != LATER[k]}
+    return value
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: everything that its result depends on.
+
+    Attributes:
+        model: ``smollm2``, ``tiny``, a local folder, or ``organisation/name@revision`` on the hub.
+        task: see `experiments.tasks.TASKS`.
+        method: the untuned model; full fine-tuning; LoRA, DoRA or AdaLoRA as PEFT has them; pruning during training;
+            or, without further training, a trained adapter reduced by a criterion (``truncate``) or the change that
+            full fine-tuning made, reduced by SVD (``truncate_full``).
+        initial_rank: rank in training; 0 for the untuned model and for full fine-tuning.
+        target_rank: rank at the end; equal to the initial rank where nothing is pruned.
+        criterion: pruning rule, for ``prune`` and ``truncate``.
+        options: options of the rule.
+        scope: ``module`` or ``global`` budget of ``prune``; empty for the rule's own.
+        moments: what becomes of the optimiser's state at events, see `prunedlora.PruneConfig`.
+        rslora: whether s is alpha / sqrt(r) in place of alpha / r, with the alpha that `scaling` gives the latter.
+        calibration_examples: training examples from which ``truncate`` collects what its rule needs.
+        scaling: s in ``W0 + s B A``; alpha is s times the rank.
+        target_modules: names of the adapted layers.
+        steps: optimiser steps.
+        batch_size: examples per step.
+        learning_rate: peak, after a linear warm-up over 3 % of the steps, then cosine to zero.
+        interval: K1, steps between pruning events.
+        per_event: K2, components removed per module at an event.
+        warmup_steps: steps before the interval starts to count.
+        max_length: longest example in tokens; longer ones are left out, or cut for an encoder.
+        length_groups: batches among which training examples are sorted by length, so that little is padded.
+        test_examples: examples of the test split that are scored.
+        validation_examples: examples of the validation split that are scored, for the choice of settings.
+        eval_batch_size: examples decoded together.
+        dtype: of the base model; the adapter is always float32.
+        seed: of initialisation, order of the data and random pruning.
+    """
+
+    model: str
+    task: str
+    method: Method = "lora"
+    initial_rank: int = 0
+    target_rank: int = 0
+    criterion: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    scope: str = ""
+    moments: str = "follow"
+    rslora: bool = False
+    calibration_examples: int = 512
+    scaling: float = 1.0
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    steps: int = 100
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    interval: int = 10
+    per_event: int = 2
+    warmup_steps: int = 10
+    max_length: int = 512
+    length_groups: int = 1
+    test_examples: int = 200
+    validation_examples: int = 0
+    eval_batch_size: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Hash of all settings; names the result file."""
+        return digest(asdict(self))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains anything."""
+        return self.method not in ("untuned", "truncate", "truncate_full")
+
+    @property
+    def source(self) -> "RunConfig":
+        """For the two ways to truncate: the run that trained what is truncated."""
+        plain: dict[str, Any] = {
+            f.name: f.default for f in fields(self) if f.name in ("criterion", "scope", "calibration_examples")
+        }
+        if self.method == "truncate_full":
+            return replace(self, method="full", initial_rank=0, target_rank=0, options={}, **plain)
+        return replace(self, method="lora", target_rank=self.initial_rank, options={}, **plain)
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """One-shot pruning of a trained adapter by every criterion.
+
+    Attributes:
+        run: settings of the training run, where they differ from the preset's.
+        ranks: ranks to which the criteria that choose among components prune.
+        truncation_ranks: the same for the truncation family.
+        calibration_examples: training examples from which statistics are collected.
+        calibration_scored: the first so many of them, on which the loss is measured too.
+        seeds: one adapter for each.
+    """
+
+    run: dict[str, Any]
+    ranks: tuple[int, ...]
+    truncation_ranks: tuple[int, ...]
+    calibration_examples: int
+    calibration_scored: int
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One-shot compression of a pretrained model by one method: everything that its result depends on.
+
+    Attributes:
+        model: as in `RunConfig`.
+        method: see `experiments.jobs.pretrained.METHODS`.
+        text: see `experiments.pretrained.corpus.load_corpus`.
+        patterns: ``50%`` for a share of the weights, ``2:4`` for two that stay of every four inputs.
+        sequences: calibration sequences.
+        length: of calibration and test sequences, in tokens.
+        batch_size: sequences that pass through the model together, one gradient for each batch.
+        test_sequences: on which the perplexity is measured.
+        damping: lambda, relative to the mean of the diagonal.
+        block_size: columns whose masks SparseGPT chooses together.
+        dtype: of the model.
+        seed: of the choice of calibration sequences and of random pruning.
+    """
+
+    model: str
+    method: str
+    text: str
+    patterns: tuple[str, ...]
+    sequences: int
+    length: int
+    batch_size: int
+    test_sequences: int
+    damping: float = 1e-2
+    block_size: int = 128
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Hash of all settings; names the result file."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One measurement for Table 2.
+
+    Attributes:
+        run: settings of `RunConfig`.
+        reference: of the run that it is compared with.
+        block: optimiser steps that are timed together.
+    """
+
+    run: dict[str, Any]
+    reference: dict[str, Any]
+    block: int
+
+    @property
+    def key(self) -> str:
+        """Hash of all settings but the learning rates, on which no time depends; names the result file."""
+        return digest({"run": _rateless(self.run), "reference": _rateless(self.reference), "block": self.block})
+
+    @property
+    def memory_key(self) -> str:
+        """Hash of what the memory of the run depends on; names its result file."""
+        return digest(_rateless(self.run))
+
+
+def _rateless(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run.items() if key != "learning_rate"}
+
+
+def build(kind: type, values: dict[str, Any], where: str) -> Any:
+    """A dataclass from a mapping; lists become tuples.
+
+    Raises:
+        ValueError: unknown or missing keys, named with their place.
+    """
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -1,0 +1,116 @@
+"""The ranking of all criteria by one-shot loss increase, over the seeds of a preset, and what it says in words."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from experiments.reporting.comparison import Difference, difference
+from experiments.settings.preset import Preset
+from theory.records import to_json, write_atomically
+
+RECOVERY = {"own": "own", "none": "none, masked", "C_z": "B by least squares"}
+
+
+def write(preset: Preset, name: str, records: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Markdown and CSV of the ranking, and the paired comparisons as JSON."""
+    config = preset.one_shot[name]
+    frame = ranking(records)
+    compared = comparisons(records)
+    files = [folder / f"one_shot_{name}.{kind}" for kind in ("md", "csv", "json")]
+    run = vars(preset.run) | config.run
+    first = records[0]
+    unpruned = {k: np.mean([r["unpruned"][k] for r in records]) for k in first["unpruned"]}
+    scored, examples = first["sentences"], config.calibration_examples
+    title = (
+        f"# One-shot pruning, preset {preset.name}: {run['model']} on {run['task']}, {first['modules']} modules of "
+        f"rank {run['initial_rank']}, {run['steps']} steps, {len(records)} seed{'s' * (len(records) > 1)}\n\n"
+        f"Increase of the cross-entropy over the unpruned adapter ({unpruned['test']:.4f} on {scored['test']} test "
+        f"examples, {unpruned['calibration']:.4f} on {scored['calibration']} of the {examples} calibration "
+        "examples), mean over seeds; ± is the standard error over test examples. No training follows.\n"
+    )
+    parts = [title]
+    for rank in sorted(set(frame["rank"]), reverse=True):
+        part = frame[frame["rank"] == rank].drop(columns="rank")
+        parts.append(f"## Rank {rank}\n\n{part.to_markdown(index=False, floatfmt='.4f')}\n")
+    parts.append("## What was found\n\n" + "\n\n".join(sentences(frame, compared)) + "\n")
+    write_atomically(files[0], "\n".join(parts))
+    write_atomically(files[1], frame.to_csv(index=False))
+    write_atomically(files[2], to_json(compared))
+    return files
+
+
+def ranking(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per criterion, recovery and rank; within a rank, the least loss first."""
+    rows = pd.DataFrame([{**row, "seed": i} for i, record in enumerate(records) for row in record["rows"]])
+    rows["criterion"] = [_named(row) for _, row in rows.iterrows()]
+    rows["recovery"] = rows["recovery"].map(RECOVERY)
+    columns = ["test_increase", "test_standard_error", "calibration_increase"]
+    means = rows.groupby(["rank", "criterion", "recovery"])[columns].mean().reset_index()
+    means = means.sort_values(["rank", "test_increase"], ascending=[False, True], ignore_index=True)
+    means["test_standard_error"] /= len(records) ** 0.5
+    return means.rename(
+        columns={"test_increase": "test", "test_standard_error": "±", "calibration_increase": "calibration"}
+    )
+
+
+def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`svd_kfac` and `svd_fisher` against `svd`, paired by sentence; increases are averaged over the seeds."""
+    found = []
+    increases: dict[tuple[str, int], list[np.ndarray]] = {}
+    for record in records:
+        for row in record["rows"]:
+            if "test_increases" in row:
+                increases.setdefault((row["criterion"], row["rank"]), []).append(np.array(row["test_increases"]))
+    for (criterion, rank), own in increases.items():
+        if criterion == "svd":
+            continue
+        mine, plain = np.mean(own, axis=0), np.mean(increases["svd", rank], axis=0)
+        found.append(
+            {
+                "criterion": criterion,
+                "rank": rank,
+                "increase": float(mine.mean()),
+                "increase_of_svd": float(plain.mean()),
+                "difference": difference(np.array(own), np.array(increases["svd", rank]))._asdict(),
+                "ratio": float(mine.mean() / plain.mean()),
+                "ratio_interval": _ratio_interval(mine, plain),
+            }
+        )
+    return sorted(found, key=lambda c: (c["criterion"], c["rank"]))
+
+
+def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
+    """What the numbers say."""
+    text = []
+    for rank, part in frame.groupby("rank", sort=False):
+        best, worst = part.iloc[0], part.iloc[-1]
+        text.append(
+            f"Rank {rank}: least loss with {best['criterion']} ({best['test']:+.4f}), most with {worst['criterion']}, "
+            f"recovery {worst['recovery']} ({worst['test']:+.4f})."
+        )
+    for c in compared:
+        found = Difference(**c["difference"])
+        verdict = {-1: "less than", 0: "not distinguishably from", 1: "more than"}[found.sign]
+        text.append(
+            f"{c['criterion']} at rank {c['rank']} loses {verdict} svd: {c['increase']:+.4f} against "
+            f"{c['increase_of_svd']:+.4f}, difference {found.mean:+.4f} (95 % bootstrap over test examples "
+            f"{found.low:+.4f} to {found.high:+.4f}; {found.agree} of {found.seeds} seeds), ratio {c['ratio']:.2f} "
+            f"({c['ratio_interval'][0]:.2f} to {c['ratio_interval'][1]:.2f})."
+        )
+    return text
+
+
+def _ratio_interval(mine: np.ndarray, plain: np.ndarray) -> list[float]:
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return a.mean(axis=axis) / b.mean(axis=axis)
+
+    found = bootstrap((mine, plain), ratio, paired=True, method="percentile", rng=np.random.default_rng(0))
+    return [float(x) for x in found.confidence_interval]
+
+
+def _named(row: pd.Series) -> str:
+    options = ", ".join(f"{k} {v}" for k, v in row["options"].items())
+    return f"{row['criterion']} ({options})" if options else row["criterion"]

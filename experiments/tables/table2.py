@@ -1,0 +1,132 @@
+"""Table 2 as a table: cost of a step relative to LoRA at the target rank, numbers trained, memory."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from experiments.reporting.table import ADALORA, DORA, FULL, LORA, Results, Table
+from experiments.settings.jobs import Cost, RunConfig
+from experiments.settings.preset import Preset
+from experiments.tables import math as math_tables
+from experiments.tables.rows import CONT_SQUEEZE
+from theory.records import write_atomically
+
+#: Trainable share in % and hours of Table 2, Llama-3-8B on an H100.
+PAPER = {FULL: "100, 4 h 23", LORA: "0.84, 2 h 28", DORA: "0.89, 2 h 34", ADALORA: "0.84, 2 h 41"}
+PAPER_PRUNED = ("1.68 → 0.84, 2 h 33", "3.36 → 0.84, 2 h 46", "6.71 → 0.84, 3 h 21")
+
+
+def trained(table: Table) -> dict[str, RunConfig]:
+    """The runs of Table 5 that train something, first seed, by what they are called here.
+
+    A row that prunes once is left out: its steps cost what those of the initial and of the target rank do.
+    """
+    found: dict[str, RunConfig] = {}
+    for row in table.rows:
+        if row.label == CONT_SQUEEZE:
+            continue
+        for runs in row.cells.values():
+            run = runs[0]
+            if run.method in ("untuned", "truncate") or run in found.values():
+                continue
+            many = run.method == "prune" or run.initial_rank > table_rank(table)
+            found[f"{row.label}, from {run.initial_rank}" if many else row.label] = run
+    return found
+
+
+def table_rank(table: Table) -> int:
+    """The target rank of the table: the least rank of any run that has one."""
+    return min(run.target_rank for run in table.runs if run.target_rank)
+
+
+def costs(preset: Preset, table: Table) -> dict[str, Cost]:
+    """What is measured, by the label of the row: each run in the short form that the preset gives."""
+    assert preset.table2 is not None
+    runs, settings = trained(table), preset.table2
+    short = {label: asdict(replace(run, **settings.run)) for label, run in runs.items()}
+    return {label: Cost(run, short[LORA], settings.block) for label, run in short.items()}
+
+
+def frame(preset: Preset, table: Table, results: Results, measured: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+    """One line per row.
+
+    Args:
+        preset: the preset.
+        table: Table 5.
+        results: of its runs, by key.
+        measured: what `experiments.jobs.step_cost` and `experiments.jobs.peak_memory` measured, by the label of the row.
+    """
+    ranks, lines = sorted(preset.math.initial_ranks), []
+    for label, run in trained(table).items():
+        result, found = results[run.key], measured[label]
+        ratio, low, high = _ratio(found)
+        event = float(np.mean([e["seconds"] for e in found["events"]])) if found["events"] else None
+        pruned = run.method == "prune"
+        share = 100 * result["trainable_parameters"] / result["base_parameters"]
+        after = 100 * result["adapter_parameters"] / result["base_parameters"] if pruned else share
+        taken = "" if event is None else f"{_share(event, len(result['events']), run, found):.1%}"
+        ours = run.criterion == "prunedlora2025" and ranks.index(run.initial_rank) < len(PAPER_PRUNED)
+        lines.append(
+            {
+                "method": label,
+                "trained %": f"{share:.3g} → {after:.3g}" if pruned else f"{share:.3g}",
+                "step, relative to LoRA": f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+                "seconds of an event": "" if event is None else f"{event:.2f}",
+                "events, share of training": taken,
+                "adapter MB": f"{result['adapter_bytes'] / 1e6:.2f}" if "adapter_bytes" in result else "",
+                "peak GiB": f"{found['peak_memory_bytes'] / 2**30:.2f}",
+                "paper: trained %, time": PAPER_PRUNED[ranks.index(run.initial_rank)] if ours else PAPER.get(label, ""),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def write(
+    preset: Preset, table: Table, results: Results, measured: Mapping[str, dict[str, Any]], folder: Path
+) -> list[Path]:
+    """Markdown with the generated text, and CSV."""
+    made = frame(preset, table, results, measured)
+    ratios = {label: _ratio(found) for label, found in measured.items()}
+    slower = [label for label, (_, low, _) in ratios.items() if low > 1]
+    dearest = max(ratios, key=lambda label: ratios[label][0])
+    text = (
+        f"{math_tables.heading(preset)} A step is timed between events, in turn with one of LoRA at the target rank "
+        "in the same process; 95 % bootstrap interval over pairs of blocks. Memory is the most that a "
+        "process had in all that did nothing but train. Paper: Llama-3-8B on an H100.\n\n"
+        f"{made.to_markdown(index=False, disable_numparse=True)}\n\n"
+        f"Slower than LoRA at the target rank, with the interval above 1: {', '.join(slower) or 'none'}. "
+        f"The dearest step is that of {dearest}, {ratios[dearest][0]:.2f} times.\n"
+    )
+    files = [folder / "table2.md", folder / "table2.csv"]
+    write_atomically(files[0], f"# Table 2: cost of training\n\n{text}")
+    write_atomically(files[1], made.to_csv(index=False))
+    return files
+
+
+def _ratio(found: dict[str, Any]) -> tuple[float, float, float]:
+    """Seconds of the run's steps over those of the reference, with its interval; events are taken out."""
+    run, reference = np.array(found["run"]), np.array(found["reference"])
+    for event in found["events"]:
+        if event["block"] >= 0:
+            run[event["block"]] -= event["seconds"]
+
+    def ratio(x: np.ndarray, y: np.ndarray) -> float:
+        return float(x.sum() / y.sum())
+
+    interval = bootstrap(
+        (run, reference), ratio, paired=True, vectorized=False, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return ratio(run, reference), float(interval.low), float(interval.high)
+
+
+def _share(event: float, events: int, run: RunConfig, found: dict[str, Any]) -> float:
+    """Share of a whole run's time that its events take, at the speed of steps that was measured."""
+    total, steps = sum(found["run"]), run.steps
+    pure = total - sum(e["seconds"] for e in found["events"] if e["block"] >= 0)
+    step = pure / (len(found["run"]) * found["block"])
+    return events * event / (events * event + steps * step)

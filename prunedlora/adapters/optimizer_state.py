@@ -1,0 +1,54 @@
+"""The state that an optimiser keeps for the factors of an adapter."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.errors import UnsupportedOptimizerError
+
+
+def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
+    """Zero gradient and optimiser state of all removed components, so that nothing moves them."""
+    for parameter, dim in ((module.B, 1), (module.A, 0)):
+        mask = removed if dim == 1 else removed.unsqueeze(1)
+        tensors = [value for _, value in state_like(parameter, optimizer, module.name)]
+        if parameter.grad is not None:
+            tensors.append(parameter.grad)
+        for tensor in tensors:
+            tensor.masked_fill_(mask, 0.0)
+
+
+def forget_all(module: LoraModule, optimizer: torch.optim.Optimizer) -> None:
+    """Drop the optimiser's state of a module, step counter and all, as before its first step."""
+    for parameter in (module.B, module.A):
+        optimizer.state.pop(parameter, None)
+
+
+def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser whose state cannot be masked or sliced; knows once it has taken a step.
+
+    Raises:
+        UnsupportedOptimizerError: it keeps state that is not one floating-point number per weight.
+    """
+    for module in modules:
+        for parameter in (module.B, module.A):
+            state_like(parameter, optimizer, module.name)
+
+
+def state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
+    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
+    like = []
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.numel() <= 1:
+            continue
+        if value.shape != parameter.shape or not value.is_floating_point():
+            raise UnsupportedOptimizerError(
+                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} and type {value.dtype} "
+                f"for {name}, which cannot be masked; use an optimiser with one number per weight, such as AdamW"
+            )
+        like.append((key, value))
+    return like

@@ -1,0 +1,57 @@
+"""What PEFT knows of an adapter: its configuration, and the names of its modules."""
+
+import re
+
+from peft import PeftConfig
+from torch import nn
+
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.errors import ConfigurationError
+
+
+def exactly(name: str) -> str:
+    """A regular expression that PEFT matches against exactly this module."""
+    return "^" + re.escape(name)
+
+
+def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
+    """Make the adapter's PEFT configuration say the ranks and scalings that its layers have.
+
+    One rank becomes `r`; where modules differ, `rank_pattern` and `alpha_pattern` name each by an anchored
+    pattern.  rsLoRA is switched off, since the scaling is now written out as alpha / r.
+    """
+    config = peft_config(model, modules[0].adapter)
+    ranks = {m.name: m.rank for m in modules}
+    alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
+    config.r, config.lora_alpha, config.use_rslora = max(ranks.values()), alphas[modules[0].name], False
+    config.rank_pattern = {exactly(name_in_base(n)): r for n, r in ranks.items() if r != config.r}
+    config.alpha_pattern = {exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha}
+
+
+def configured_model(model: nn.Module, adapter: str) -> nn.Module:
+    """The module inside `model` that carries the PEFT configuration of an adapter.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        if isinstance(configs, dict) and adapter in configs:
+            return module
+    raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
+
+
+def peft_config(model: nn.Module, adapter: str) -> PeftConfig:
+    """The PEFT configuration of an adapter; raises as `configured_model` does."""
+    configs: dict[str, PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
+    return configs[adapter]
+
+
+def name_in_base(name: str) -> str:
+    """The path of a module in the base model, which PEFT matches patterns against and files are keyed by."""
+    return name.removeprefix("module.").removeprefix("base_model.model.")
+
+
+def _as_integer(value: float) -> int | float:
+    """The integer that `value` is up to rounding, or else the value itself."""
+    return round(value) if abs(value - round(value)) < 1e-9 * max(1.0, abs(value)) else value

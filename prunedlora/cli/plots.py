@@ -1,0 +1,38 @@
+"""The picture of an adapter."""
+
+from pathlib import Path
+
+from prunedlora.files.inspection import ENERGIES, Inspection
+from prunedlora.files.writing import check_free, scratch_beside
+from prunedlora.optional import require
+
+
+def draw_inspection(inspection: Inspection, file: Path) -> None:
+    """Draw the spectrum of every module, and the ranks that keep a share of its energy.
+
+    Args:
+        inspection: what to draw.
+        file: where to; its ending says the format, e.g. ``.png``.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+        OutputError: the file exists or cannot be written.
+    """
+    require("matplotlib").use("Agg")
+    plt = require("matplotlib.pyplot")
+    check_free(file)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for module in inspection.modules:
+        total = sum(value**2 for value in module.singular_values) ** 0.5 or 1.0
+        shares = [max(value / total, 1e-12) for value in module.singular_values]
+        left.plot(range(1, module.rank + 1), shares, color="C0", alpha=max(0.1, 1 / len(inspection.modules)))
+    left.set(yscale="log", xlabel="component", ylabel="singular value / norm", title="spectrum of each module")
+    for share in ENERGIES:
+        ranks = sorted(module.rank_for_energy[f"{share:g}"] for module in inspection.modules)
+        right.step(range(1, len(ranks) + 1), ranks, where="mid", label=f"{share:.0%} of the energy")
+    right.set(xlabel="modules, sorted", ylabel="rank", title="suggested ranks")
+    right.legend()
+    with scratch_beside(file) as part:
+        figure.savefig(part / file.name)
+        (part / file.name).rename(file)
+    plt.close(figure)

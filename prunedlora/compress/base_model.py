@@ -1,0 +1,53 @@
+"""Loading the base model of an adapter, with the adapter in it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunedlora.adapters.modules import find_lora_modules
+from prunedlora.adapters.peft import name_in_base
+from prunedlora.errors import ConfigurationError, MissingPackageError
+from prunedlora.files.adapter_file import AdapterFile
+
+
+def load_with_adapter(source: AdapterFile, base: str, device: str = "auto") -> tuple[nn.Module, Any]:
+    """The base model with the adapter, trainable, and its tokenizer; raises as `load_calibration` does."""
+    from peft import PeftModel
+
+    if source.config is None:
+        raise ConfigurationError(f"{source.source} is a file alone; with a base model, a PEFT folder is needed")
+    model, tokenizer = load_base(base, device)
+    try:
+        model = PeftModel.from_pretrained(model, str(source.file.parent), is_trainable=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise ConfigurationError(f"the adapter does not fit the base model {base}: {first}") from error
+    found = {name_in_base(module.name) for module in find_lora_modules(model)}
+    expected = {module.name for module in source.modules}
+    if found != expected:
+        some = ", ".join(sorted(found ^ expected)[:3])
+        raise ConfigurationError(f"the adapter's modules are not those of the base model {base}: {some}, ...")
+    return model, tokenizer
+
+
+def load_base(base: str, device: str = "auto") -> tuple[nn.Module, Any]:
+    """A causal language model in its own dtype and its tokenizer; remote code is not run.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+        MissingPackageError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise MissingPackageError('a base model needs transformers: pip install "prunedlora[cli]"') from error
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise ConfigurationError(f"the base model {base} cannot be loaded: {first}") from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device), tokenizer

@@ -1,0 +1,143 @@
+"""Statistics and losses of a trained adapter on data: what the criteria that look at the loss need."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunedlora.adapters.modules import LoraModule, find_lora_modules
+from prunedlora.adapters.peft import name_in_base
+from prunedlora.adapters.surgery import write_factors
+from prunedlora.compress.base_model import load_with_adapter
+from prunedlora.compress.examples import IGNORED, Batch, batches, read_records, split, to_tokens
+from prunedlora.criteria import Criterion
+from prunedlora.errors import NonFiniteError
+from prunedlora.factors import Scaled
+from prunedlora.files.adapter_file import AdapterFile
+from prunedlora.statistics.data import Statistics
+from prunedlora.statistics.fisher_loss import fisher_loss
+from prunedlora.statistics.measurement import measure_statistics
+
+
+class Calibration:
+    """A base model with its adapter, examples to calibrate on, and examples held out.
+
+    Args:
+        model: with the adapter, on its device.
+        calibration: batches that statistics are taken from.
+        held_out: batches that losses are taken from.
+
+    Raises:
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+    """
+
+    def __init__(self, model: nn.Module, calibration: list[Batch], held_out: list[Batch]) -> None:
+        self.model, self.held_out, self._calibration = model.eval(), held_out, calibration
+        self.modules = {name_in_base(module.name): module for module in find_lora_modules(model)}
+
+    def statistics(self, criterion: Criterion, seed: int) -> dict[str, Statistics]:
+        """What a criterion needs of each module, by its path in the base model; from calibration data only."""
+        found = measure_statistics(
+            self.model,
+            list(self.modules.values()),
+            criterion.needs,
+            self._calibration,
+            loss=lambda batch: _sample_mean(*self._forward(batch)),
+            fisher=self._fisher,
+            seed=seed,
+        )
+        return {name: _on_cpu(found[module.name]) for name, module in self.modules.items()}
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Mean cross-entropy of a token of the held-out examples, nats.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        total, tokens = 0.0, 0
+        for batch in self.held_out:
+            losses, counted = self._forward(batch)
+            total, tokens = total + float(losses.double().sum()), tokens + int(counted.sum())
+        if not math.isfinite(total):
+            raise NonFiniteError("the loss on the held-out examples is NaN or infinite; check the model and the data")
+        return total / tokens
+
+    def loss_with(self, modules: Mapping[str, Scaled]) -> float:
+        """The loss with other factors of the same adapter; a module that is not named adds nothing.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        kept = {n: (m.B.detach().clone(), m.A.detach().clone()) for n, m in self.modules.items()}
+        try:
+            for name, module in self.modules.items():
+                self._put(module, modules.get(name))
+            return self.loss()
+        finally:
+            for name, module in self.modules.items():
+                with torch.no_grad():
+                    module.B.copy_(kept[name][0])
+                    module.A.copy_(kept[name][1])
+
+    @staticmethod
+    def _put(module: LoraModule, new: Scaled | None) -> None:
+        device = module.A.device
+        if new is None or module.scaling == 0:
+            new = Scaled(torch.zeros(module.B.shape[0], 1), torch.zeros(1, module.A.shape[1]))
+        B = new.B.double() * (new.scaling / (module.scaling or 1.0))
+        write_factors(module, torch.arange(new.rank, device=device), B.to(device), new.A.to(device))
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each token, (samples, tokens), zero where it does not count, and where it counts."""
+        logits, labels = self._logits(batch)
+        losses = nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
+        return losses, labels != IGNORED
+
+    def _fisher(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        logits, labels = self._logits(batch)
+        return fisher_loss(logits, labels != IGNORED, generator)
+
+    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits of each token that is to be predicted, and what it is."""
+        device = next(self.model.parameters()).device
+        ids, mask, labels = (t.to(device) for t in (batch.ids, batch.mask, batch.labels))
+        logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        return logits, labels[:, 1:]
+
+
+def load_calibration(
+    source: AdapterFile, base: str, data: str, samples: int, *, device: str = "auto", seed: int = 0
+) -> Calibration:
+    """Load the base model, the adapter and the data.
+
+    Args:
+        source: the adapter, of a PEFT folder.
+        base: the base model, a folder or a name on the hub.
+        data: see `prunedlora.compress.examples.read_records`.
+        samples: how many examples to use; one in four is held out.
+        device: of the model; ``"auto"`` takes a GPU if there is one.
+        seed: of the choice of examples.
+
+    Raises:
+        ConfigurationError: the adapter is no PEFT adapter, does not fit the base model, or the data is of no use.
+        MissingPackageError: transformers, or datasets, is not installed.
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+    """
+    records = read_records(data)
+    model, tokenizer = load_with_adapter(source, base, device)
+    tokens = [to_tokens(record, tokenizer) for record in records]
+    used = [pair for pair in tokens if any(label != IGNORED for label in pair.labels[1:])]
+    calibration, held_out = split(used, samples, seed)
+    pad = tokenizer.pad_token_id or 0
+    return Calibration(model, list(batches(calibration, pad)), list(batches(held_out, pad)))
+
+
+def _sample_mean(losses: Tensor, counted: Tensor) -> Tensor:
+    """Mean over samples of each sample's own mean: the loss that the collector takes for granted."""
+    return (losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
+
+
+def _on_cpu(statistics: Statistics) -> Statistics:
+    return Statistics(**{k: v.detach().cpu() for k, v in vars(statistics).items() if v is not None})

@@ -1,0 +1,99 @@
+"""Writing the adapter of a model so that every reader loads what is in memory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from prunedlora.adapters.modules import LoraModule, find_lora_modules
+from prunedlora.adapters.peft import configured_model, describe_adapter, name_in_base, peft_config
+from prunedlora.errors import ConfigurationError
+from prunedlora.factors import Scaled
+from prunedlora.files.adapter_file import CONFIG, WEIGHTS
+from prunedlora.files.layouts import Layout, as_stored, lay_out, settings
+from prunedlora.files.tensor_names import PREFIX
+from prunedlora.files.writing import check_free, publish_folder, scratch_beside, write_tensors
+
+
+def export_adapter(
+    model: nn.Module, folder: str | Path, adapter: str = "default", *, layout: Layout | None = None
+) -> Path:
+    """Write the model's adapter as an ordinary PEFT adapter that ``PeftModel.from_pretrained`` reads.
+
+    The folder appears whole or not at all: files are written beside it, read back, compared with memory, and
+    then renamed.
+
+    Args:
+        model: a model with LoRA layers; a pruned one after `LoraRankPruner.finish`.
+        folder: where to write; must not exist.
+        adapter: name of the adapter in the model.
+        layout: how ranks and scalings are laid out, see `prunedlora.files.layouts`.  By default as in memory: PEFT's
+            patterns where modules differ, which other readers may ignore.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: the folder exists, cannot be written, or does not hold what memory holds.
+        UnsupportedAdapterError, ConfigurationError: see :func:`prunedlora.find_lora_modules`; also ``uniform`` where
+            ranks differ.
+        NonFiniteError: B with its scaling is too large for its dtype.
+
+    >>> import peft, tempfile
+    >>> config = peft.LoraConfig(r=4, target_modules=["0"])
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), config)
+    >>> with tempfile.TemporaryDirectory() as scratch:
+    ...     sorted(file.name for file in export_adapter(model, Path(scratch) / "adapter").iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
+    """
+    folder = Path(folder)
+    check_free(folder)
+    modules = find_lora_modules(model, adapter)
+    describe_adapter(model, modules)
+    tensors = _tensors(model, adapter)
+    changes: dict[str, Any] = {}
+    if layout is not None:
+        replaced, changes = _laid_out(modules, layout)
+        tensors |= replaced
+    with scratch_beside(folder) as part:
+        config = peft_config(model, adapter)
+        inference_mode, config.inference_mode = config.inference_mode, True
+        try:
+            config.save_pretrained(str(part))
+        finally:
+            config.inference_mode = inference_mode
+        written = json.loads((part / CONFIG).read_text())
+        (part / CONFIG).write_text(json.dumps(written | changes, indent=2, sort_keys=True))
+        write_tensors(tensors, part / WEIGHTS, {"format": "pt"})
+        publish_folder(part, folder)
+    return folder
+
+
+def _laid_out(modules: list[LoraModule], layout: Layout) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration entries of a layout, to put in place of those in memory."""
+    scaled = {
+        name_in_base(m.name): Scaled(m.B.detach().cpu().double(), m.A.detach().cpu().double(), m.scaling)
+        for m in modules
+    }
+    out = lay_out(scaled, layout)
+    tensors = {}
+    for module, (name, factors) in zip(modules, out.items(), strict=True):
+        B, A = as_stored(factors, tuple(module.B.shape), tuple(module.A.shape), module.B.dtype, name)
+        tensors[f"{PREFIX}{name}.lora_B.weight"], tensors[f"{PREFIX}{name}.lora_A.weight"] = B, A
+    return tensors, settings(out)
+
+
+def _tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """The adapter's tensors under the names that PEFT gives them in a file, on the CPU."""
+    state = get_peft_model_state_dict(
+        configured_model(model, adapter), adapter_name=adapter, save_embedding_layers=False
+    )
+    if not state:
+        raise ConfigurationError(f"PEFT finds no tensors for the adapter {adapter!r}")
+    out = {}
+    for name, tensor in state.items():
+        key = name if name.startswith(PREFIX) else PREFIX + name
+        out[key] = tensor.detach().cpu().contiguous()
+    return out

@@ -1,0 +1,224 @@
+r"""Best approximation of an adapter by one of lower rank, through its factors.
+
+The product :math:`BA` is never formed.  In the Frobenius norm a QR decomposition of each factor leaves an
+:math:`r \times r` problem.  Under a Kronecker-factored curvature, :math:`\|D^{1/2}(X - BA)C^{1/2}\|_F`, only the
+:math:`r \times r` moments :math:`M_b = B^\top D B` and :math:`M_a = A C A^\top` enter: with
+:math:`R_b^\top R_b = M_b`, :math:`R_a^\top R_a = M_a` and :math:`R_b R_a^\top = U \Sigma V^\top`, the optimum is
+:math:`X = (B R_b^{-1} U_k \Sigma_k)(V_k^\top R_a^{-\top} A)`.  Both moments pass through the bottleneck: with
+:math:`z = Ax` and :math:`u = \partial L / \partial z`, :math:`M_a = E[z z^\top]` and
+:math:`s^2 M_b = E[u u^\top]`.
+
+Activation-weighted SVD of full weights is that of SVD-LLM (arXiv:2403.07378), Kronecker Fisher-weighted that of
+GFWSVD (arXiv:2505.17974); here they cost two r-dimensional moments.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.linalg.curvature import square_root
+from prunedlora.linalg.numerics import is_finite
+from prunedlora.linalg.qr import orthogonal
+
+#: Eigenvalues of a Gram matrix of unit diagonal below this share of the largest are rounding: moments are float32.
+COLUMN_SPACE_FLOOR = 1e-7
+
+
+def truncate(
+    B: Float[Tensor, "*m d_out r"], A: Float[Tensor, "*m r d_in"], rank: int
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"]]:
+    r"""Factors of the best rank-`rank` approximation of :math:`BA` in the Frobenius norm (Eckart-Young).
+
+    With :math:`B = Q_b R_b`, :math:`A^\top = Q_a R_a` and :math:`R_b R_a^\top = U \Sigma V^\top`, the result is
+    :math:`B' = Q_b U_k \Sigma_k^{1/2}` and :math:`A' = \Sigma_k^{1/2} V_k^\top Q_a^\top`: balanced factors whose
+    components are ordered by singular value.  Computed in float64, returned in the dtype of the input.
+
+    Args:
+        B: left factors, leading dimensions are batches.
+        A: right factors.
+        rank: components kept, 1..r.  Where d_out or d_in is smaller than `rank`, the rest is zero.
+
+    Raises:
+        ConfigurationError: `rank` out of range.
+        NonFiniteError: NaN or infinity in a factor.
+
+    >>> B, A = truncate(torch.diag(torch.tensor([4.0, 1.0])), torch.eye(2), 1)
+    >>> (B @ A).abs()
+    tensor([[4., 0.],
+            [0., 0.]])
+    """
+    left, right, _ = truncate_with_values(B, A, rank)
+    return left.to(B.dtype), right.to(A.dtype)
+
+
+def truncate_with_values(
+    B: Float[Tensor, "*m d_out r"], A: Float[Tensor, "*m r d_in"], rank: int
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"], Float[Tensor, "*m r"]]:
+    r"""What `truncate` returns, in float64, and all r singular values of :math:`BA`, decreasing.
+
+    Raises:
+        ConfigurationError, NonFiniteError: as `truncate` does.
+
+    >>> truncate_with_values(torch.diag(torch.tensor([4.0, 1.0])), torch.eye(2), 1)[2]
+    tensor([4., 1.], dtype=torch.float64)
+    """
+    _check(B, A, rank)
+    b, a = orthogonal(B), orthogonal(A.mT)
+    U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
+    root = S[..., :rank].sqrt().unsqueeze(-2)
+    left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
+    r = B.shape[-1]
+    if S.shape[-1] == r:
+        return left, right, S
+    pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
+    return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), pad(S, (0, r - S.shape[-1]))
+
+
+def truncate_weighted(
+    B: Float[Tensor, "*m d_out r"],
+    A: Float[Tensor, "*m r d_in"],
+    rank: int,
+    M_b: Float[Tensor, "*m r r"],
+    M_a: Float[Tensor, "*m r r"],
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"]]:
+    r"""Factors of the best rank-`rank` approximation of :math:`BA` in the metric of two moments.
+
+    Minimises :math:`\|D^{1/2}(X - BA)C^{1/2}\|_F` given :math:`M_b = B^\top D B` and :math:`M_a = A C A^\top`;
+    the scale of either does not matter.  ``M_b = B.mT @ B`` and ``M_a = A @ A.mT`` make it `truncate`.  The
+    result depends on the product :math:`BA` only, not on how it is factored, up to rounding.  The factors are
+    balanced as those of `truncate`, so that training can go on from them, whatever the units of the moments.
+
+    Args:
+        B: left factors, leading dimensions are batches.
+        A: right factors.
+        rank: components kept, 1..r.
+        M_b: output-side moments; may be singular.
+        M_a: input-side moments; may be singular.
+
+    Raises:
+        ConfigurationError: `rank` out of range.
+        NonFiniteError: NaN or infinity in an argument.
+        SingularCurvatureError: a moment with a negative eigenvalue.
+
+    >>> B, A = torch.diag(torch.tensor([4.0, 1.0])), torch.eye(2)
+    >>> M_b, M_a = torch.diag(torch.tensor([16.0, 1.0])), torch.diag(torch.tensor([0.01, 1.0]))
+    >>> kept_B, kept_A = truncate_weighted(B, A, 1, M_b, M_a)
+    >>> (kept_B @ kept_A).round(decimals=6).abs()
+    tensor([[0., 0.],
+            [0., 1.]])
+    """
+    _check(B, A, rank)
+    P, Q = core_maps(M_b, M_a, rank)
+    return balanced(B.double() @ P, Q @ A.double(), B.dtype)
+
+
+def balanced(
+    B: Float[Tensor, "*m d_out k"], A: Float[Tensor, "*m k d_in"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "*m d_out k"], Float[Tensor, "*m k d_in"]]:
+    r"""The factors :math:`B'`, :math:`A'` of the same product with :math:`B'^\top B' = A' A'^\top` diagonal.
+
+    >>> B, A = balanced(torch.tensor([[100.0]]), torch.tensor([[0.01]]), torch.float64)
+    >>> (B * A).item(), B.abs().item()
+    (1.0, 1.0)
+    """
+    B, A = truncate(B, A, B.shape[-1])
+    return B.to(dtype), A.to(dtype)
+
+
+def core_maps(
+    M_b: Float[Tensor, "*m r r"], M_a: Float[Tensor, "*m r r"], rank: int
+) -> tuple[Float[Tensor, "*m r k"], Float[Tensor, "*m k r"]]:
+    r"""The maps :math:`P`, :math:`Q` of `truncate_weighted` before balancing: :math:`B' = BP`, :math:`A' = QA`.
+
+    >>> P, Q = core_maps(torch.diag(torch.tensor([9.0, 1.0])), torch.eye(2), 1)
+    >>> (P @ Q).round(decimals=6).abs()
+    tensor([[1., 0.],
+            [0., 0.]], dtype=torch.float64)
+    """
+    R_b, R_b_inverse = square_root(M_b, "M_b")
+    R_a, R_a_inverse = square_root(M_a, "M_a")
+    U, S, Vh = torch.linalg.svd(R_b @ R_a.mT)
+    root = S[..., :rank].sqrt()
+    P = R_b_inverse @ (U[..., :rank] * root.unsqueeze(-2))
+    return P, (root.unsqueeze(-1) * Vh[..., :rank, :]) @ R_a_inverse.mT
+
+
+def singular_values(M_b: Float[Tensor, "*m r r"], M_a: Float[Tensor, "*m r r"]) -> Float[Tensor, "*m r"]:
+    r"""Singular values of :math:`D^{1/2} B A C^{1/2}` from its moments, decreasing, float64.
+
+    The squares of the last r - k add up to the squared error of `truncate_weighted` at rank k.
+
+    >>> singular_values(torch.diag(torch.tensor([9.0, 1.0])), torch.eye(2))
+    tensor([3., 1.], dtype=torch.float64)
+    """
+    R_b, R_a = square_root(M_b, "M_b")[0], square_root(M_a, "M_a")[0]
+    return torch.linalg.svdvals(R_b @ R_a.mT)
+
+
+def rank_for_energy(values: Float[Tensor, "*m r"], energy: float) -> Int[Tensor, "*m"]:
+    r"""Smallest rank that retains the share `energy` of :math:`\sum \sigma_i^2`, at least 1.
+
+    Args:
+        values: singular values, decreasing.
+        energy: share to retain, in (0, 1].
+
+    Raises:
+        ConfigurationError: `energy` out of range.
+
+    >>> rank_for_energy(torch.tensor([3.0, 1.0, 0.0]), 0.95).item()
+    2
+    """
+    if not 0 < energy <= 1:
+        raise ConfigurationError(f"energy must be in (0, 1], not {energy}")
+    kept = values.double().square().cumsum(dim=-1)
+    short = kept < energy * kept[..., -1:] * (1 - 1e-12)
+    return (short.sum(dim=-1) + 1).clamp(max=values.shape[-1])
+
+
+def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"]:
+    r"""Damping in the metric of the factor: :math:`B^\top D B + \lambda \bar d B^\top B`, float64.
+
+    :math:`\bar d = \operatorname{tr}((B^\top B)^{+} B^\top D B)/\operatorname{rank} B` is the mean of `D` over the
+    column space of `B`, so `damping` is relative and the outcome does not depend on the basis.
+
+    Args:
+        M: a moment, of B or of A.
+        gram: ``B.mT @ B``, or ``A @ A.mT``.
+        damping: relative weight, >= 0.
+
+    Raises:
+        ConfigurationError: negative damping.
+        NonFiniteError: NaN or infinity in an argument.
+
+    >>> damped_moment(torch.diag(torch.tensor([4.0, 2.0])), torch.eye(2), 0.5)
+    tensor([[5.5000, 0.0000],
+            [0.0000, 3.5000]], dtype=torch.float64)
+    """
+    if damping < 0:
+        raise ConfigurationError(f"damping must be >= 0, not {damping}")
+    if not (is_finite(M) and is_finite(gram)):
+        raise NonFiniteError("a moment holds NaN or infinity; check the adapter, the loss and the gradients first")
+    if damping == 0:
+        return M.double()
+    return M.double() + damping * _mean_over(M.double(), gram.double()) * gram.double()
+
+
+def _mean_over(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"]) -> Float[Tensor, "*m 1 1"]:
+    """Mean of D over the column space of the factor, whose dimension may be below r, as where r exceeds d_out."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
+    eigenvalues, vectors = torch.linalg.eigh(gram * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    within = eigenvalues > COLUMN_SPACE_FLOOR * eigenvalues[..., -1:]
+    vectors = vectors * scale.unsqueeze(-1)
+    along = (vectors * (M @ vectors)).sum(dim=-2)
+    shares = torch.where(within, along / eigenvalues.clamp(min=torch.finfo(gram.dtype).tiny), 0.0)
+    return (shares.sum(dim=-1) / within.sum(dim=-1).clamp(min=1)).clamp(min=0.0)[..., None, None]
+
+
+def _check(B: Tensor, A: Tensor, rank: int) -> None:
+    r = B.shape[-1]
+    if not 1 <= rank <= r:
+        raise ConfigurationError(f"rank must be between 1 and {r}, the rank of the adapter, not {rank}")
+    if not (is_finite(B) and is_finite(A)):
+        raise NonFiniteError("the adapter's weights hold NaN or infinity; nothing can be truncated")

@@ -1,0 +1,104 @@
+"""Dividing one budget of rank, or of parameters, among modules."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prunedlora.criteria import Criterion
+from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.linalg.numerics import round_off
+
+Scope = Literal["module", "global"]
+Budget = Literal["rank", "parameters"]
+
+#: How the score of B A grows with the scaling s of s B A.
+_POWER_OF_SCALING = {"weight": 1, "energy": 2, "loss": 0}
+
+
+def check_comparable(criterion: Criterion) -> None:
+    """Refuse a criterion whose scores mean nothing outside their own module.
+
+    Raises:
+        ConfigurationError: its unit is ``"none"``.
+    """
+    if criterion.unit == "none":
+        raise ConfigurationError(
+            f"the scores of {criterion.name} have no unit, so modules cannot be compared by them; use "
+            "scope='module', or a criterion in units of weight, energy or loss such as 'svd_kfac'"
+        )
+
+
+def comparable(criterion: Criterion, scores: Float[Tensor, " r"], scaling: float) -> Float[Tensor, " r"]:
+    """Scores of a module's components as those of s B A, comparable with those of other modules."""
+    return scores.double() * abs(scaling) ** _POWER_OF_SCALING[criterion.unit]
+
+
+def allocate(
+    scores: Mapping[str, Float[Tensor, " _"]],
+    budget: int,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    min_rank: int = 1,
+    round_to: int = 1,
+) -> dict[str, int]:
+    """Ranks of the modules that keep most of the scores within one budget.
+
+    Components are kept in the order of their score, per parameter if `sizes` are given; ties go to the module
+    named first.  With ``round_to > 1`` they are kept in groups of that many, each counting with its mean; the last
+    group of a module may be smaller.
+
+    Args:
+        scores: for each module the scores of its components, in any order.
+        budget: total rank, or total number of parameters if `sizes` are given.
+        sizes: parameters of one component of each module, d_out + d_in.
+        min_rank: smallest rank of a module, raised to a multiple of `round_to`; with 0 a module may get nothing.
+        round_to: ranks are multiples of it, or the whole rank of a module.
+
+    Raises:
+        ConfigurationError: a budget that `min_rank` alone exceeds, or settings out of range.
+        NonFiniteError: a score is NaN or infinite.
+
+    >>> allocate({"q": torch.tensor([9.0, 1.0, 0.1]), "v": torch.tensor([5.0, 4.0, 3.0])}, 4)
+    {'q': 1, 'v': 3}
+    >>> allocate({"q": torch.tensor([9.0, 1.0]), "v": torch.tensor([5.0, 4.0])}, 30, sizes={"q": 10, "v": 2})
+    {'q': 2, 'v': 2}
+    """
+    if min_rank < 0 or round_to < 1:
+        raise ConfigurationError("min_rank must be at least 0 and round_to at least 1")
+    for name, values in scores.items():
+        if not torch.isfinite(values).all():
+            raise NonFiniteError(f"a score of {name} is NaN or infinite")
+    size = sizes or dict.fromkeys(scores, 1)
+    least = -(-min_rank // round_to) * round_to
+    ranks = {name: min(least, values.numel()) for name, values in scores.items()}
+    left = budget - sum(rank * size[name] for name, rank in ranks.items())
+    if left < 0:
+        raise ConfigurationError(
+            f"a budget of {budget} is below the {budget - left} that min_rank={min_rank} (in steps of {round_to}) "
+            "takes; raise target_rank or lower min_rank"
+        )
+    closed = set()
+    for _, _, name, rank in sorted(_offers(scores, size, ranks, round_to)):
+        price = (rank - ranks[name]) * size[name]
+        if name in closed or price > left:
+            closed.add(name)
+        else:
+            ranks[name], left = rank, left - price
+    return ranks
+
+
+def _offers(
+    scores: Mapping[str, Tensor], size: Mapping[str, int], ranks: Mapping[str, int], round_to: int
+) -> list[tuple[float, int, str, int]]:
+    """Every further group of components as (minus its worth, place of its module, module, rank with it)."""
+    offers = []
+    for place, (name, values) in enumerate(scores.items()):
+        ordered = values.double().cpu().sort(descending=True).values
+        for start in range(ranks[name], values.numel(), round_to):
+            group = ordered[start : start + round_to]
+            worth = round_off((group.mean() / size[name]).reshape(1)).item()
+            offers.append((-worth, place, name, start + group.numel()))
+    return offers

@@ -1,0 +1,191 @@
+"""Collects what a criterion needs, and only that, while a model is trained or calibrated."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.adapters.peft import name_in_base
+from prunedlora.distributed import is_first
+from prunedlora.errors import ConfigurationError
+from prunedlora.statistics.average import Average
+from prunedlora.statistics.bottleneck import BottleneckMoments
+from prunedlora.statistics.data import Statistics
+from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
+from prunedlora.statistics.gradients import GradientMoments, Sensitivity
+from prunedlora.statistics.hooks import Hooked
+
+FisherPer = Literal["micro_batch", "sample"]
+_COLUMNS = ("gradient_B", "sensitivity_B", "uncertainty_B")
+_ROWS = ("gradient_A", "sensitivity_A", "uncertainty_A")
+
+
+class Collector(Hooked):
+    """All statistics that a criterion names in `needs`.
+
+    Hooks record while `active`; `update` takes in the gradients that the optimiser is about to use.
+
+    Args:
+        model: the model.
+        modules: its adapted modules.
+        needs: fields of `prunedlora.criteria.Statistics`.
+        fisher_per: whether ``fisher_B`` and ``fisher_A`` average over backward passes or over samples.
+        ignore_padding: leave masked tokens out, see `prunedlora.statistics.bottleneck.BottleneckMoments`.
+        loss_scale: what the loss is multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
+        seed: of the noise, the same in every process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: list[LoraModule],
+        needs: tuple[str, ...],
+        *,
+        fisher_per: FisherPer = "micro_batch",
+        ignore_padding: bool = False,
+        loss_scale: Callable[[], float] = lambda: 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self._needs, self._modules, self._model = needs, modules, model
+        self._fisher_per, self._ignore_padding, self._loss_scale = fisher_per, ignore_padding, loss_scale
+        self._generator = torch.Generator().manual_seed(seed)
+        self._sensitivity = Sensitivity(modules) if self._wants("sensitivity", "uncertainty") else None
+        self._hooked: list[BottleneckMoments | MicroBatchFisher | SampleFisher] = []
+        self.reset()
+
+    @property
+    def reads_every_step(self) -> bool:
+        """Whether `update` must be called at every step, whatever the window."""
+        return self._sensitivity is not None
+
+    def reset(self) -> None:
+        """Start all averages anew (those of sensitivities go on); hooks are renewed."""
+        self.close()
+        self._grams = GradientMoments(self._modules) if self._wants("gram_") else None
+        self._fisher = self._make_fisher() if self._wants("fisher_") else None
+        self._bottleneck: BottleneckMoments | None = None
+        if self._wants("C_z", "U", "core_"):
+            self._bottleneck = BottleneckMoments(
+                self._model,
+                self._modules,
+                tuple(n for n in self._needs if n in ("C_z", "U", "core_gradients")),
+                loss_scale=self._loss_scale,
+                ignore_padding=self._ignore_padding,
+            )
+        self._hooked = [hooked for hooked in (self._fisher, self._bottleneck) if hooked is not None]
+
+    def activate(self, active: bool) -> None:
+        """Whether forward passes from now on are recorded."""
+        for hooked in self._hooked:
+            hooked.active = active
+
+    def update(self, *, in_window: bool = True) -> None:
+        """Take in the gradients of the current optimiser step."""
+        if self._grams is not None and in_window:
+            self._grams.update()
+        if self._sensitivity is not None:
+            self._sensitivity.update()
+
+    def discount(self, factor: float) -> None:
+        """Let everything averaged so far count less, by `factor`."""
+        for _, _, average in self._averages():
+            average.discount(factor)
+
+    def measure(self, module: LoraModule, live: Int[Tensor, " r_live"]) -> Statistics:
+        """The statistics of a module, of its live components only."""
+        found: dict[str, Tensor] = {}
+        if self._wants("gradient_"):
+            assert module.B.grad is not None
+            assert module.A.grad is not None
+            found["gradient_B"], found["gradient_A"] = module.B.grad, module.A.grad
+        for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
+            if source is not None:
+                of_B, of_A = source.averages[module.name]
+                found[f"{kind}_B"], found[f"{kind}_A"] = of_B.mean(module.name), of_A.mean(module.name)
+        if self._bottleneck is not None:
+            found |= self._bottleneck.of(module)
+        if self._sensitivity is not None:
+            found |= self._sensitivity.of(module)
+        if self._wants("noise"):
+            found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
+        return Statistics(**{name: _only(name, value, live) for name, value in found.items() if name in self._needs})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has been collected, over all processes, on the CPU; to be called in every process."""
+        state = {f"{key}.{part}": t for key, _, average in self._averages() for part, t in average.state().items()}
+        state |= dict(self._sensitivities())
+        for key, module, bottleneck in self._sampled():
+            samples = bottleneck.samples(module)
+            if samples is not None:
+                state[key] = samples
+        if self._wants("noise"):
+            state["generator"] = self._generator.get_state()
+        return {key: t.detach().to("cpu", copy=True).contiguous() for key, t in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave, in as many processes as there are now.
+
+        Raises:
+            ConfigurationError: something that is kept from the first step on is missing; nothing is changed.
+        """
+        kept = [key for key, _ in self._sensitivities()] + ["generator"] * self._wants("noise")
+        if missing := [key for key in kept if key not in state]:
+            raise ConfigurationError(f"the state lacks {', '.join(missing)}; the checkpoint is damaged")
+        for key, module, average in self._averages():
+            parts = {part: f"{key}.{part}" for part in ("total", "weight")} if is_first() else {}
+            average.restore({part: state[k].to(module.A.device, copy=True) for part, k in parts.items() if k in state})
+        for key, t in self._sensitivities():
+            t.copy_(state[key])
+        for key, module, bottleneck in self._sampled():
+            if key in state:
+                bottleneck.restore(module, state[key].to(module.A.device))
+        if self._wants("noise"):
+            self._generator.set_state(state["generator"])
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for hooked in self._hooked:
+            hooked.close()
+        self._hooked = []
+
+    def _wants(self, *starts: str) -> bool:
+        return any(need.startswith(starts) for need in self._needs)
+
+    def _make_fisher(self) -> MicroBatchFisher | SampleFisher:
+        kind = SampleFisher if self._fisher_per == "sample" else MicroBatchFisher
+        return kind(self._modules, self._loss_scale)
+
+    def _averages(self) -> Iterator[tuple[str, LoraModule, Average]]:
+        for module in self._modules:
+            name = name_in_base(module.name)
+            for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
+                if source is not None:
+                    of_B, of_A = source.averages[module.name]
+                    yield from ((f"{kind}_B.{name}", module, of_B), (f"{kind}_A.{name}", module, of_A))
+            if self._bottleneck is not None:
+                for kind, average in self._bottleneck.averages[module.name].items():
+                    yield f"{kind}.{name}", module, average
+
+    def _sensitivities(self) -> Iterator[tuple[str, Tensor]]:
+        if self._sensitivity is not None:
+            for module in self._modules:
+                for kind, t in self._sensitivity.of(module).items():
+                    yield f"{kind}.{name_in_base(module.name)}", t
+
+    def _sampled(self) -> Iterator[tuple[str, LoraModule, BottleneckMoments]]:
+        if self._bottleneck is not None and self._wants("core_"):
+            for module in self._modules:
+                yield f"core_gradients.{name_in_base(module.name)}", module, self._bottleneck
+
+
+def _only(name: str, value: Tensor, live: Tensor) -> Tensor:
+    """The part of a statistic that belongs to the live components."""
+    if name in _COLUMNS:
+        return value[:, live]
+    if name in _ROWS or name == "noise":
+        return value[live]
+    return value[..., live, :][..., live]

@@ -1,0 +1,72 @@
+"""Second moments of the gradients of micro-batches, and of single samples."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.statistics.average import Average, gram_of_columns
+from prunedlora.statistics.hooks import Hooked, Record, _samples, by_sample, watch
+
+
+class MicroBatchFisher(Hooked):
+    """Means of ``G_B^T G_B`` and ``G_A G_A^T`` over backward passes, each with the gradient of that pass alone.
+
+    Hooks on the factors see every backward pass before it is accumulated, clipped or averaged over processes; a
+    forward pass recomputed by gradient checkpointing is not seen at all.
+
+    Args:
+        modules: the adapted modules.
+        loss_scale: what the loss was multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
+    """
+
+    def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
+        super().__init__()
+        self.active, self._loss_scale = True, loss_scale
+        self.averages = {m.name: (Average(), Average()) for m in modules}
+        for module in modules:
+            of_B, of_A = self.averages[module.name]
+            self._handles.append(self._watch(module.B, partial(self._record, of_B, False)))
+            self._handles.append(self._watch(module.A, partial(self._record, of_A, True)))
+
+    @staticmethod
+    def _watch(parameter: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+        return parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _record(self, average: Average, of_rows: bool, G: Tensor) -> None:
+        if self.active:
+            average.add(gram_of_columns(G.mT if of_rows else G) / self._loss_scale() ** 2, 1.0)
+
+
+class SampleFisher(Hooked):
+    """Means of ``G_B^T G_B`` and ``G_A G_A^T`` over samples, each with the gradient of that sample's own loss.
+
+    Forms the gradients of the samples of one micro-batch, (samples, d_out, r) and (samples, r, d_in), one module at
+    a time, and keeps the inputs of every adapted layer until its backward pass.
+
+    Args:
+        modules: the adapted modules.
+        loss_scale: what the loss was multiplied by before ``backward()``.
+    """
+
+    def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
+        super().__init__()
+        self.active, self._loss_scale = True, loss_scale
+        self.averages = {m.name: (Average(), Average()) for m in modules}
+        for module in modules:
+            of_B, of_A = self.averages[module.name]
+            layers = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
+            self._handles.append(watch(layers[0], self._recorder(of_B, of_rows=False), keep="input"))
+            self._handles.append(watch(layers[1], self._recorder(of_A, of_rows=True), keep="input"))
+
+    def _recorder(self, average: Average, *, of_rows: bool) -> Callable[[], Record | None]:
+        @torch.no_grad()
+        def record(x: Tensor, g: Tensor) -> None:
+            G = (by_sample(g) * (_samples(g) / self._loss_scale())).mT @ by_sample(x)
+            average.add(gram_of_columns(G.mT if of_rows else G).sum(dim=0), _samples(g))
+
+        return lambda: record if self.active else None

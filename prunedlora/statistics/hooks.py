@@ -1,0 +1,61 @@
+"""Hooks on layers that see a tensor of the forward pass together with its gradient."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Entered = TypeVar("Entered", bound="Hooked")
+
+
+class Hooked:
+    """Something that holds hooks and removes them, at the latest when its ``with`` block is left."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self: Entered) -> Entered:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+#: What to do with a layer's input or output and the gradient of its output.
+Record = Callable[[Tensor, Tensor], None]
+
+
+def watch(layer: nn.Module, begin: Callable[[], Record | None], *, keep: Literal["input", "output"]) -> RemovableHandle:
+    """Call ``begin()`` in every forward pass, and backward what it returned, with the kept tensor and the gradient."""
+
+    def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        record = begin() if output.requires_grad else None
+        if record is not None:
+            kept = (args[0] if keep == "input" else output).detach()
+            output.register_hook(lambda gradient: record(kept, gradient))  # type: ignore[no-untyped-call]
+
+    return layer.register_forward_hook(forward)
+
+
+def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:
+    """A layer's input, output or gradient as (samples, tokens, features), in at least float32."""
+    wide = t.to(torch.promote_types(t.dtype, torch.float32))
+    if t.dim() > 2:
+        return wide.flatten(1, -2)
+    return wide.reshape(_samples(t), 1, t.shape[-1])
+
+
+def _samples(t: Tensor) -> int:
+    return int(t.shape[0]) if t.dim() > 1 else 1

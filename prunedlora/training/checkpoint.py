@@ -1,0 +1,103 @@
+"""Interrupted training: what a pruner must remember, checked before it goes on, and kept in a file without pickles."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.adapters.peft import name_in_base
+from prunedlora.adapters.surgery import check_removed, no_component
+from prunedlora.errors import ConfigurationError
+from prunedlora.files.writing import scratch_beside, write_tensors
+from prunedlora.training.config import PruneConfig
+from prunedlora.training.schedule import PruneEvent
+
+#: Name of the file in the checkpoints of the transformers `Trainer`.
+STATE_FILE = "prunedlora_state.safetensors"
+#: Entry of the file's metadata that holds all but the tensors, as JSON.
+_KEY = "prunedlora_state"
+
+
+def check_same_training(state: Mapping[str, Any], config: PruneConfig, modules: list[LoraModule]) -> None:
+    """Refuse the state of another training.
+
+    Args:
+        state: what `LoraRankPruner.state_dict` gave.
+        config: settings of the pruner that is to go on.
+        modules: its modules.
+
+    Raises:
+        ConfigurationError: no such state, or other settings, modules or ranks; the message says which.
+    """
+    expected = {"config", "ranks", "step", "events", "statistics"}
+    if set(state) != expected:
+        raise ConfigurationError(f"the state of a LoraRankPruner has {', '.join(sorted(expected))}, nothing else")
+    saved, wanted = json.loads(state["config"]), json.loads(config.to_json())
+    changed = [f"{key}={wanted[key]!r} (was {saved.get(key)!r})" for key in wanted if saved.get(key) != wanted[key]]
+    if changed:
+        raise ConfigurationError(f"the checkpoint was made with other settings: {', '.join(changed)}; use the same")
+    ranks = {name_in_base(m.name): m.rank for m in modules}
+    before: dict[str, int] = state["ranks"]
+    different = sorted(name for name in ranks.keys() | before.keys() if ranks.get(name) != before.get(name))
+    if different:
+        name = different[0]
+        raise ConfigurationError(
+            f"the checkpoint was made with another adapter: {name} had rank {before.get(name, 0)}, has "
+            f"{ranks.get(name, 0)} here; start from the LoraConfig of that training"
+        )
+
+
+def past_events(
+    events: list[dict[str, Any]], modules: list[LoraModule]
+) -> tuple[list[PruneEvent], dict[str, Bool[Tensor, " r"]]]:
+    """The events of a state under the names that modules have here, and which components they removed from each.
+
+    Raises:
+        ConfigurationError: these are not zero in the model.
+    """
+    names = {name_in_base(m.name): m.name for m in modules}  # a wrapper may have come or gone
+    removed = {m.name: no_component(m) for m in modules}
+    past = []
+    for event in events:
+        ranks, gone = ({names[name_in_base(n)]: v for n, v in event[key].items()} for key in ("ranks", "removed"))
+        past.append(PruneEvent(**{**event, "ranks": ranks, "removed": gone}))
+        for name, indices in gone.items():
+            removed[name][indices] = True
+    for module in modules:
+        check_removed(module, removed[module.name], "load the weights of the same checkpoint before the pruner's state")
+    return past, removed
+
+
+def write_state(state: Mapping[str, Any], file: Path) -> None:
+    """Write what `LoraRankPruner.state_dict` gave, whole or not at all; an older file is replaced.
+
+    Raises:
+        OutputError: it cannot be written, or does not hold what memory holds.
+    """
+    told = {key: value for key, value in state.items() if key != "statistics"}
+    with scratch_beside(file) as folder:
+        part = folder / file.name
+        write_tensors(state["statistics"], part, {_KEY: json.dumps(told)})
+        part.replace(file)
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """What `write_state` wrote.
+
+    Raises:
+        ConfigurationError: there is no such file, or it is something else.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            told: dict[str, Any] = json.loads((opened.metadata() or {})[_KEY])
+            return {**told, "statistics": {key: opened.get_tensor(key) for key in opened.keys()}}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigurationError(
+            f"{file} holds no state of a pruner ({error}); resume from a checkpoint that was saved while pruning, or "
+            "start anew"
+        ) from error

@@ -1,0 +1,92 @@
+"""What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from prunedlora.adapters.modules import LoraModule
+from prunedlora.errors import ConfigurationError, NonFiniteError
+
+#: What becomes of an optimiser's state at a pruning event, see `prunedlora.PruneConfig`.
+Moments = Literal["follow", "keep", "reset"]
+
+
+def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimiser inside wrappers such as accelerate's.
+
+    Raises:
+        ConfigurationError: there is none; the pruner needs its step hooks.
+    """
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        if not hasattr(optimizer, "optimizer"):
+            raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer")
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def loss_scale_of(optimizer: Any) -> Callable[[], float]:
+    """The scale of the gradient scaler that accelerate's optimiser carries; 1 without one."""
+    scaler = getattr(optimizer, "scaler", None)
+    return scaler.get_scale if scaler is not None else (lambda: 1.0)
+
+
+def is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimiser drops this step inside its kernel because fp16 gradients overflowed."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def refuse_unscaling(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a fused optimiser that is about to divide the gradients by the loss scale itself.
+
+    Raises:
+        ConfigurationError: it is; the message names the two ways out.
+    """
+    if getattr(optimizer, "grad_scale", None) is not None:
+        raise ConfigurationError(
+            "a fused optimiser is about to unscale fp16 gradients itself, after the pruner has read them; "
+            "call scaler.unscale_(optimizer) before scaler.step(optimizer), or use fused=False"
+        )
+
+
+def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse adapters whose factors the optimiser does not train.
+
+    Raises:
+        ConfigurationError: a factor is frozen or is in none of the optimiser's groups.
+    """
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for module in modules:
+        for letter, parameter in (("B", module.B), ("A", module.A)):
+            if not parameter.requires_grad:
+                raise ConfigurationError(
+                    f"{letter} of {module.name} is frozen; load the adapter with is_trainable=True"
+                )
+            if id(parameter) not in trained:
+                raise ConfigurationError(
+                    f"the optimiser does not train {letter} of {module.name}; build it after the adapter, "
+                    "from the parameters that require a gradient"
+                )
+
+
+def check_gradients(modules: list[LoraModule], step: int) -> None:
+    """Refuse gradients from which nothing can be decided.
+
+    Raises:
+        ConfigurationError: a factor has none.
+        NonFiniteError: NaN or infinity in one.
+    """
+    gradients = [p.grad for m in modules for p in (m.B, m.A)]
+    present = [g for g in gradients if g is not None]
+    if len(present) < len(gradients):
+        raise ConfigurationError(
+            f"a LoRA factor has no gradient at optimiser step {step}; call backward() before step(), and "
+            "leave modules that the loss does not reach out of target_modules"
+        )
+    finite = torch.stack([torch.isfinite(g).all().to(present[0].device) for g in present])
+    if not finite.all():
+        raise NonFiniteError(
+            f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
+            "such steps before the optimiser"
+        )
