@@ -1,5 +1,17 @@
 """Pruning criteria; importing this package registers all of them."""
 
+from prunedlora.criteria import (
+    adalora2023,
+    baselines,
+    fisher,
+    kfac,
+    llmpruner2023,
+    prunedlora2025,
+    sparsegpt2023,
+    svd,
+    svd_fisher,
+    wanda2024,
+)
 from prunedlora.criteria.registry import (
     Criterion,
     Reduction,
