@@ -163,8 +163,8 @@ BAD_CONFIGS = {
     "rank as text": ({"r": "8"}, AdapterFileError, "positive integer"),
     "alpha": ({"lora_alpha": "x"}, AdapterFileError, "finite number"),
     "infinite alpha": ({"lora_alpha": float("inf")}, AdapterFileError, "finite number"),
-    "pattern": ({"rank_pattern": [1]}, AdapterFileError, "no JSON object"),
-    "expression": ({"alpha_pattern": {"(": 1}}, AdapterFileError, "no regular expression"),
+    "pattern": ({"rank_pattern": [1]}, AdapterFileError, "not a JSON object"),
+    "expression": ({"alpha_pattern": {"(": 1}}, AdapterFileError, "not a regular expression"),
     "another rank": ({"rank_pattern": {"q_proj": 4}}, AdapterFileError, "says 4"),
 }
 
