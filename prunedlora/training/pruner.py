@@ -123,14 +123,13 @@ class LoraRankPruner:
         return {name: int((~removed).sum()) for name, removed in self._removed.items()}
 
     def statistics(self, module: LoraModule) -> Statistics:
-        """What has been collected of a module's live components so far; for a look from outside.
-
-        A criterion that draws random numbers draws them here too, so that later events differ.
+        """What has been collected of a module's live components so far; looking changes nothing.
 
         Raises:
             ConfigurationError: nothing has been collected yet.
         """
-        return self._collector.measure(module, self._live(module))
+        with self._collector.random_numbers_kept():
+            return self._collector.measure(module, self._live(module))
 
     def finish(self) -> None:
         """Remove the hooks and make the tensors small; the optimiser can go on training them.
@@ -248,7 +247,7 @@ class LoraRankPruner:
         if self._criterion.rotates and config.moments == "follow":
             check_rotatable(self.modules, self.optimizer)
         candidates = [
-            Candidate.of(module, self.statistics(module), self._removed[module.name]) for module in self.modules
+            Candidate.of(m, self._collector.measure(m, self._live(m)), self._removed[m.name]) for m in self.modules
         ]
         # One budget for all modules replaces the planned ranks; multiples of round_to at the end only.
         if config.scope == "global":
