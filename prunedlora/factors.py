@@ -1,4 +1,4 @@
-"""What a criterion is given, and what it returns."""
+"""The two factors of an adapter, which every room works on."""
 
 from dataclasses import dataclass
 
