@@ -6,7 +6,7 @@ from torch import nn
 
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError, UnsupportedAdapterError
-from tests.conftest import ids, llama, step, trainable
+from tests.models import ids, llama, step, trainable
 
 CONFIG = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2)
 
