@@ -48,7 +48,8 @@ def reduce_adapter(
         statistics: what the criterion needs of each module, by its name in the model, as
             :func:`prunedlora.measure_statistics` gives it; measured here from `batches` if not given.
         batches: data to measure them on; not used by a criterion that needs none.
-        loss, fisher: see :func:`prunedlora.measure_statistics`.
+        loss: of a batch, see :func:`prunedlora.measure_statistics`.
+        fisher: of a batch, see there.
         options: options of the criterion, e.g. ``{"damping": 0.1}``.
         scope: ``"module"``, or ``"global"`` for one budget over all modules; by default as the criterion's name
             implies, else per module.

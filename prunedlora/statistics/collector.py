@@ -68,7 +68,7 @@ class Collector(Hooked):
         return self._sensitivity is not None
 
     def reset(self) -> None:
-        """Start all averages anew (those of sensitivities go on); hooks are renewed."""
+        """Start all averages again, except those of sensitivities; hooks are renewed."""
         self.close()
         self._grams = GradientMoments(self._modules) if self._wants("gram_") else None
         self._fisher = self._make_fisher() if self._wants("fisher_") else None
@@ -106,11 +106,13 @@ class Collector(Hooked):
         if self._wants("gradient_"):
             assert module.B.grad is not None
             assert module.A.grad is not None
-            found["gradient_B"], found["gradient_A"] = module.B.grad, module.A.grad
+            found["gradient_B"] = module.B.grad
+            found["gradient_A"] = module.A.grad
         for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
             if source is not None:
                 of_B, of_A = source.averages[module.name]
-                found[f"{kind}_B"], found[f"{kind}_A"] = of_B.mean(module.name), of_A.mean(module.name)
+                found[f"{kind}_B"] = of_B.mean(module.name)
+                found[f"{kind}_A"] = of_A.mean(module.name)
         if self._bottleneck is not None:
             found |= self._bottleneck.of(module)
         if self._sensitivity is not None:
