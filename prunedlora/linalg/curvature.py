@@ -78,7 +78,8 @@ def _inverse_of_correlation(R: Float[Tensor, "*m r r"], name: str) -> Float[Tens
     if not failed.any():
         return torch.cholesky_inverse(factor)
     eigenvalues, vectors = torch.linalg.eigh(R)
-    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
+    smallest = eigenvalues[..., 0]
+    largest = eigenvalues[..., -1]
     if (smallest < -DAMPING_LADDER[-1] * largest).any():
         worst = (smallest / largest).min().item()
         raise SingularCurvatureError(

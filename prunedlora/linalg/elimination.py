@@ -112,7 +112,9 @@ def block_solution(
         raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}")
     G = torch.zeros_like(W) if gradient is None else gradient
     _check_finite(W, G)
-    W, G, H_inverse = W.double(), G.double(), inverse(H)
+    W = W.double()
+    G = G.double()
+    H_inverse = inverse(H)
     M = M.expand(*W.shape[:-2], M.shape[-1])
     step = G @ H_inverse
     shifted = torch.take_along_dim(W - step, M.unsqueeze(-2), dim=-1)
@@ -209,7 +211,8 @@ def _greedy(gram: Tensor, H_inverse: Tensor, count: int) -> tuple[Tensor, Tensor
     for i in range(count):
         saliency = _saliency(gram, H_inverse, alive)
         j = round_off(saliency).argmin(dim=-1, keepdim=True)
-        removed[..., i : i + 1], costs[..., i : i + 1] = j, saliency.gather(-1, j)
+        removed[..., i : i + 1] = j
+        costs[..., i : i + 1] = saliency.gather(-1, j)
         row = _row(H_inverse, j)
         weights = row / row.gather(-1, _expand(j, row, 1))
         gram = _without(_without(gram, j, weights).mT, j, weights)

@@ -155,7 +155,8 @@ def _choose(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> t
     losses = torch.zeros(len(GRID) + 1, dtype=torch.float64)
     for fold in range(2):
         held_out = torch.arange(n, device=problem.g.device) % 2 == fold
-        judge, fitted = problem.only(held_out), start
+        judge = problem.only(held_out)
+        fitted = start
         losses[-1] += judge.value(*start)
         for i, weights in enumerate(GRID):
             fitted = _descend(problem.only(~held_out).weighted(*weights), fitted, max_iter)
@@ -181,7 +182,8 @@ def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> 
         with torch.no_grad():
             X = P @ Q - problem.target
             slope = problem.gradient(X) / scale
-            P.grad, Q.grad = slope @ Q.mT, P.mT @ slope
+            P.grad = slope @ Q.mT
+            Q.grad = P.mT @ slope
             return 0.5 * float((X * slope).sum())
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
@@ -191,7 +193,9 @@ def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> 
 
 def _whiten(B: Tensor, A: Tensor, g: Tensor, M_b: Tensor, M_a: Tensor) -> _Problem:
     (R_b, back_b), (R_a, back_a) = square_root(M_b, "M_b"), square_root(M_a, "M_a")
-    gram_b, gram_a, g = B.double().mT @ B.double(), A.double() @ A.double().mT, g.double()
+    gram_b = B.double().mT @ B.double()
+    gram_a = A.double() @ A.double().mT
+    g = g.double()
     white = back_b.mT @ g @ back_a
     dual = (inverse(gram_b) @ g * (g @ inverse(gram_a))).sum().clamp(min=0.0)
     return _Problem(

@@ -44,7 +44,8 @@ class ByReflections:
     """See the module; where d is below r, Q is d x d."""
 
     def __init__(self, X: Float[Tensor, "*m d r"]) -> None:
-        self._rows, self._short = X.shape[-2], min(X.shape[-2:])
+        self._rows = X.shape[-2]
+        self._short = min(X.shape[-2:])
         self._reflections, self._tau = torch.geqrf(X)
         self.R = self._reflections[..., : self._short, :].triu()
 

@@ -64,14 +64,17 @@ def truncate_with_values(
     tensor([4., 1.], dtype=torch.float64)
     """
     _check(B, A, rank)
-    b, a = orthogonal(B), orthogonal(A.mT)
+    b = orthogonal(B)
+    a = orthogonal(A.mT)
     U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
     root = S[..., :rank].sqrt().unsqueeze(-2)
-    left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
+    left = b.apply(U[..., :rank] * root)
+    right = a.apply(Vh.mT[..., :rank] * root).mT
     r = B.shape[-1]
     if S.shape[-1] == r:
         return left, right, S
-    pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
+    pad = torch.nn.functional.pad
+    missing = rank - root.shape[-1]
     return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), pad(S, (0, r - S.shape[-1]))
 
 

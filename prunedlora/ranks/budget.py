@@ -107,7 +107,8 @@ def allocate(
         if name in closed or price > left:
             closed.add(name)
         else:
-            ranks[name], left = rank, left - price
+            ranks[name] = rank
+            left -= price
     return ranks
 
 

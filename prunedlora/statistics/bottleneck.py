@@ -61,7 +61,9 @@ class BottleneckMoments(Hooked):
         ignore_padding: bool = False,
     ) -> None:
         super().__init__()
-        self.active, self._loss_scale, self._mask = True, loss_scale, None
+        self.active = True
+        self._loss_scale = loss_scale
+        self._mask = None
         self.averages = {m.name: {n: Average() for n in needs if n != "core_gradients"} for m in modules}
         self._core: dict[str, list[Tensor]] | None = None
         if "core_gradients" in needs:

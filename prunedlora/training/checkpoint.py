@@ -37,7 +37,8 @@ def check_same_training(state: Mapping[str, Any], config: PruneConfig, modules: 
     expected = {"config", "ranks", "step", "events", "statistics"}
     if set(state) != expected:
         raise ConfigurationError(f"the state of a LoraRankPruner has {', '.join(sorted(expected))}, nothing else")
-    saved, wanted = json.loads(state["config"]), json.loads(config.to_json())
+    saved = json.loads(state["config"])
+    wanted = json.loads(config.to_json())
     changed = [f"{key}={wanted[key]!r} (was {saved.get(key)!r})" for key in wanted if saved.get(key) != wanted[key]]
     if changed:
         raise ConfigurationError(f"the checkpoint was made with other settings: {', '.join(changed)}; use the same")

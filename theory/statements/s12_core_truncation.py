@@ -88,7 +88,8 @@ def objectives(
     instance: Core, gradients: Float[Tensor, "samples r r"], lam: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Objective of the core Fisher solution and of the Kronecker solution, both at half the rank; one instance."""
-    (M_b, M_a), k = moments(instance), instance.B.shape[-1] // 2
+    (M_b, M_a) = moments(instance)
+    k = instance.B.shape[-1] // 2
     out = truncate_core_fisher(instance.B, instance.A, k, gradients, M_b, M_a, mu=MU, lam=lam, max_iter=30)
     start = truncate_weighted(instance.B, instance.A, k, M_b, M_a)
     fisher = objective(instance, gradients, core_change(instance, out.B, out.A), lam)
