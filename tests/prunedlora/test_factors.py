@@ -1,8 +1,9 @@
 """Factors in low rank against their dense products."""
 
 import pytest
+import torch
 
-from prunedlora.factors import squared_distance
+from prunedlora.factors import Factors, squared_distance
 from tests.layers import normal
 
 
@@ -11,3 +12,15 @@ def test_distances_through_gram_matrices_are_those_of_the_products():
     error, norm = squared_distance(B, A, B2, A2)
     assert error == pytest.approx(float((B @ A - B2 @ A2).square().sum()))
     assert norm == pytest.approx(float((B @ A).square().sum()))
+
+
+def test_without_zeroes_the_removed_components_of_each_batch_entry_and_touches_no_other():
+    factors = Factors(normal(1, 2, 3, 4), normal(2, 2, 4, 5))
+    removed = torch.tensor([[0, 2], [3, 1]])
+    out = factors.without(removed)
+    for i, gone in enumerate(removed.tolist()):
+        kept = [j for j in range(4) if j not in gone]
+        assert not out.B[i][:, gone].any()
+        assert not out.A[i][gone].any()
+        assert torch.equal(out.B[i][:, kept], factors.B[i][:, kept])
+        assert torch.equal(out.A[i][kept], factors.A[i][kept])
