@@ -20,8 +20,8 @@ these columns zero (the identity of S1), which is S1's problem on the columns :m
 :math:`H_{F,F}` and the single constraint on :math:`j_i`; its solution is the step above and its cost :math:`c_i`.
 So the costs add up to the minimum for :math:`M`, and the minimiser is unique, whatever the order.  ∎
 
-Checked for a random order, and for the greedy order that :func:`prunedlora.linalg.elimination.eliminate` chooses, against
-:func:`prunedlora.linalg.elimination.block_solution` of the same set.
+Checked for a random order, and for the greedy order that :func:`prunedlora.linalg.elimination.eliminate` chooses,
+against :func:`prunedlora.linalg.elimination.block_solution` of the same set.
 """
 
 import torch
