@@ -12,9 +12,9 @@ from experiments.finetuning.calibration import calibrate
 from experiments.finetuning.models import HEADS
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
+from prunedlora.choices import Scope
 from prunedlora.criteria import get_criterion
 from prunedlora.ranks.adapter import reduce_adapter
-from prunedlora.ranks.budget import Scope
 
 CHANGES = "changes.safetensors"
 

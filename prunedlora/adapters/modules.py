@@ -1,12 +1,15 @@
 """Finding the LoRA layers of a model: B, A and scaling of every adapted module."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import nn
 
 from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
+
+if TYPE_CHECKING:
+    import peft.tuners.lora
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class LoraModule:
     """
 
     name: str
-    layer: LoraLayer
+    layer: "peft.tuners.lora.LoraLayer"
     adapter: str
 
     @property
@@ -62,6 +65,8 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
     >>> [(m.name, m.rank, m.scaling) for m in find_lora_modules(model)]
     [('0', 2, 4.0)]
     """
+    from peft.tuners.lora import LoraLayer  # takes seconds to import, and files do without it
+
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     if not layers:
         raise UnsupportedAdapterError(
@@ -82,6 +87,8 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
 
 def _why_unsupported(module: LoraModule) -> str | None:
     """The reason why the components of a module cannot be removed; None if they can."""
+    from peft.tuners.lora import ParamWrapper
+
     layer, adapter = module.layer, module.adapter
     # What the layer adds is not s B A of two plain matrices.
     if isinstance(layer, ParamWrapper):

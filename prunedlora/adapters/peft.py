@@ -1,12 +1,15 @@
 """What PEFT knows of an adapter: its configuration, and the names of its modules."""
 
 import re
+from typing import TYPE_CHECKING
 
-from peft import PeftConfig
 from torch import nn
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import peft
 
 
 def exactly(name: str) -> str:
@@ -43,9 +46,9 @@ def configured_model(model: nn.Module, adapter: str) -> nn.Module:
     raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
 
 
-def peft_config(model: nn.Module, adapter: str) -> PeftConfig:
+def peft_config(model: nn.Module, adapter: str) -> "peft.PeftConfig":
     """The PEFT configuration of an adapter; raises as `configured_model` does."""
-    configs: dict[str, PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
+    configs: dict[str, peft.PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
     return configs[adapter]
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import configured_model, describe_adapter
 from prunedlora.adapters.surgery import hold_at_zero, no_component, shrink, write_factors
+from prunedlora.choices import Budget, Scope
 from prunedlora.criteria import Criterion, check_options, get_criterion
 from prunedlora.errors import ConfigurationError
-from prunedlora.ranks.budget import Budget, Scope, settled_scope
+from prunedlora.ranks.budget import settled_scope
 from prunedlora.ranks.reduction import Candidate, allocate_ranks, reduce_all
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.measurement import measure_statistics

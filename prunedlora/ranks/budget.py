@@ -1,18 +1,15 @@
 """Dividing one budget of rank, or of parameters, among modules."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunedlora.choices import Scope
 from prunedlora.criteria import Criterion
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.linalg.numerics import round_off
-
-Scope = Literal["module", "global"]
-Budget = Literal["rank", "parameters"]
 
 #: How the score of B A grows with the scaling s of s B A.
 _POWER_OF_SCALING = {"weight": 1, "energy": 2, "loss": 0}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.peft import name_in_base
+from prunedlora.choices import FisherPer
 from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average
@@ -19,7 +19,6 @@ from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
 from prunedlora.statistics.gradients import GradientMoments, Sensitivity
 from prunedlora.statistics.hooks import Hooked
 
-FisherPer = Literal["micro_batch", "sample"]
 _COLUMNS = ("gradient_B", "sensitivity_B", "uncertainty_B")
 _ROWS = ("gradient_A", "sensitivity_A", "uncertainty_A")
 

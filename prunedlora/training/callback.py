@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
-from prunedlora.errors import PrunedLoRAError
+from prunedlora.errors import MissingPackageError, PrunedLoRAError
 from prunedlora.training.checkpoint import STATE_FILE, read_state, write_state
 from prunedlora.training.config import PruneConfig
 from prunedlora.training.pruner import LoraRankPruner
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ImportError as error:
+    raise MissingPackageError('PruningCallback needs transformers: pip install "prunedlora[trainer]"') from error
 
 
 class PruningCallback(TrainerCallback):

@@ -1,15 +1,12 @@
 """What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import ConfigurationError, NonFiniteError
-
-#: What becomes of an optimiser's state at a pruning event, see `prunedlora.PruneConfig`.
-Moments = Literal["follow", "keep", "reset"]
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:

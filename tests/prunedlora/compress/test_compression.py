@@ -71,16 +71,16 @@ def test_one_module_is_read_at_a_time(tmp_path, monkeypatch):
             order.append(("read", item[0].name))
             yield item
 
-    lower = get_criterion("svd").reduce
+    reduce = get_criterion("svd").reduce
     monkeypatch.setattr(AdapterFile, "factors", watched)
     monkeypatch.setattr(
-        "prunedlora.compress.config.get_criterion",
+        "prunedlora.criteria.get_criterion",
         lambda name: __import__("dataclasses").replace(
-            get_criterion(name), reduce=lambda *a, **k: order.append(("lower", "")) or lower(*a, **k)
+            get_criterion(name), reduce=lambda *a, **k: order.append(("reduced", "")) or reduce(*a, **k)
         ),
     )
     compress_adapter(saved(tmp_path / "a"), tmp_path / "b", CompressConfig(rank=2))
-    assert [kind for kind, _ in order] == ["read", "lower"] * 6
+    assert [kind for kind, _ in order] == ["read", "reduced"] * 6
 
 
 def test_logits_change_when_the_rank_does(tmp_path):

@@ -110,7 +110,7 @@ def test_a_checkpoint_without_the_pruners_state_is_refused(lora, tmp_path):
     with pytest.raises(PowerCutError):
         trainer(lora(), tmp_path, GoesDown(), **saving).train()
     callback = PruningCallback(CONFIG)
-    with pytest.raises(ConfigurationError, match=r"checkpoint-5.* holds no state of a pruner .*start from the beginning"):
+    with pytest.raises(ConfigurationError, match=r"checkpoint-5.* .*start from the beginning"):
         trainer(lora(), tmp_path, callback, **saving).train(resume_from_checkpoint=True)
     assert callback.pruner._hooks == []
 
