@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy_names(
-    package: str, places: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy_names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose public names live in its modules.
 
     The modules themselves can be reached as attributes too, as if they had been imported already.
@@ -50,9 +48,7 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(new), name)
-        warnings.warn(
-            f"{old} is now {new}; import {name} from there", DeprecationWarning, stacklevel=2
-        )
+        warnings.warn(f"{old} is now {new}; import {name} from there", DeprecationWarning, stacklevel=2)
         return value
 
     return get

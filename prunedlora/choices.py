@@ -30,9 +30,7 @@ def check_choices(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         known = _values(hint)
         if known and getattr(config, name) not in known:
-            raise ConfigurationError(
-                f"{name} must be one of {known}, not {getattr(config, name)!r}"
-            )
+            raise ConfigurationError(f"{name} must be one of {known}, not {getattr(config, name)!r}")
 
 
 def _values(hint: Any) -> tuple[Any, ...]:

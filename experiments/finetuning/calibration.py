@@ -12,7 +12,6 @@ from experiments.finetuning.models import classifies
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters.modules import find_lora_modules
-from prunedlora.factors import Factors
 from prunedlora.ranks.reduction import Candidate
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
@@ -23,28 +22,16 @@ def calibrate(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example], seed: int
 ) -> list[Candidate]:
     """All statistics that any criterion needs, for every module of a trained adapter, which stays as it is."""
-    modules, training = find_lora_modules(model), model.training
     batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
-    model.eval()
-    found = measure_statistics(
+    statistics = measure_statistics(
         model,
-        modules,
         tuple(f.name for f in fields(Statistics)),
         tqdm(batches, desc="calibrate", leave=False),
         loss=lambda batch: model(**batch).loss,
         fisher=lambda batch, generator: fisher_number(model, batch, config, generator),
         seed=seed,
     )
-    model.train(training)
-    return [
-        Candidate(
-            module,
-            torch.arange(module.rank, device=module.B.device),
-            Factors(module.B.detach().clone(), module.A.detach().clone()),
-            found[module.name],
-        )
-        for module in modules
-    ]
+    return [Candidate.of(module, statistics[module.name]) for module in find_lora_modules(model)]
 
 
 def fisher_number(

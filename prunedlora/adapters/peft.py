@@ -26,7 +26,9 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     config = peft_config(model, modules[0].adapter)
     ranks = {m.name: m.rank for m in modules}
     alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
-    config.r, config.lora_alpha, config.use_rslora = max(ranks.values()), alphas[modules[0].name], False
+    config.r = max(ranks.values())
+    config.lora_alpha = alphas[modules[0].name]
+    config.use_rslora = False
     config.rank_pattern = {exactly(name_in_base(n)): r for n, r in ranks.items() if r != config.r}
     config.alpha_pattern = {exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha}
 

@@ -41,9 +41,7 @@ def load_base(base: str, device: str = "auto") -> tuple[nn.Module, Any]:
     """
     transformers = require("transformers", purpose="a base model")
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto", use_safetensors=True
-        )
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:200]

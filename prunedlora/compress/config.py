@@ -96,18 +96,14 @@ class CompressConfig:
         if self.samples < 2:
             raise ConfigurationError(f"samples must be at least 2, one of them held out, not {self.samples}")
         if self.data is None and self.max_loss_increase is not None:
-            raise ConfigurationError(
-                "max_loss_increase needs data: name a base model and data, or give an energy"
-            )
+            raise ConfigurationError("max_loss_increase needs data: name a base model and data, or give an energy")
 
     def _check_criterion(self) -> None:
         from prunedlora.criteria import check_options
 
         check_options(self.rule, self.options)
         if self.data is None and not _DATA_FREE.issuperset(self.rule.needs):
-            raise ConfigurationError(
-                f"{self.criterion} needs data: name a base model and data, or use 'svd'"
-            )
+            raise ConfigurationError(f"{self.criterion} needs data: name a base model and data, or use 'svd'")
 
     def _settle_layout(self) -> None:
         from prunedlora.ranks.budget import settled_scope
@@ -116,8 +112,7 @@ class CompressConfig:
         layout = self.layout or ("ragged" if scope == "global" else "uniform")
         if scope == "global" and layout == "uniform":
             raise ConfigurationError(
-                "scope 'global' gives ranks that differ, layout 'uniform' has one; "
-                "use 'ragged' or 'padded'"
+                "scope 'global' gives ranks that differ, layout 'uniform' has one; use 'ragged' or 'padded'"
             )
         object.__setattr__(self, "scope", scope)
         object.__setattr__(self, "layout", layout)

@@ -68,7 +68,6 @@ class Criterion:
         reduce: ``(factors, statistics, count, **options) -> Reduction``.
         options: names and default values of its options.
         settings: values of `prunedlora.PruneConfig` that the name stands for.
-        document: what the rule is, for people.
         rotates: whether kept components are mixtures of the old ones, in B and in A.
     """
 
@@ -79,7 +78,6 @@ class Criterion:
     reduce: Reduce
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    document: str | None = None
     rotates: bool = False
 
 
@@ -97,7 +95,7 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
         def reduce(factors: Factors, statistics: Statistics, count: int, **options: Any) -> Reduction:
             return drop_lowest(factors, score(factors, statistics, **options), count)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(score), {}, score.__doc__))
+        _add(Criterion(name, needs, unit, score, reduce, _options(score)))
         return score
 
     return decorate
@@ -133,7 +131,7 @@ def register_reduction(
             costs = everything.cost.cummax(dim=-1).values
             return torch.zeros_like(costs).scatter(-1, everything.removed, costs)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, reduce.__doc__, rotates))
+        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, rotates))
         return reduce
 
     return decorate
@@ -151,12 +149,7 @@ def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> 
     if not 0 <= count <= factors.rank:
         raise ConfigurationError(f"cannot remove {count} of {factors.rank} components")
     order = round_off(scores).argsort(dim=-1, stable=True)[..., :count]
-    keep = torch.ones_like(scores, dtype=torch.bool).scatter(-1, order, False)
-    kept = Factors(
-        B=factors.B.where(keep.unsqueeze(-2), torch.zeros_like(factors.B)),
-        A=factors.A.where(keep.unsqueeze(-1), torch.zeros_like(factors.A)),
-    )
-    return Reduction(kept, order, scores.gather(-1, order))
+    return Reduction(factors.without(order), order, scores.gather(-1, order))
 
 
 def get_criterion(name: str) -> Criterion:

@@ -89,6 +89,7 @@ def allocate(
     for name, values in scores.items():
         if not torch.isfinite(values).all():
             raise NonFiniteError(f"a score of {name} is NaN or infinite")
+    # Every module first gets the least that it may have.
     size = sizes or dict.fromkeys(scores, 1)
     least = -(-min_rank // round_to) * round_to
     ranks = {name: min(least, values.numel()) for name, values in scores.items()}
@@ -98,13 +99,16 @@ def allocate(
             f"a budget of {budget} is below the {budget - left} that min_rank={min_rank} (in steps of {round_to}) "
             "takes; raise target_rank or lower min_rank"
         )
+    # Then the best offers, as long as they fit; what a module could not pay for closes it, since its further
+    # components are worth less.
     closed = set()
     for _, _, name, rank in sorted(_offers(scores, size, ranks, round_to)):
         price = (rank - ranks[name]) * size[name]
         if name in closed or price > left:
             closed.add(name)
         else:
-            ranks[name], left = rank, left - price
+            ranks[name] = rank
+            left -= price
     return ranks
 
 

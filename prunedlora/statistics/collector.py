@@ -1,6 +1,7 @@
 """Collects what a criterion needs, and only that, while a model is trained or calibrated."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Int
@@ -49,8 +50,12 @@ class Collector(Hooked):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._needs, self._modules, self._model = needs, modules, model
-        self._fisher_per, self._ignore_padding, self._loss_scale = fisher_per, ignore_padding, loss_scale
+        self._needs = needs
+        self._modules = modules
+        self._model = model
+        self._fisher_per = fisher_per
+        self._ignore_padding = ignore_padding
+        self._loss_scale = loss_scale
         self._generator = torch.Generator().manual_seed(seed)
         self._sensitivity = Sensitivity(modules) if self._wants("sensitivity", "uncertainty") else None
         self._hooked: list[BottleneckMoments | MicroBatchFisher | SampleFisher] = []
@@ -62,7 +67,7 @@ class Collector(Hooked):
         return self._sensitivity is not None
 
     def reset(self) -> None:
-        """Start all averages anew (those of sensitivities go on); hooks are renewed."""
+        """Start all averages again, except those of sensitivities; hooks are renewed."""
         self.close()
         self._grams = GradientMoments(self._modules) if self._wants("gram_") else None
         self._fisher = self._make_fisher() if self._wants("fisher_") else None
@@ -100,11 +105,13 @@ class Collector(Hooked):
         if self._wants("gradient_"):
             assert module.B.grad is not None
             assert module.A.grad is not None
-            found["gradient_B"], found["gradient_A"] = module.B.grad, module.A.grad
+            found["gradient_B"] = module.B.grad
+            found["gradient_A"] = module.A.grad
         for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
             if source is not None:
                 of_B, of_A = source.averages[module.name]
-                found[f"{kind}_B"], found[f"{kind}_A"] = of_B.mean(module.name), of_A.mean(module.name)
+                found[f"{kind}_B"] = of_B.mean(module.name)
+                found[f"{kind}_A"] = of_A.mean(module.name)
         if self._bottleneck is not None:
             found |= self._bottleneck.of(module)
         if self._sensitivity is not None:
@@ -112,6 +119,15 @@ class Collector(Hooked):
         if self._wants("noise"):
             found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
         return Statistics(**{name: _only(name, value, live) for name, value in found.items() if name in self._needs})
+
+    @contextmanager
+    def random_numbers_kept(self) -> Iterator[None]:
+        """What is drawn for the noise within the block will be drawn again after it."""
+        state = self._generator.get_state()
+        try:
+            yield
+        finally:
+            self._generator.set_state(state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been collected, over all processes, on the CPU; to be called in every process."""

@@ -97,7 +97,7 @@ class PruneConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "PruneConfig":
-        """The inverse of `to_json`; keys that are no setting are refused.
+        """The inverse of `to_json`; keys that are not settings are refused.
 
         Raises:
             ConfigurationError: unknown keys, or values that do not fit.

@@ -17,7 +17,7 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """
     while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         if not hasattr(optimizer, "optimizer"):
-            raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer")
+            raise ConfigurationError(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
         optimizer = optimizer.optimizer
     return optimizer
 

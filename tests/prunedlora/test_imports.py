@@ -1,4 +1,4 @@
-"""What an import brings with it: public names, other packages, and rooms that know of each other."""
+"""What an import brings with it: public names, and no package that is not needed."""
 
 import ast
 import subprocess
@@ -26,8 +26,6 @@ ROOMS = (
     "adapters",
     "linalg",
 )
-#: An import may only point down this list.
-FLOORS = (*ROOMS, "distributed", "factors", "optional", "choices", "errors", "_lazy")
 #: The criteria register themselves, so their room imports all of its files.
 LAZY = ("prunedlora", *(f"prunedlora.{room}" for room in ROOMS if room != "criteria"))
 #: For one release, under their old names.
@@ -194,72 +192,3 @@ with warnings.catch_warnings(record=True) as caught:
 (warning,) = caught
 assert (warning.filename, warning.lineno) == ("<string>", 5), warning"""
     loaded_after(code)
-
-
-def imports(file):
-    """The modules of the package that a file imports, in functions too, but not for the type checker only."""
-    tree = ast.parse(file.read_text())
-    skipped = {
-        node
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
-        for node in ast.walk(branch)
-    }
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("prunedlora"))
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: a relative import"
-            if node.module.partition(".")[0] == "prunedlora":
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}"
-                    yield (
-                        inner
-                        if util.find_spec(node.module).submodule_search_locations and is_file(inner)
-                        else (node.module)
-                    )
-
-
-def is_file(module):
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
-
-
-def name_of(file):
-    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-FILES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
-ARROWS = {name: sorted(set(imports(file))) for name, file in FILES.items()}
-#: Not on a floor: the package's own page, the command's entry, and the old names.
-OUTSIDE = {"prunedlora", "prunedlora.__main__", *MOVED}
-
-
-def floor(module):
-    return FLOORS.index(module.split(".")[1])
-
-
-def test_every_file_has_its_floor():
-    for module in FILES.keys() - OUTSIDE:
-        assert module.split(".")[1] in FLOORS, f"{module} is in no room that is known here"
-
-
-def test_imports_point_downwards_only():
-    for module in ARROWS.keys() - OUTSIDE:
-        for other in ARROWS[module]:
-            assert other not in OUTSIDE, f"{module} imports {other}"
-            assert floor(other) >= floor(module), f"{module} imports {other}, which is above it"
-            assert {floor(module), floor(other)} != {
-                FLOORS.index("statistics"),
-                FLOORS.index("files"),
-            }
-
-
-def test_no_files_import_each_other_in_a_circle():
-    left = {module: set(ARROWS[module]) - {module} for module in ARROWS}
-    while leaves := {module for module, others in left.items() if not others & left.keys()}:
-        left = {module: others for module, others in left.items() if module not in leaves}
-    assert not left, f"a circle within {sorted(left)}"

@@ -36,8 +36,7 @@ def test_a_base_model_needs_transformers(monkeypatch):
 def test_a_data_set_on_the_hub_needs_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with says(
-        "data.json does not end in .jsonl, and a data set on the hub needs datasets: "
-        'pip install "prunedlora[hub]"'
+        'data.json does not end in .jsonl, and a data set on the hub needs datasets: pip install "prunedlora[hub]"'
     ):
         read_records("data.json")
 

@@ -1,4 +1,4 @@
-"""PEFT itself says which entry of a pattern belongs to a module; ours must agree."""
+"""Configurations: patterns mean what they mean to PEFT, bad ones are one clear error and nothing is written."""
 
 import json
 import re
@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
-from prunedlora.errors import AdapterFileError
+from prunedlora import CompressConfig, compress_adapter
+from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 from prunedlora.files.adapter_config import AdapterConfig, read_config
+from prunedlora.files.adapter_file import open_adapter
+from tests.adapters_on_disk import configured, saved
 
 NAMES = (
     "q_proj",
@@ -59,9 +62,7 @@ def test_patterns_mean_what_they_mean_to_peft(expressions, name):
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.text(alphabet="ab.+*?|()^$\\1", max_size=8), st.text(alphabet="ab.+", max_size=6))
-def test_any_expression_means_what_it_means_to_peft_or_is_refused_by_both(
-    tmp_path_factory, expression, name
-):
+def test_any_expression_means_what_it_means_to_peft_or_is_refused_by_both(tmp_path_factory, expression, name):
     file = tmp_path_factory.mktemp("pattern") / "adapter_config.json"
     file.write_text(json.dumps({"peft_type": "LORA", "rank_pattern": {expression: 1}}))
     try:
@@ -87,3 +88,35 @@ def test_an_expression_that_peft_could_not_use_is_refused(tmp_path, expression):
     file.write_text(json.dumps({"peft_type": "LORA", "rank_pattern": {expression: 4}}))
     with pytest.raises(AdapterFileError, match="rank_pattern"):
         read_config(file)
+
+
+BAD_CONFIGS = {
+    "dora": ({"use_dora": True}, UnsupportedAdapterError, "DoRA"),
+    "lora_bias": ({"lora_bias": True}, UnsupportedAdapterError, "bias"),
+    "pissa": ({"init_lora_weights": "pissa"}, UnsupportedAdapterError, "base model's weights"),
+    "bare parameters": ({"target_parameters": ["x"]}, UnsupportedAdapterError, "bare parameters"),
+    "another method": ({"peft_type": "LOHA"}, UnsupportedAdapterError, "LOHA"),
+    "rank": ({"r": -1}, AdapterFileError, "positive integer"),
+    "rank as text": ({"r": "8"}, AdapterFileError, "positive integer"),
+    "alpha": ({"lora_alpha": "x"}, AdapterFileError, "finite number"),
+    "infinite alpha": ({"lora_alpha": float("inf")}, AdapterFileError, "finite number"),
+    "pattern": ({"rank_pattern": [1]}, AdapterFileError, "not a JSON object"),
+    "expression": ({"alpha_pattern": {"(": 1}}, AdapterFileError, "not a regular expression"),
+    "another rank": ({"rank_pattern": {"q_proj": 4}}, AdapterFileError, "says 4"),
+}
+
+
+@pytest.mark.parametrize(("entries", "kind", "message"), BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+def test_bad_configurations(tmp_path, entries, kind, message):
+    source = configured(tmp_path / "a", **entries)
+    with pytest.raises(kind, match=message):
+        compress_adapter(source, tmp_path / "b", CompressConfig(rank=2))
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", '{"peft_type": "LORA"' + ", " * 5, "[" * 100_000])
+def test_a_configuration_that_is_no_json_object(tmp_path, text):
+    source = saved(tmp_path / "a")
+    (source / "adapter_config.json").write_text(text)
+    with pytest.raises(AdapterFileError, match="JSON"):
+        open_adapter(source)

@@ -1,0 +1,123 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from prunedlora import compress_adapter, inspect_adapter
+from prunedlora.cli.commands import main
+from prunedlora.compress.config import CompressConfig
+from tests.adapters_on_disk import base_folder, kohya, saved
+from tests.paths import ROOT
+
+COMMANDS = ("compress", "inspect", "verify", "bench")
+
+
+def run(capsys, *arguments):
+    """Exit status and what was printed."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    code, out = stopped.value.code, capsys.readouterr()
+    return (0 if code is None else code), out.out, out.err
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_every_help_shows_an_example_that_works_as_typed(tmp_path, monkeypatch, capsys, command):
+    status, text, _ = run(capsys, *command, "--help")
+    assert status == 0
+    example = re.search(r"^Example: prunedlora (.*)$", text, re.MULTILINE).group(1)
+    assert not command or example.split()[0] == command[0]
+    saved(tmp_path / "my-adapter", r=32)
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(capsys, *shlex.split(example))
+    assert status == 0
+    assert out
+
+
+def test_the_commands_in_the_readme_work_as_typed(tmp_path, monkeypatch, capsys):
+    readme = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^prunedlora (.*?)(?:\s+#.*)?$", readme, re.MULTILINE)
+    assert {line.split()[0] for line in lines} == {*COMMANDS}
+    saved(tmp_path / "my-adapter", r=32)
+    kohya(tmp_path / "style.safetensors", rank=32)
+    base_folder(tmp_path / "my-model")
+    (tmp_path / "examples.jsonl").write_text('{"prompt": "abc", "completion": "def"}\n' * 12)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        status, _, err = run(capsys, *shlex.split(line))
+        assert status == 0, f"{line}: {err}"
+
+
+def test_the_module_is_the_command(tmp_path):
+    saved(tmp_path / "a")
+    command = [sys.executable, "-m", "prunedlora", "verify", str(tmp_path / "a"), "--json"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout)["passed"] is True
+    out = subprocess.run([*command[:-2], str(tmp_path / "b")], capture_output=True, text=True)
+    assert out.returncode == 1
+    assert out.stderr.startswith("error: ")
+    assert "Traceback" not in out.stderr
+
+
+def test_the_command_does_what_the_function_does(tmp_path, capsys):
+    source = saved(tmp_path / "a")
+    status, out, _ = run(capsys, "compress", str(source), str(tmp_path / "b"), "--energy", "0.9", "--layout", "ragged")
+    assert status == 0
+    report = compress_adapter(source, tmp_path / "c", CompressConfig(energy=0.9, layout="ragged"))
+    weights = "adapter_model.safetensors"
+    assert inspect_adapter(tmp_path / "b").modules == inspect_adapter(tmp_path / "c").modules
+    assert (tmp_path / "b" / weights).stat().st_size == report.bytes_after
+    assert f"{report.relative_error:.4g}" in out
+
+
+def test_sizes_and_shares(tmp_path, capsys):
+    source = str(saved(tmp_path / "a"))
+    status, _, _ = run(capsys, "compress", source, str(tmp_path / "b"), "--size", "20KB")
+    assert status == 0
+    assert (tmp_path / "b" / "adapter_model.safetensors").stat().st_size <= 20_000
+    for option, value in (("--size", "big"), ("--max-loss-increase", "much"), ("--size", "-1MB")):
+        status, _, err = run(capsys, "compress", source, str(tmp_path / "c"), f"{option}={value}")
+        assert "write" in str(status) + err
+    assert not (tmp_path / "c").exists()
+
+
+def test_inspection_as_json_and_as_a_picture(tmp_path, capsys):
+    source = str(saved(tmp_path / "a"))
+    status, out, _ = run(capsys, "inspect", source, "--json", "--picture", str(tmp_path / "x.png"))
+    assert status == 0
+    assert len(json.loads(out)["modules"]) == 6
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    status, _, _ = run(capsys, "inspect", source, "--picture", str(tmp_path / "x.png"))
+    assert "exists already" in status
+
+
+def test_a_failed_check_is_a_status_that_is_not_zero(tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    source = saved(tmp_path / "a")
+    file = source / "adapter_model.safetensors"
+    save_file({k: t * ("lora_A" in k) for k, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    status, out, _ = run(capsys, "verify", str(source))
+    assert status == 1
+    assert "FAILED" in out
+
+
+def test_verify_shows_who_applies_which_scaling(tmp_path, capsys):
+    source = saved(tmp_path / "a", alpha_pattern={"q_proj": 3})
+    status, out, _ = run(capsys, "verify", str(source))
+    assert status == 0
+    rows = {
+        line.split()[0]: line for line in out.splitlines() if line.split()[:1] in (["PEFT"], ["vLLM"], ["llama.cpp"])
+    }
+    assert "2 modules" in rows["vLLM"]
+    assert "2 modules" in rows["llama.cpp"]
+    assert "modules  " not in rows["PEFT"]
+    assert "Readers disagree" in out
+
+
+def test_a_bad_command_line_is_refused(tmp_path, capsys):
+    for arguments in ((), ("nothing",), ("compress", "a"), ("compress", "a", "b", "--rank", "x")):
+        status, _, _ = run(capsys, *arguments)
+        assert status not in (0, None)
