@@ -50,7 +50,7 @@ def loaded_after(code):
 
 def run(*arguments):
     return f"""
-from prunedlora.cli.commands import main
+from prunedlora.cli.entry import main
 try:
     main({list(arguments)!r})
 except SystemExit as stopped:
@@ -65,7 +65,7 @@ except SystemExit as stopped:
         "import prunedlora.callback, prunedlora.obs, prunedlora.truncation",
         f"import {', '.join(LAZY)}",
         "from prunedlora import CompressConfig",
-        "from prunedlora.cli.commands import main",
+        "from prunedlora.cli.entry import main",
         run("--help"),
         run("--version"),
         *(run(command, "--help") for command in ("compress", "inspect", "verify", "bench")),

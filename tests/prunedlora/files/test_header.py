@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
 from prunedlora import CompressConfig, compress_adapter, inspect_adapter, verify_adapter
-from prunedlora.cli.commands import main
+from prunedlora.cli.entry import main
 from prunedlora.errors import AdapterFileError, PrunedLoRAError
 from prunedlora.files.adapter_file import open_adapter
 from prunedlora.files.header import MAX_HEADER, read_header
@@ -73,8 +73,10 @@ def test_a_bad_file_is_one_error_and_nothing_is_written(tmp_path, capsys, conten
             call(file)
     with pytest.raises(SystemExit) as stopped:
         main(["compress", str(file), str(tmp_path / "b.safetensors"), "--rank", "1"])
-    assert str(stopped.value).startswith("error: ")
-    assert str(stopped.value).isprintable()
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.removesuffix("\n").isprintable()
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
