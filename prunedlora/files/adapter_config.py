@@ -17,8 +17,8 @@ _UNSUPPORTED = {
     "lora_bias": "the bias of B is scaled with the adapter; set lora_bias=False",
     "use_qalora": "QALoRA pools the inputs of A; train plain LoRA",
     "use_bdlora": "its factors are block-diagonal; train plain LoRA",
-    "arrow_config": "it routes between adapters; lower each of them by itself",
-    "kasa_config": "it is no product of two factors; train plain LoRA",
+    "arrow_config": "it routes between adapters; compress each of them by itself",
+    "kasa_config": "it is not a product of two factors; train plain LoRA",
     "velora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "target_parameters": "it adapts bare parameters, which is not yet supported",
@@ -68,7 +68,7 @@ def read_config(file: Path) -> AdapterConfig:
     """Read and check an ``adapter_config.json``.
 
     Raises:
-        AdapterFileError: no JSON object, or values that are no ranks, alphas or patterns.
+        AdapterFileError: not a JSON object, or values that are not valid ranks, alphas or patterns.
         UnsupportedAdapterError: not LoRA, or a variant in which a layer is not W + s B A.
     """
     try:
@@ -96,7 +96,7 @@ def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise UnsupportedAdapterError(
-            f"{file}: peft_type is {kind!r}; only LORA can be lowered in rank"
+            f"{file}: peft_type is {kind!r}; only LORA is supported"
         )
     for key, reason in _UNSUPPORTED.items():
         if raw.get(key):
@@ -110,7 +110,7 @@ def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
 
 def _rank(value: Any, key: str, file: Path) -> int:
     if type(value) is not int or value < 1:
-        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is no positive integer")
+        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is not a positive integer")
     return value
 
 

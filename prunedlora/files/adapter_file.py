@@ -111,7 +111,7 @@ def open_adapter(source: str | Path) -> AdapterFile:
 
     Raises:
         AdapterFileError: nothing there, or damaged, or dangerous; see `prunedlora.files.header.read_header`.
-        UnsupportedAdapterError: a kind of adapter that cannot be lowered in rank.
+        UnsupportedAdapterError: a kind of adapter that is not supported.
 
     >>> import tempfile
     >>> from safetensors.torch import save_file
@@ -169,7 +169,7 @@ def _inside(file: Path, folder: Path) -> Path:
     if not any(real.is_relative_to(place) for place in allowed):
         raise AdapterFileError(f"{file} is a link to a file outside of {folder}; copy the file instead")
     if not real.is_file():
-        raise AdapterFileError(f"{file} is no regular file")
+        raise AdapterFileError(f"{file} is not a regular file")
     return file
 
 
@@ -177,7 +177,7 @@ def _from_hub(source: str) -> Path:
     name, _, revision = source.partition("@")
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.safetensors))?", name)
     if match is None or ".." in name or name.startswith((".", "/")):
-        raise AdapterFileError(f"{source}: there is no such folder or file, and it is no name on the hub")
+        raise AdapterFileError(f"{source}: there is no such folder or file, and it is not a valid name on the hub")
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -188,7 +188,7 @@ def _from_hub(source: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AdapterFileError(
-            f"{source}: there is no such folder or file, and the hub did not give it ({type(error).__name__})"
+            f"{source}: there is no such folder or file, and the hub does not offer it ({type(error).__name__})"
         ) from error
 
 

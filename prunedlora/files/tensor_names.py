@@ -72,7 +72,7 @@ def check_others(header: Header, pairs: list[KeyPair], config: AdapterConfig | N
 
     Raises:
         UnsupportedAdapterError: a tensor of a variant of LoRA.
-        AdapterFileError: a tensor of unknown meaning, or an alpha that is no scalar.
+        AdapterFileError: a tensor of unknown meaning, or an alpha that is not a scalar.
     """
     _refuse_known(header, file)
     used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha)}
@@ -84,7 +84,7 @@ def check_others(header: Header, pairs: list[KeyPair], config: AdapterConfig | N
         if config is not None and not pair.A.startswith(PREFIX):
             raise AdapterFileError(f"{file}: {pair.A} does not start with {PREFIX!r}, but others do")
         if pair.alpha and (header.tensors[pair.alpha].shape not in ((), (1,)) or config is not None):
-            raise AdapterFileError(f"{file}: {pair.alpha} is no scalar beside a file without a configuration")
+            raise AdapterFileError(f"{file}: {pair.alpha} is not a scalar in a file without a configuration")
     if "lora_adapter_metadata" in header.metadata:
         raise UnsupportedAdapterError(
             f"{file}: its metadata hold scalings of diffusers (lora_adapter_metadata), which are not yet supported"
@@ -109,4 +109,4 @@ def _refuse_known(header: Header, file: Path) -> None:
     for key in header.tensors:
         for pattern, reason in _REASONS:
             if re.search(pattern, key):
-                raise UnsupportedAdapterError(f"{file}: {key} is {reason}; only plain LoRA can be lowered in rank")
+                raise UnsupportedAdapterError(f"{file}: {key} is {reason}; only plain LoRA is supported")
