@@ -1,6 +1,6 @@
 """Tables in general: rows of runs, their numbers with intervals, and sentences that compare them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ CUT = "skyline truncated by {}"
 NOTHING = 5e-5
 
 Results = Mapping[str, dict[str, Any]]
-#: Chooses the settings of a run, such as its learning rate.
-Tune = Callable[[RunConfig], RunConfig]
 
 
 @dataclass(frozen=True)

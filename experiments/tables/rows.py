@@ -3,9 +3,22 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.reporting.table import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Tune
+from experiments.reporting.table import (
+    ADALORA,
+    CUT,
+    DORA,
+    FULL,
+    LORA,
+    PRUNED,
+    RSLORA,
+    SKYLINE,
+    UNTUNED,
+    Row,
+)
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Finetuning
+from experiments.tables.study import Gate
+from experiments.tables.tuning import Tune
 
 OURS = PRUNED.format("prunedlora2025")
 #: LoRA-Squeeze (arXiv:2602.10993) has three forms; one of them trains on for a while at the target rank.
@@ -17,7 +30,7 @@ SQUEEZE_NOTE = (
 )
 
 
-def rows(
+def finetuning_rows(
     settings: Finetuning, columns: Mapping[str, RunConfig], tune: Tune, paper: Mapping[str, str]
 ) -> tuple[Row, ...]:
     """All rows of a table.
@@ -33,8 +46,14 @@ def rows(
         "full": (FULL, lambda run: replace(run, method="full", initial_rank=0)),
         "rslora": (RSLORA, lambda run: replace(run, initial_rank=k, target_rank=k, rslora=True)),
         "dora": (DORA, lambda run: replace(run, method="dora", initial_rank=k, target_rank=k)),
-        "adalora": (ADALORA, lambda run: replace(run, method="adalora", initial_rank=k, target_rank=k)),
-        "cont_squeeze": (CONT_SQUEEZE, lambda run: pruned_once(_pruned("prune", "svd", k)(run), CONT_SQUEEZE_TAIL)),
+        "adalora": (
+            ADALORA,
+            lambda run: replace(run, method="adalora", initial_rank=k, target_rank=k),
+        ),
+        "cont_squeeze": (
+            CONT_SQUEEZE,
+            lambda run: pruned_once(_pruned("prune", "svd", k)(run), CONT_SQUEEZE_TAIL),
+        ),
     }
     kinds = [
         (UNTUNED, lambda run: replace(run, method="untuned", initial_rank=0)),
@@ -53,13 +72,21 @@ def rows(
 
 def seeded(run: RunConfig, seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
     """One run a seed; one that stands for all of the untuned language model, in which nothing is drawn."""
-    return tuple(replace(run, seed=seed) for seed in (seeds[:1] if run.method == "untuned" else seeds))
+    return tuple(
+        replace(run, seed=seed) for seed in (seeds[:1] if run.method == "untuned" else seeds)
+    )
 
 
 def pruned_once(run: RunConfig, tail: float) -> RunConfig:
     """A run that prunes at one event, with a share of its steps to go."""
     steps = run.steps - round(tail * run.steps)
-    return replace(run, method="prune", warmup_steps=0, interval=steps, per_event=run.initial_rank - run.target_rank)
+    return replace(
+        run,
+        method="prune",
+        warmup_steps=0,
+        interval=steps,
+        per_event=run.initial_rank - run.target_rank,
+    )
 
 
 def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
@@ -72,19 +99,34 @@ def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
     both = [c for c in settings.criteria if c in settings.truncations]
     dynamic = ((PRUNED.format(c), CUT.format(c)) for c in both)
     beside = ((rule, rival) for rule in (*cuts, *pruned) if rule != OURS for rival in (LORA, *full))
-    return (*own, *((row, SKYLINE) for row in plain), *((SKYLINE, row) for row in full), *beside, *dynamic)
+    return (
+        *own,
+        *((row, SKYLINE) for row in plain),
+        *((SKYLINE, row) for row in full),
+        *beside,
+        *dynamic,
+    )
 
 
-def gated(settings: Finetuning, column: RunConfig, tune: Tune) -> tuple[list[RunConfig], float]:
-    """The untuned model, the unpruned adapter of a column, and the points of accuracy that must lie between them."""
+def gate(settings: Finetuning, column: RunConfig, tune: Tune) -> Gate:
+    """In one column of a table, on the first seed.
+
+    Args:
+        settings: of the table.
+        column: a run of LoRA at the initial rank of the column, on its task.
+        tune: chooses the learning rate of a run.
+    """
     run = replace(column, seed=settings.seeds[0])
-    skyline = tune(replace(run, target_rank=run.initial_rank))
-    return [replace(run, method="untuned", initial_rank=0), skyline], settings.least_gain
+    unpruned = tune(replace(run, target_rank=run.initial_rank))
+    return Gate(replace(run, method="untuned", initial_rank=0), unpruned, settings.least_gain)
 
 
-def heading(preset: str, settings: Finetuning, run: RunConfig) -> str:
+def heading(preset: str, settings: Finetuning) -> str:
     """The setting, in a sentence."""
-    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates) or f"{run.learning_rate:g} only"
+    run = settings.run
+    rates = (
+        ", ".join(f"{rate:g}" for rate in settings.learning_rates) or f"{run.learning_rate:g} only"
+    )
     return (
         f"Preset {preset}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
         f"{run.batch_size} examples, s = {run.scaling:g}, learning rates chosen from "
