@@ -1,9 +1,9 @@
-"""What a criterion is given, and what it returns."""
+"""The two factors of an adapter, which every room works on."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -18,6 +18,16 @@ class Factors:
     def rank(self) -> int:
         """Number of components."""
         return self.A.shape[-2]
+
+    def without(self, removed: Int[Tensor, "*m count"]) -> "Factors":
+        """The same factors with some components exactly zero.
+
+        >>> Factors(torch.ones(1, 2), torch.ones(2, 1)).without(torch.tensor([0])).B
+        tensor([[0., 1.]])
+        """
+        gone = torch.zeros(self.A.shape[:-1], dtype=torch.bool, device=self.A.device)
+        gone = gone.scatter(-1, removed, True)
+        return Factors(self.B.masked_fill(gone.unsqueeze(-2), 0.0), self.A.masked_fill(gone.unsqueeze(-1), 0.0))
 
 
 @dataclass(frozen=True)

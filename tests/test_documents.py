@@ -1,13 +1,12 @@
 """What the documents say must be what the files hold."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from experiments.reporting import readme
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
@@ -33,7 +32,7 @@ def test_links_in_the_documents_lead_somewhere():
 
 
 def test_the_code_in_the_readme_prunes(lora, tmp_path, monkeypatch):
-    from tests.conftest import ids, llama
+    from tests.models import ids, llama
 
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)

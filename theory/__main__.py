@@ -9,12 +9,12 @@ from pathlib import Path
 import tyro
 
 from prunedlora.errors import PrunedLoRAError
-from theory import records as files
+from theory import records
 from theory.checking.adversary import STEPS
 from theory.checking.registry import select_statements
 from theory.checking.result import Summary
 from theory.checking.runner import verify
-from theory.report import page as report
+from theory.report import page
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,11 +57,11 @@ def run(arguments: Arguments) -> list[Summary]:
         "steps": arguments.steps,
         "seconds": time.perf_counter() - began,
         "processor_seconds": time.process_time() - processor,
-        "environment": files.environment(arguments.device),
+        "environment": records.environment(arguments.device),
         "statements": [summary.to_json() for summary in summaries],
     }
-    files.write_atomically(arguments.out / "statements.json", files.to_json(record))
-    report.write(arguments.out)
+    records.write_atomically(arguments.out / "statements.json", records.to_json(record))
+    page.write(arguments.out)
     return summaries
 
 

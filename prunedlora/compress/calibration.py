@@ -40,7 +40,6 @@ class Calibration:
         """What a criterion needs of each module, by its path in the base model; from calibration data only."""
         found = measure_statistics(
             self.model,
-            list(self.modules.values()),
             criterion.needs,
             self._calibration,
             loss=lambda batch: _sample_mean(*self._forward(batch)),

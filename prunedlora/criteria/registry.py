@@ -151,12 +151,7 @@ def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> 
     if not 0 <= count <= factors.rank:
         raise ConfigurationError(f"cannot remove {count} of {factors.rank} components")
     order = round_off(scores).argsort(dim=-1, stable=True)[..., :count]
-    keep = torch.ones_like(scores, dtype=torch.bool).scatter(-1, order, False)
-    kept = Factors(
-        B=factors.B.where(keep.unsqueeze(-2), torch.zeros_like(factors.B)),
-        A=factors.A.where(keep.unsqueeze(-1), torch.zeros_like(factors.A)),
-    )
-    return Reduction(kept, order, scores.gather(-1, order))
+    return Reduction(factors.without(order), order, scores.gather(-1, order))
 
 
 def get_criterion(name: str) -> Criterion:

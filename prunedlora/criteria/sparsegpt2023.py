@@ -1,10 +1,11 @@
 """Activation-based removal with least-squares recovery (Frantar, Alistarh: SparseGPT, ICML 2023, arXiv:2301.00774)."""
 
-import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.factors import Factors
-from prunedlora.linalg.elimination import Elimination, eliminate
+from prunedlora.linalg.elimination import Elimination, block_solution, eliminate
 from prunedlora.statistics.data import Statistics
 
 #: Relative damping of the activations' second moment, the paper's 1 %.
@@ -29,6 +30,25 @@ def sparsegpt2023(factors: Factors, statistics: Statistics, count: int, *, dampi
 
 def recovered_in_B(factors: Factors, out: Elimination) -> Reduction:
     """The reduction in which B makes up for the components that went, and A only loses their rows."""
-    gone = torch.zeros(factors.A.shape[:-1], dtype=torch.bool, device=factors.A.device)
-    gone = gone.scatter(-1, out.removed, True).unsqueeze(-1)
-    return Reduction(Factors(out.matrices[0], factors.A.masked_fill(gone, 0.0)), out.removed, out.cost)
+    kept = Factors(out.matrices[0], factors.without(out.removed).A)
+    return Reduction(kept, out.removed, out.cost)
+
+
+def recovered(
+    factors: Factors,
+    C_z: Float[Tensor, "r r"],
+    removed: Int[Tensor, " count"],
+    damping: float = DAMPING,
+) -> Factors:
+    """The factors without components that another rule chose, B making up for them as in `sparsegpt2023`.
+
+    Args:
+        factors: of one module.
+        C_z: second moment of z = Ax.
+        removed: the components that go.
+        damping: added to C_z, relative to its diagonal.
+    """
+    C = C_z.double()
+    change, _ = block_solution(factors.B.double(), C + damping * C.diagonal().diag(), removed)
+    moved = Factors((factors.B.double() + change).to(factors.B.dtype), factors.A)
+    return moved.without(removed)

@@ -1,4 +1,4 @@
-"""Whether a tensor is free of NaN and infinity, at little cost."""
+"""Finite numbers, and ties that are ties on every device."""
 
 import torch
 from jaxtyping import Float

@@ -31,6 +31,27 @@ def check_comparable(criterion: Criterion) -> None:
         )
 
 
+def settled_scope(criterion: Criterion, scope: Scope | None) -> Scope:
+    """The scope that was asked for, or else the one that the criterion's name stands for, or else ``"module"``.
+
+    Raises:
+        ConfigurationError: the name stands for another scope than was asked for, or its scores cannot be compared
+            between modules and the scope is ``"global"``.
+
+    >>> from prunedlora.criteria import get_criterion
+    >>> settled_scope(get_criterion("svd"), None), settled_scope(get_criterion("para2026"), None)
+    ('module', 'global')
+    """
+    implied: Scope = criterion.settings.get("scope", scope or "module")
+    if scope not in (None, implied):
+        raise ConfigurationError(
+            f"{criterion.name} means scope={implied!r}; for another scope use the criterion it builds on, 'svd'"
+        )
+    if implied == "global":
+        check_comparable(criterion)
+    return implied
+
+
 def comparable(criterion: Criterion, scores: Float[Tensor, " r"], scaling: float) -> Float[Tensor, " r"]:
     """Scores of a module's components as those of s B A, comparable with those of other modules."""
     return scores.double() * abs(scaling) ** _POWER_OF_SCALING[criterion.unit]

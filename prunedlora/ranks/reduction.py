@@ -1,14 +1,17 @@
-"""From factors and statistics of all modules to what each of them becomes; changes nothing."""
+"""What the modules of a model become by a criterion; computed for all of them, nothing is changed."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
+from prunedlora.adapters.surgery import no_component
 from prunedlora.criteria import Criterion
 from prunedlora.criteria.registry import Reduction
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
@@ -33,6 +36,31 @@ class Candidate:
     factors: Factors
     statistics: Statistics
 
+    @staticmethod
+    def of(module: LoraModule, statistics: Statistics, removed: Bool[Tensor, " r"] | None = None) -> "Candidate":
+        """A copy of what is alive in a module now.
+
+        Args:
+            module: the module.
+            statistics: of its live components, in their order.
+            removed: mask of the components that are not alive; none by default.
+        """
+        if removed is None:
+            removed = no_component(module)
+        live = (~removed).nonzero().squeeze(1)
+        # Indexing by a tensor copies, so that later steps of training leave these factors alone.
+        factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
+        return Candidate(module, live, factors, statistics)
+
+
+@contextmanager
+def naming_module(name: str) -> Iterator[None]:
+    """Puts the name of a module before an error of its numbers."""
+    try:
+        yield
+    except (NonFiniteError, SingularCurvatureError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
 
 def allocate_ranks(
     criterion: Criterion,
@@ -49,7 +77,8 @@ def allocate_ranks(
     Raises:
         ConfigurationError, NonFiniteError: see `prunedlora.ranks.budget.allocate`.
     """
-    scores, sizes = {}, {}
+    scores: dict[str, Tensor] = {}
+    sizes: dict[str, int] = {}
     for candidate in candidates:
         module = candidate.module
         score = criterion.score(candidate.factors, candidate.statistics, **options)
@@ -74,15 +103,19 @@ def reduce_all(
             raise ConfigurationError(
                 f"B of {candidate.module.name} is still zero, so every component is; warm up longer before pruning"
             )
+        # What is stacked must agree in all shapes, and lose as many components.
         count = candidate.live.numel() - ranks[candidate.module.name]
         groups[(count, _signature(candidate.factors), _signature(candidate.statistics))].append(candidate)
     out = []
     for (count, *_), members in groups.items():
         try:
             reduction = _reduce(criterion, options, members, count)
-        except (NonFiniteError, SingularCurvatureError) as error:
-            _blame(criterion, options, members, count)
-            raise error
+        except (NonFiniteError, SingularCurvatureError):
+            # One by one, to name the module that has the error.
+            for candidate in members:
+                with naming_module(candidate.module.name):
+                    _reduce(criterion, options, [candidate], count)
+            raise
         for i, candidate in enumerate(members):
             own = Factors(reduction.factors.B[i], reduction.factors.A[i])
             out.append((candidate, Reduction(own, reduction.removed[i], reduction.cost[i])))
@@ -90,20 +123,12 @@ def reduce_all(
 
 
 def _reduce(criterion: Criterion, options: Mapping[str, Any], members: list[Candidate], count: int) -> Reduction:
-    factors, statistics = _stack([c.factors for c in members]), _stack([c.statistics for c in members])
+    factors = _stack([c.factors for c in members])
+    statistics = _stack([c.statistics for c in members])
     reduction = criterion.reduce(factors, statistics, count, **options)
     if not (torch.isfinite(reduction.factors.B).all() and torch.isfinite(reduction.factors.A).all()):
         raise NonFiniteError(f"{criterion.name} made NaN or infinity of the factors; nothing changed")
     return reduction
-
-
-def _blame(criterion: Criterion, options: Mapping[str, Any], members: list[Candidate], count: int) -> None:
-    """Raise the error of the first module that has it, under the module's name."""
-    for candidate in members:
-        try:
-            _reduce(criterion, options, [candidate], count)
-        except (NonFiniteError, SingularCurvatureError) as error:
-            raise type(error)(f"{candidate.module.name}: {error}") from None
 
 
 def _signature(item: Factors | Statistics) -> tuple[Any, ...]:

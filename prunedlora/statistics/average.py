@@ -1,8 +1,4 @@
-"""Second moments of gradients, the r x r matrices from which gradient-based rules decide.
-
-What passes through the bottleneck (z, u) is collected in `prunedlora.statistics.bottleneck`; `prunedlora.statistics.collector` decides
-which of these a criterion needs.
-"""
+"""Running means of r x r second moments, over optimiser steps, micro-batches or tokens."""
 
 import torch
 from jaxtyping import Float

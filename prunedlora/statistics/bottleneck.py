@@ -16,7 +16,7 @@ from prunedlora.adapters.modules import LoraModule
 from prunedlora.distributed import gather_over_processes, share_of_this_process
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average, gram_of_columns
-from prunedlora.statistics.hooks import Hooked, Record, _samples, by_sample, watch
+from prunedlora.statistics.hooks import Hooked, Record, by_sample, count_samples, watch
 
 #: Core gradients kept for each module, the latest: 4 r² bytes each, 34 MB a module at rank 64.
 MAX_SAMPLES = 2048
@@ -105,7 +105,7 @@ class BottleneckMoments(Hooked):
 
     @torch.no_grad()
     def _record(self, name: str, z: Tensor, u: Tensor, mask: Tensor | None) -> None:
-        z, u, keep = by_sample(z), by_sample(u) * (_samples(z) / self._loss_scale()), None
+        z, u, keep = by_sample(z), by_sample(u) * (count_samples(z) / self._loss_scale()), None
         if mask is not None and z.shape[1] > 1:
             keep = _fitting(mask, z, name)
             z, u = z * keep.unsqueeze(-1), u * keep.unsqueeze(-1)

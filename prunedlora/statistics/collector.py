@@ -1,6 +1,7 @@
 """Collects what a criterion needs, and only that, while a model is trained or calibrated."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -50,8 +51,12 @@ class Collector(Hooked):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._needs, self._modules, self._model = needs, modules, model
-        self._fisher_per, self._ignore_padding, self._loss_scale = fisher_per, ignore_padding, loss_scale
+        self._needs = needs
+        self._modules = modules
+        self._model = model
+        self._fisher_per = fisher_per
+        self._ignore_padding = ignore_padding
+        self._loss_scale = loss_scale
         self._generator = torch.Generator().manual_seed(seed)
         self._sensitivity = Sensitivity(modules) if self._wants("sensitivity", "uncertainty") else None
         self._hooked: list[BottleneckMoments | MicroBatchFisher | SampleFisher] = []
@@ -113,6 +118,15 @@ class Collector(Hooked):
         if self._wants("noise"):
             found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
         return Statistics(**{name: _only(name, value, live) for name, value in found.items() if name in self._needs})
+
+    @contextmanager
+    def random_numbers_kept(self) -> Iterator[None]:
+        """What is drawn for the noise within the block will be drawn again after it."""
+        state = self._generator.get_state()
+        try:
+            yield
+        finally:
+            self._generator.set_state(state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been collected, over all processes, on the CPU; to be called in every process."""

@@ -1,4 +1,4 @@
-"""What a criterion is told about an adapter."""
+"""What has been measured about an adapter, in the form that every criterion reads."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.statistics.average import Average, gram_of_columns
-from prunedlora.statistics.hooks import Hooked, Record, _samples, by_sample, watch
+from prunedlora.statistics.hooks import Hooked, Record, by_sample, count_samples, watch
 
 
 class MicroBatchFisher(Hooked):
@@ -66,7 +66,7 @@ class SampleFisher(Hooked):
     def _recorder(self, average: Average, *, of_rows: bool) -> Callable[[], Record | None]:
         @torch.no_grad()
         def record(x: Tensor, g: Tensor) -> None:
-            G = (by_sample(g) * (_samples(g) / self._loss_scale())).mT @ by_sample(x)
-            average.add(gram_of_columns(G.mT if of_rows else G).sum(dim=0), _samples(g))
+            G = (by_sample(g) * (count_samples(g) / self._loss_scale())).mT @ by_sample(x)
+            average.add(gram_of_columns(G.mT if of_rows else G).sum(dim=0), count_samples(g))
 
         return lambda: record if self.active else None

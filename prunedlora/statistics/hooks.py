@@ -54,8 +54,9 @@ def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:
     wide = t.to(torch.promote_types(t.dtype, torch.float32))
     if t.dim() > 2:
         return wide.flatten(1, -2)
-    return wide.reshape(_samples(t), 1, t.shape[-1])
+    return wide.reshape(count_samples(t), 1, t.shape[-1])
 
 
-def _samples(t: Tensor) -> int:
+def count_samples(t: Tensor) -> int:
+    """Samples in a layer's input, output or gradient; 1 for a single vector."""
     return int(t.shape[0]) if t.dim() > 1 else 1

@@ -1,60 +1,133 @@
 """Statistics of a trained adapter over batches, by the two kinds of backward pass that criteria ask for."""
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from prunedlora.adapters.modules import LoraModule
-from prunedlora.errors import AdapterFileError
+from prunedlora.adapters.modules import LoraModule, find_lora_modules
+from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.collector import Collector
 from prunedlora.statistics.data import Statistics
+from prunedlora.statistics.fisher_loss import fisher_loss
 
 #: Measured with the true Fisher matrix; the rest with the labels of the data, as in training.
 OF_THE_MODEL = ("C_z", "U", "core_gradients")
+#: Label of a position that the losses of transformers leave out.
+IGNORED = -100
 
 Batch = TypeVar("Batch")
 
 
+def model_loss(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
+    """The loss that a transformers model gives for a batch of its own arguments, ``labels`` among them.
+
+    Raises:
+        ConfigurationError: from the function returned, where the model's output has no loss.
+    """
+
+    def loss(batch: Mapping[str, Any]) -> Tensor:
+        value = getattr(model(**batch), "loss", None)
+        if not isinstance(value, Tensor):
+            raise ConfigurationError(
+                "the model gave no loss for a batch; put labels into it, or pass loss=, a function of a batch"
+            )
+        return value
+
+    return loss
+
+
+def model_fisher(model: nn.Module) -> Callable[[Mapping[str, Any], torch.Generator], Tensor]:
+    """`fisher_loss` of a transformers model's logits, at the positions that its own loss counts.
+
+    Knows classification, (samples, classes), and causal language models, (samples, tokens, vocabulary), whose logits
+    predict the next token and whose labels are -100 where nothing is to be predicted.
+
+    Raises:
+        ConfigurationError: from the function returned, for logits or labels of other shapes.
+    """
+    causal = _transformers_class(model).endswith(("ForCausalLM", "LMHeadModel"))
+
+    def fisher(batch: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        logits = getattr(model(**inputs), "logits", None)
+        labels = batch.get("labels")
+        if isinstance(logits, Tensor) and logits.dim() == 2:
+            return fisher_loss(logits, generator=generator)
+        if causal and isinstance(logits, Tensor) and isinstance(labels, Tensor):
+            return fisher_loss(logits[:, :-1], labels[:, 1:] != IGNORED, generator)
+        raise ConfigurationError(
+            "the Fisher matrix is known of classifiers and of causal language models, with labels in each batch; "
+            "for another model pass fisher=, a function that calls prunedlora.fisher_loss on its logits"
+        )
+
+    return fisher
+
+
 def measure_statistics(
     model: nn.Module,
-    modules: list[LoraModule],
     needs: tuple[str, ...],
     batches: Iterable[Batch],
     *,
-    loss: Callable[[Batch], Tensor],
-    fisher: Callable[[Batch, torch.Generator], Tensor],
+    loss: Callable[[Batch], Tensor] | None = None,
+    fisher: Callable[[Batch, torch.Generator], Tensor] | None = None,
+    adapter: str = "default",
     seed: int = 0,
 ) -> dict[str, Statistics]:
     """What a criterion needs of each module, over all batches; the adapter stays as it is.
 
     Every batch counts as one optimiser step, and gradients are means over all batches.  Only the kinds of pass that
-    `needs` asks for are made.  Masked tokens do not count.
+    `needs` asks for are made.  Masked tokens do not count.  The model is measured in evaluation mode and left in the
+    mode that it was in; gradients that it held are lost.
 
     Args:
-        model: in the mode in which it is to be measured.
-        modules: its adapted modules.
-        needs: fields of `prunedlora.criteria.Statistics`.
-        batches: whatever the two functions take; gone through once for each kind of pass.
-        loss: the loss of a batch, a mean over its samples.
-        fisher: a number whose gradients have the Fisher matrix as their second moment, see `prunedlora.statistics.fisher_loss`.
+        model: with a trained adapter whose parameters require a gradient.
+        needs: fields of `prunedlora.Statistics`, those of ``get_criterion(name).needs``.
+        batches: whatever the two functions take, on the model's device; gone through once for each kind of pass.
+        loss: the loss of a batch, a mean over its samples; by default that of the model, called with the batch as
+            its keyword arguments.
+        fisher: a number whose gradients have the Fisher matrix as their second moment, see `prunedlora.fisher_loss`;
+            by default that of the model's logits, see `model_fisher`.
+        adapter: name of the adapter.
         seed: of random numbers in `fisher` and of the criterion's noise.
 
+    Returns:
+        The statistics of each module, by its name in the model.
+
     Raises:
-        AdapterFileError: the loss does not reach a module.
-        ConfigurationError: nothing was collected.
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+        ConfigurationError: no batch, a batch without a loss, or a loss that does not reach a module.
+
+    >>> import peft
+    >>> _ = torch.manual_seed(0)
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 3)), peft.LoraConfig(r=2, target_modules=["0"]))
+    >>> batches = [torch.randn(5, 4), torch.randn(5, 4)]
+    >>> found = measure_statistics(model, ("gram_B",), batches, loss=lambda x: model(x).square().mean())
+    >>> {name: statistics.gram_B.shape for name, statistics in found.items()}
+    {'base_model.model.0': torch.Size([2, 2])}
     """
-    of_model = tuple(n for n in needs if n in OF_THE_MODEL)
-    of_data = tuple(n for n in needs if n not in OF_THE_MODEL)
+    modules = find_lora_modules(model, adapter)
+    # The functions that give a number to call backward() on, for the two kinds of pass.
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, dict[str, Tensor]] = {m.name: {} for m in modules}
-    for wanted, number in ((of_data, loss), (of_model, lambda batch: fisher(batch, generator))):
-        if wanted:
-            for name, statistics in _collect(model, modules, wanted, batches, number, seed).items():
-                found[name] |= {n: getattr(statistics, n) for n in wanted}
-    model.zero_grad()
-    return {name: Statistics(**values) for name, values in found.items()}
+    of_data: Callable[[Any], Tensor] = loss or model_loss(model)
+    of_model: Callable[[Any, torch.Generator], Tensor] = fisher or model_fisher(model)
+    passes = (
+        (tuple(n for n in needs if n not in OF_THE_MODEL), of_data),
+        (tuple(n for n in needs if n in OF_THE_MODEL), lambda batch: of_model(batch, generator)),
+    )
+    values: dict[str, dict[str, Tensor]] = {m.name: {} for m in modules}
+    training = model.training
+    model.eval()
+    try:
+        for names, number in passes:
+            if names:
+                for name, statistics in _collect(model, modules, names, batches, number, seed).items():
+                    values[name] |= {n: getattr(statistics, n) for n in names}
+    finally:
+        model.zero_grad()
+        model.train(training)
+    return {name: Statistics(**fields) for name, fields in values.items()}
 
 
 def _collect(
@@ -65,8 +138,10 @@ def _collect(
     number: Callable[[Batch], Tensor],
     seed: int,
 ) -> dict[str, Statistics]:
+    """One pass over the batches; afterwards the parameters hold the mean gradient."""
     parameters = [p for m in modules for p in (m.B, m.A)]
-    sums, count = [torch.zeros_like(p) for p in parameters], 0
+    sums = [torch.zeros_like(p) for p in parameters]
+    count = 0
     with Collector(model, modules, needs, ignore_padding=True, seed=seed) as collector:
         for batch in batches:
             model.zero_grad()
@@ -77,12 +152,25 @@ def _collect(
                 assert p.grad is not None
                 total += p.grad
             count += 1
+        if count == 0:
+            raise ConfigurationError(
+                "there is no batch to measure; a generator is used up by the first pass, pass a list or a DataLoader"
+            )
         for total, p in zip(sums, parameters, strict=True):
-            p.grad = total / max(count, 1)
+            p.grad = total / count
         return {m.name: collector.measure(m, torch.arange(m.rank, device=m.A.device)) for m in modules}
 
 
 def _check_reached(modules: list[LoraModule]) -> None:
     for module in modules:
         if module.A.grad is None or module.B.grad is None:
-            raise AdapterFileError(f"the loss does not reach {module.name}; its rank cannot be chosen by data")
+            raise ConfigurationError(
+                f"the loss does not reach {module.name}, or its factors are frozen; load the adapter with "
+                "is_trainable=True, and leave modules that the loss does not reach out of the adapter"
+            )
+
+
+def _transformers_class(model: nn.Module) -> str:
+    """Name of the class of the transformers model in its wrappers; empty if there is none."""
+    names = ((type(module).__module__, type(module).__name__) for module in model.modules())
+    return next((name for place, name in names if place.startswith("transformers")), "")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from prunedlora.criteria import check_options, get_criterion
 from prunedlora.errors import ConfigurationError
-from prunedlora.ranks.budget import Budget, Scope, check_comparable
+from prunedlora.ranks.budget import Budget, Scope, settled_scope
 from prunedlora.statistics.collector import FisherPer
 from prunedlora.training.optimizers import Moments
 from prunedlora.training.schedule import Schedule
@@ -20,11 +20,7 @@ class PruneConfig:
     Attributes:
         target_rank: rank of every module at the end.
         criterion: name of the rule, see :func:`prunedlora.available_criteria`.  The default, ``"svd"``, needs no
-            statistics; in ``experiments/results/cpu``, of rules that prune during training, none ends below it in
-            ``table1`` (a language model), none more than 0.006 nats below it in ``table7``, and in ``table3``
-            ``"sparsegpt2023"`` ends 0.022 below it on one further task and 0.025 above it on another; means over three
-            seeds, which do not all agree on differences as small as these.  ``"prunedlora2025"``, the paper's, ends
-            0.05 to 0.17 above it on all four tasks.
+            statistics; why it is the default is said in the README under *What was found so far*.
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.
@@ -40,8 +36,8 @@ class PruneConfig:
         round_to: final ranks are multiples of it.
         fisher_per: whether the Fisher matrix of the factors averages over ``"micro_batch"`` es or over ``"sample"`` s.
         moments: what becomes of the optimiser's state at an event.  ``"follow"`` carries it into the new basis where a
-            truncation makes one; ``"keep"`` leaves it where it is; ``"reset"`` starts it anew.  That of removed
-            components goes in any case, and the gradient always follows.
+            truncation makes one; ``"keep"`` leaves it where it is; ``"reset"`` clears it.  State of removed
+            components is always cleared, and the gradient always follows.
         ignore_padding: leave tokens out of the bottleneck's moments that the model's ``attention_mask`` masks.
         seed: of the random criterion; the same in every process.
 
@@ -77,7 +73,8 @@ class PruneConfig:
         if self.window < 1 or (self.window > 1 and self.decay > 0):
             raise ConfigurationError("window must be at least 1, and 1 where decay > 0: use one of the two")
         self._check_choices()
-        self._settle_scope()
+        scope = settled_scope(get_criterion(self.criterion), self.scope)
+        object.__setattr__(self, "scope", scope)
         self.schedule  # noqa: B018  building it checks its values
 
     def _check_choices(self) -> None:
@@ -96,17 +93,6 @@ class PruneConfig:
                 f"target_rank {self.target_rank} must be at least min_rank {self.min_rank} and a multiple of "
                 f"round_to {self.round_to}"
             )
-
-    def _settle_scope(self) -> None:
-        criterion = get_criterion(self.criterion)
-        implied = criterion.settings.get("scope", self.scope or "module")
-        if self.scope not in (None, implied):
-            raise ConfigurationError(
-                f"{self.criterion} means scope={implied!r}; for another scope use the criterion it builds on, 'svd'"
-            )
-        object.__setattr__(self, "scope", implied)
-        if implied == "global":
-            check_comparable(criterion)
 
     @property
     def schedule(self) -> Schedule:

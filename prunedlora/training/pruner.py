@@ -1,4 +1,4 @@
-"""The one object that ties finding, deciding and changing together during training."""
+"""Pruning while training: the object that watches an optimiser and carries out the schedule's events."""
 
 import logging
 import time
@@ -8,20 +8,21 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
-from prunedlora.adapters.optimizer_state import check_state, forget_all, forget_removed
+from prunedlora.adapters.optimizer_state import check_state
 from prunedlora.adapters.peft import describe_adapter, name_in_base
-from prunedlora.adapters.surgery import check_removed, hold_at_zero, no_component, shrink, write_factors
+from prunedlora.adapters.surgery import check_removed, hold_at_zero, no_component, shrink
 from prunedlora.criteria import get_criterion
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.factors import Factors
 from prunedlora.ranks.reduction import Candidate, allocate_ranks, reduce_all
 from prunedlora.statistics.collector import Collector
+from prunedlora.statistics.data import Statistics
 from prunedlora.training.checkpoint import check_same_training, past_events
 from prunedlora.training.config import PruneConfig
+from prunedlora.training.event import carry_out
 from prunedlora.training.optimizers import (
     check_gradients,
     check_optimized,
@@ -30,7 +31,7 @@ from prunedlora.training.optimizers import (
     refuse_unscaling,
     unwrap_optimizer,
 )
-from prunedlora.training.rotation import check_rotatable, rotate_state
+from prunedlora.training.rotation import check_rotatable
 from prunedlora.training.schedule import PruneEvent
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ class LoraRankPruner:
         adapter: str = "default",
         loss_scale: Callable[[], float] | None = None,
     ) -> None:
-        self.model, self.config, self.adapter = model, config, adapter
+        self.model = model
+        self.config = config
+        self.adapter = adapter
         self.optimizer = unwrap_optimizer(optimizer)
         self.modules = find_lora_modules(model, adapter)
         self.total_steps = total_steps
@@ -119,10 +122,14 @@ class LoraRankPruner:
         """Components alive in each module."""
         return {name: int((~removed).sum()) for name, removed in self._removed.items()}
 
-    @property
-    def planned_events(self) -> int:
-        """How many events the schedule asks for."""
-        return len(self._plan)
+    def statistics(self, module: LoraModule) -> Statistics:
+        """What has been collected of a module's live components so far; looking changes nothing.
+
+        Raises:
+            ConfigurationError: nothing has been collected yet.
+        """
+        with self._collector.random_numbers_kept():
+            return self._collector.measure(module, self._live(module))
 
     def finish(self) -> None:
         """Remove the hooks and make the tensors small; the optimiser can go on training them.
@@ -179,7 +186,9 @@ class LoraRankPruner:
         check_same_training(state, self.config, self.modules)
         events, removed = past_events(state["events"], self.modules)
         self._collector.load_state_dict(state["statistics"])
-        self.step, self.events, self._removed = state["step"], events, removed
+        self.step = state["step"]
+        self.events = events
+        self._removed = removed
         self._collector.activate(self._collects(self.step + 1))
 
     def close(self) -> None:
@@ -231,11 +240,16 @@ class LoraRankPruner:
 
     @torch.no_grad()
     def _prune(self, step: int, ranks: dict[str, int]) -> None:
-        start, config = time.perf_counter(), self.config
+        start = time.perf_counter()
+        config = self.config
+        # What can be refused is refused before anything is computed or changed.
         check_state(self.modules, self.optimizer)
         if self._criterion.rotates and config.moments == "follow":
             check_rotatable(self.modules, self.optimizer)
-        candidates = [self._candidate(module) for module in self.modules]
+        candidates = [
+            Candidate.of(m, self._collector.measure(m, self._live(m)), self._removed[m.name]) for m in self.modules
+        ]
+        # One budget for all modules replaces the planned ranks; multiples of round_to at the end only.
         if config.scope == "global":
             last = len(self.events) + 1 == len(self._plan)
             ranks = allocate_ranks(
@@ -247,25 +261,16 @@ class LoraRankPruner:
                 min_rank=config.min_rank,
                 round_to=config.round_to if last else 1,
             )
+        # Every process must choose alike before any changes its weights.
         reductions = reduce_all(self._criterion, config.options, candidates, ranks)
         removed = {c.module.name: c.live[reduction.removed] for c, reduction in reductions}
         assert_same_everywhere(removed)
         for candidate, reduction in reductions:
-            module = candidate.module
-            if self._criterion.rotates and reduction.removed.numel():
-                rotate_state(
-                    module,
-                    candidate.live,
-                    candidate.factors,
-                    reduction.factors,
-                    self.optimizer,
-                    moments=config.moments == "follow",
-                )
-            write_factors(module, candidate.live, reduction.factors.B, reduction.factors.A)
-            self._removed[module.name][removed[module.name]] = True
-            if config.moments == "reset":
-                forget_all(module, self.optimizer)
-            forget_removed(module, self._removed[module.name], self.optimizer)
+            mask = self._removed[candidate.module.name]
+            mask[removed[candidate.module.name]] = True
+            rotates = self._criterion.rotates
+            carry_out(candidate, reduction, mask, self.optimizer, rotates=rotates, moments=config.moments)
+        # Averages of the old components say nothing of new mixtures.
         if self._criterion.rotates or config.decay == 0:
             self._collector.reset()
         cost = sum(float(reduction.cost.double().sum()) for _, reduction in reductions)
@@ -273,7 +278,6 @@ class LoraRankPruner:
         self.events.append(event)
         logger.info("step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost)
 
-    def _candidate(self, module: LoraModule) -> Candidate:
-        live = (~self._removed[module.name]).nonzero().squeeze(1)
-        factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
-        return Candidate(module, live, factors, self._collector.measure(module, live))
+    def _live(self, module: LoraModule) -> Tensor:
+        """Indices of the components of a module that are alive."""
+        return (~self._removed[module.name]).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""When components are removed, and how many."""
+"""When components are removed and how many, and the record of each event."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_mo
 from prunedlora.errors import InconsistentProcessesError
 from prunedlora.statistics.collector import Collector
 from prunedlora.training.callback import PruningCallback
-from tests.conftest import llama, trainable
+from tests.models import llama, trainable
 
 WORLD = 2
 NEEDS = ("C_z", "U", "core_gradients", "fisher_B", "fisher_A", "gram_B", "gram_A")

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from theory.checking.registry import available_statements, get_statement
 from theory.records import from_json, write_atomically
-from theory.report import claim, plots, real_layers, real_plots
-from theory.report import real_text as real_report
+from theory.report import claim, plots, real_layers, real_plots, real_text
 
 COLUMNS = (
     "key",
@@ -35,11 +34,11 @@ def write(folder: Path) -> None:
     pictures = {name: _png(figure) for name, figure in drawn.items()}
     for name, content in pictures.items():
         write_atomically(folder / f"{name}.png", content)
-    write_atomically(folder / "report.md", markdown(record, list(pictures), real_report.section(real)))
-    write_atomically(folder / "report.html", page(record, pictures, real_report.section(real)))
+    write_atomically(folder / "report.md", markdown(record, list(pictures), real_text.section(real)))
+    write_atomically(folder / "report.html", page(record, pictures, real_text.section(real)))
     if real:
         images = "\n".join(f"![{name}]({name}.png)\n" for name in pictures if name.startswith("real_"))
-        write_atomically(folder / "real_layers.md", f"{real_report.section(real)}\n{images}")
+        write_atomically(folder / "real_layers.md", f"{real_text.section(real)}\n{images}")
     if {one["key"] for one in record["statements"]} == set(available_statements()):
         write_atomically(folder / "claim.md", claim.page(record["statements"], real))
 

@@ -6,7 +6,7 @@ import torch
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules, truncate, truncate_adapter
 from prunedlora.adapters.surgery import shrink
 from prunedlora.errors import ConfigurationError, UnsupportedOptimizerError
-from tests.conftest import ids, step, trainable
+from tests.models import ids, step, trainable
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),

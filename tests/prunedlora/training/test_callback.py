@@ -8,7 +8,7 @@ from prunedlora import PruneConfig, find_lora_modules
 from prunedlora.criteria import register, unregister
 from prunedlora.errors import ConfigurationError, PruningIncompleteError
 from prunedlora.training.callback import PruningCallback
-from tests.conftest import ids, llama
+from tests.models import ids, llama
 
 CONFIG = PruneConfig(target_rank=4, criterion="prunedlora2025", interval=2, per_event=2, warmup_steps=2)
 

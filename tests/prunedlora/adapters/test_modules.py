@@ -5,7 +5,7 @@ from torch import nn
 
 from prunedlora import find_lora_modules
 from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
-from tests.conftest import llama
+from tests.models import llama
 
 
 def test_finds_every_layer_with_its_scaling(lora):

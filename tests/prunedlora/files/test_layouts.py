@@ -16,7 +16,7 @@ from prunedlora.files.adapter_file import open_adapter
 from prunedlora.files.layouts import lay_out
 from prunedlora.files.readers import readings
 from tests.adapters_on_disk import ALL_LINEAR, loaded, logits, saved
-from tests.conftest import llama
+from tests.models import llama
 
 PATTERNS = ({}, {"rank_pattern": {"q_proj": 3, "layers.1.self_attn.v_proj": 5}, "alpha_pattern": {"down_proj": 7}})
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from experiments.finetuning.processes import Processes
 from experiments.jobs.run import run
 from experiments.running.isolation import launcher
 from experiments.settings.preset import load_preset
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 #: In float64 nothing but the order of sums differs; adapters are float32, so that is what remains.
 PRUNED = replace(
     load_preset("smoke").run, method="prune", criterion="kfac", initial_rank=6, target_rank=4, steps=8, interval=2

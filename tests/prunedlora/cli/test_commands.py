@@ -3,7 +3,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from prunedlora.compress.config import CompressConfig
 from prunedlora.errors import MissingPackageError
 from prunedlora.optional import require
 from tests.adapters_on_disk import base_folder, kohya, saved
+from tests.paths import ROOT
 
 COMMANDS = ("compress", "inspect", "verify", "bench")
 
@@ -39,7 +39,7 @@ def test_every_help_shows_an_example_that_works_as_typed(tmp_path, monkeypatch, 
 
 
 def test_the_commands_in_the_readme_work_as_typed(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     lines = re.findall(r"^prunedlora (.*?)(?:\s+#.*)?$", readme, re.MULTILINE)
     assert {line.split()[0] for line in lines} == {*COMMANDS}
     saved(tmp_path / "my-adapter", r=32)

@@ -6,7 +6,7 @@ from torch import nn
 
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError, UnsupportedAdapterError
-from tests.conftest import ids, llama, step, trainable
+from tests.models import ids, llama, step, trainable
 
 CONFIG = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2)
 
@@ -86,7 +86,7 @@ def test_decay_averages_the_gram_matrices_over_steps(lora):
         step(model, optimizer)
         grams.append(module.B.grad.mT @ module.B.grad)
     expected = (grams[0] / 8 + grams[1] / 4 + grams[2] / 2) / (1 / 8 + 1 / 4 + 1 / 2)
-    measured = pruner._collector.measure(module, torch.arange(module.rank)).gram_B
+    measured = pruner.statistics(module).gram_B
     torch.testing.assert_close(measured.float(), expected)
 
 

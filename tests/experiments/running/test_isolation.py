@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from experiments.jobs import reload
 from experiments.running import isolation
 from experiments.settings.preset import load_preset
+from tests.paths import ROOT
 
 RUN = replace(load_preset("smoke").run, method="lora", initial_rank=4, target_rank=4, steps=4)
 
@@ -54,7 +54,7 @@ def test_a_job_ends_when_what_started_it_is_killed(tmp_path):
     (tmp_path / "sleeper.py").write_text(
         "import time\ndef main(arguments):\n    print('begun', flush=True)\n    time.sleep(600)\n"
     )
-    paths = [str(tmp_path), str(Path(__file__).parents[2])]
+    paths = [str(tmp_path), str(ROOT)]
     program = "from experiments import isolation\nif __name__ == '__main__':\n    isolation.do('sleeper', [])\n"
     (tmp_path / "program.py").write_text(program)
     process = subprocess.Popen(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules
 from prunedlora.errors import ConfigurationError, OutputError
 from prunedlora.training.checkpoint import read_state, write_state
-from tests.conftest import ids, trainable
+from tests.models import ids, trainable
 
 STEPS = 12
 CONFIG = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2)

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import peft
 import pytest
@@ -11,13 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, truncate_adapter
 from prunedlora.errors import OutputError
-from tests.conftest import ids, llama, step, trainable
+from tests.models import ids, llama, step, trainable
+from tests.paths import ROOT
 
 NEW_PROCESS = """
 import sys, torch, peft
 from safetensors.torch import load_file
 sys.path.insert(0, sys.argv[1])
-from tests.conftest import llama
+from tests.models import llama
 probe = load_file(sys.argv[2])
 model = peft.PeftModel.from_pretrained(llama(), sys.argv[3]).eval()
 with torch.no_grad():
@@ -39,7 +39,7 @@ def test_plain_peft_in_a_new_process_gives_the_same_logits(lora, tmp_path):
     folder = export_adapter(model, tmp_path / "out" / "adapter")
     tokens = ids()
     save_file({"ids": tokens, "logits": model(input_ids=tokens).logits.detach()}, tmp_path / "probe")
-    command = [sys.executable, "-c", NEW_PROCESS, str(Path(__file__).parents[2]), str(tmp_path / "probe"), str(folder)]
+    command = [sys.executable, "-c", NEW_PROCESS, str(ROOT), str(tmp_path / "probe"), str(folder)]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(out.stdout) <= 1e-5
 

@@ -1,0 +1,97 @@
+"""Statistics of a trained adapter over a user's batches."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+
+from prunedlora import find_lora_modules
+from prunedlora.errors import ConfigurationError
+from prunedlora.statistics.fisher_loss import fisher_loss
+from prunedlora.statistics.measurement import measure_statistics
+from tests.models import ids
+
+
+def tokens(*, ignored: int = 0) -> dict[str, torch.Tensor]:
+    batch = ids()
+    labels = batch.clone()
+    labels[:, :ignored] = -100
+    return {"input_ids": batch, "labels": labels}
+
+
+def bert(kind):
+    config = BertConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    settings = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
+    return get_peft_model(kind(config), settings)
+
+
+def test_the_gradient_is_the_mean_over_the_batches_of_the_models_own_loss(lora):
+    model, batches = lora(), [tokens(), tokens()]
+    found = measure_statistics(model, ("gradient_B",), batches)
+    module = find_lora_modules(model)[0]
+    model.eval()
+    sum(model(**batch).loss / 2 for batch in batches).backward()
+    torch.testing.assert_close(found[module.name].gradient_B, module.B.grad)
+
+
+def test_the_default_fisher_counts_what_the_models_own_loss_counts(lora):
+    model, batch = lora(), tokens(ignored=3)
+
+    def by_hand(given, generator):
+        logits = model(input_ids=given["input_ids"]).logits
+        return fisher_loss(logits[:, :-1], given["labels"][:, 1:] != -100, generator)
+
+    default = measure_statistics(model, ("U", "core_gradients"), [batch], seed=3)
+    own = measure_statistics(model, ("U", "core_gradients"), [batch], fisher=by_hand, seed=3)
+    everything = measure_statistics(model, ("U",), [batch | {"labels": batch["input_ids"]}], seed=3)
+    for name, statistics in default.items():
+        assert torch.equal(statistics.U, own[name].U)
+        assert torch.equal(statistics.core_gradients, own[name].core_gradients)
+        assert not torch.allclose(statistics.U, everything[name].U)
+
+
+def test_a_classifier_needs_no_labels_for_its_fisher_matrix():
+    model = bert(BertForSequenceClassification)
+    found = measure_statistics(model, ("C_z", "U"), [{"input_ids": ids()}])
+    assert all(statistics.U.any() for statistics in found.values())
+
+
+def test_another_kind_of_head_is_refused_with_the_way_out():
+    model = bert(BertForTokenClassification)
+    with pytest.raises(ConfigurationError, match="pass fisher="):
+        measure_statistics(model, ("U",), [{"input_ids": ids(), "labels": torch.zeros(4, 6, dtype=torch.long)}])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_the_mode_it_was_in_without_hooks_or_gradients(lora, training):
+    model = lora(lora_dropout=0.5).train(training)
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    once, again = (measure_statistics(model, ("C_z", "gram_A"), [batch]) for batch in [tokens()] for _ in range(2))
+    assert model.training is training
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(once[name].C_z, again[name].C_z) for name in once)  # no dropout
+
+
+def test_the_mode_and_the_hooks_come_back_after_an_error_too(lora):
+    model = lora().train()
+    with pytest.raises(RuntimeError, match="stop"):
+        measure_statistics(model, ("C_z",), [tokens()], fisher=lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
+    assert model.training
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_generator_that_the_first_pass_has_used_up_is_noticed(lora):
+    with pytest.raises(ConfigurationError, match="used up by the first pass"):
+        measure_statistics(lora(), ("gram_B", "C_z"), (tokens() for _ in range(2)))
+
+
+def test_a_module_that_the_loss_does_not_reach_is_named():
+    model = nn.ModuleDict({"used": nn.Linear(4, 4), "unused": nn.Linear(4, 4)})
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=["used", "unused"]))
+    layers = model.base_model.model
+    with pytest.raises(ConfigurationError, match="does not reach .*unused"):
+        measure_statistics(model, ("gram_B",), [torch.randn(3, 4)], loss=lambda x: layers["used"](x).sum())
