@@ -5,19 +5,16 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.calibration import calibrate
+from experiments.finetuning.calibration import batches_of
 from experiments.finetuning.models import HEADS
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
-from prunedlora.adapters.modules import find_lora_modules
-from prunedlora.adapters.peft import describe_adapter
-from prunedlora.adapters.surgery import shrink, write_factors
 from prunedlora.criteria import get_criterion
-from prunedlora.factors import Factors
-from prunedlora.ranks.reduction import Candidate, allocate_ranks, reduce_all
-from prunedlora.statistics.data import Statistics
+from prunedlora.ranks.adapter import reduce_adapter
+from prunedlora.statistics.measurement import measure_statistics
 
 CHANGES = "changes.safetensors"
 
@@ -29,21 +26,22 @@ def truncated(
     if config.method == "truncate_full":
         return _truncated_changes(base, config, load_file(source / CHANGES))
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
-    criterion = get_criterion(config.criterion)
-    if criterion.needs:
+    needs = get_criterion(config.criterion).needs
+    statistics = None
+    if needs:
         examples = TASKS[config.task].train(config.calibration_examples, config.seed)
-        candidates = calibrate(model, tokenizer, config, examples, config.seed)
-    else:
-        candidates = _from_weights(model)
-    ranks = {c.module.name: config.target_rank for c in candidates}
-    if (config.scope or criterion.settings.get("scope")) == "global":
-        ranks = allocate_ranks(criterion, config.options, candidates, ranks, budget="rank", min_rank=1, round_to=1)
-    for candidate, reduction in reduce_all(criterion, config.options, candidates, ranks):
-        write_factors(candidate.module, candidate.live, reduction.factors.B, reduction.factors.A)
-        removed = torch.zeros(candidate.module.rank, dtype=torch.bool, device=candidate.live.device)
-        removed[reduction.removed] = True
-        shrink(candidate.module, removed)
-    describe_adapter(model, [c.module for c in candidates])
+        batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
+        statistics = measure_statistics(
+            model, needs, tqdm(batches, desc="calibrate", leave=False), seed=config.seed
+        )
+    reduce_adapter(
+        model,
+        config.target_rank,
+        config.criterion,
+        statistics,
+        options=config.options,
+        scope=config.scope or None,  # type: ignore[arg-type]
+    )
     return model
 
 
@@ -73,16 +71,3 @@ def _all_linear(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
     """Whether ``all-linear`` was asked for and this is such a layer; heads are not."""
     linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
     return config.target_modules == ("all-linear",) and linear and not layer.startswith((*HEADS, "lm_head"))
-
-
-def _from_weights(model: torch.nn.Module) -> list[Candidate]:
-    """Candidates of a criterion that looks at the weights only."""
-    return [
-        Candidate(
-            module,
-            torch.arange(module.rank, device=module.B.device),
-            Factors(module.B.detach().clone(), module.A.detach().clone()),
-            Statistics(),
-        )
-        for module in find_lora_modules(model)
-    ]

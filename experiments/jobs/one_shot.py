@@ -117,11 +117,22 @@ def reduced(candidates: list[Candidate], variant: Variant, rank: int) -> list[tu
 def _recover(candidate: Candidate, reduction: Reduction, recovery: Recovery) -> Factors:
     if recovery == "own":
         return reduction.factors
+    return without(candidate, reduction.removed, recover=recovery == "C_z")
+
+
+def without(candidate: Candidate, removed: Tensor, *, recover: bool) -> Factors:
+    """The factors without some components; with `recover`, B makes up for them through C_z.
+
+    Args:
+        candidate: the module with its statistics.
+        removed: indices of the components, which become zero.
+        recover: whether the rest of B moves to the least squares solution for the output s BAx.
+    """
     B, A = candidate.factors.B, candidate.factors.A
-    gone = torch.zeros(A.shape[0], dtype=torch.bool, device=A.device).index_fill(0, reduction.removed, True)
-    if recovery == "C_z":
+    gone = torch.zeros(A.shape[0], dtype=torch.bool, device=A.device).index_fill(0, removed, True)
+    if recover:
         C_z = candidate.statistics.require("C_z").double()
-        delta, _ = block_solution(B.double(), C_z + DAMPING * C_z.diagonal().diag(), reduction.removed)
+        delta, _ = block_solution(B.double(), C_z + DAMPING * C_z.diagonal().diag(), removed)
         B = (B.double() + delta).to(B.dtype)
     return Factors(B.masked_fill(gone, 0.0), A.masked_fill(gone.unsqueeze(1), 0.0))
 

@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.jobs.one_shot import DAMPING
 from prunedlora.adapters.surgery import write_factors
 from prunedlora.criteria import get_criterion
 from prunedlora.factors import Factors
-from prunedlora.linalg.elimination import block_solution
 from prunedlora.ranks.reduction import Candidate
 from prunedlora.statistics.data import Statistics
 from theory.checking.numerics import kronecker_loss, trace_form
@@ -28,16 +26,6 @@ def changed(candidate: Candidate, factors: Factors) -> Iterator[None]:
         yield
     finally:
         write_factors(candidate.module, candidate.live, candidate.factors.B, candidate.factors.A)
-
-
-def without(candidate: Candidate, removed: Tensor, *, recover: bool) -> Factors:
-    """The factors without some components; with `recover`, B makes up for them through C_z."""
-    B, A = candidate.factors.B, candidate.factors.A
-    gone = torch.zeros(A.shape[0], dtype=torch.bool).index_fill(0, removed, True)
-    if recover:
-        C_z = candidate.statistics.require("C_z").double()
-        B = (B.double() + block_solution(B.double(), C_z + DAMPING * C_z.diagonal().diag(), removed)[0]).to(B.dtype)
-    return Factors(B.masked_fill(gone, 0.0), A.masked_fill(gone.unsqueeze(1), 0.0))
 
 
 def core_change(old: Factors, new: Factors) -> Float[Tensor, "r r"]:

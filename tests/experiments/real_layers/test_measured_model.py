@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from experiments.finetuning.models import load_base
+from experiments.jobs.one_shot import without
 from experiments.real_layers import attention, curvature, noise, prediction
-from experiments.real_layers.edits import changed, core_change, predictions, quadratic_predictions, without
+from experiments.real_layers.edits import changed, core_change, predictions, quadratic_predictions
 from experiments.real_layers.measured_model import measure
 from experiments.real_layers.settings import BERT, BERT_HEADS, LLAMA, LLAMA_HEADS, Settings
 from experiments.settings.jobs import RunConfig

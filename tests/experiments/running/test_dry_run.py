@@ -34,13 +34,13 @@ def test_every_preset_is_sound_and_its_runs_differ(name):
 def test_an_unsound_preset_is_refused(changes, message):
     preset = load_preset("smoke")
     with pytest.raises(ValueError, match=message):
-        dry_run.check(replace(preset, run=replace(preset.run, **changes)))
+        dry_run.check(replace(preset, math=replace(preset.math, run=replace(preset.math.run, **changes))))
 
 
 def test_a_schedule_that_does_not_fit_is_refused():
     preset = load_preset("smoke")
     with pytest.raises(ValueError, match="events"):
-        dry_run.check(replace(preset, run=replace(preset.run, interval=100)))
+        dry_run.check(replace(preset, math=replace(preset.math, run=replace(preset.math.run, interval=100))))
 
 
 def test_the_estimate_knows_the_model_that_comes_in_a_package():

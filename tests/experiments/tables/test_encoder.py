@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,14 @@ from experiments.reporting import table as tables
 from experiments.reporting.table import Row, Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import PRESETS, load_preset
-from experiments.tables import encoder as studies
+from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from paper_figures import figure1, figure3, rank_per_layer
 from prunedlora import Schedule
 
-WITH_STUDY = [n for n in sorted(f.stem for f in PRESETS.glob("*.yaml")) if load_preset(n).study is not None]
+WITH_ENCODER = [n for n in sorted(f.stem for f in PRESETS.glob("*.yaml")) if load_preset(n).encoder is not None]
+STUDY = studies(load_preset("cpu"))["encoder"]
+CPU = load_preset("cpu").encoder
 RUN = RunConfig("tiny_bert", "tweets", "lora", 4, 4)
 
 
@@ -34,10 +35,10 @@ def result(accuracy: float, loss: float, n: int = 200, seed: int = 0) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", WITH_STUDY)
-@pytest.mark.parametrize("table", studies.TABLES)
+@pytest.mark.parametrize("name", WITH_ENCODER)
+@pytest.mark.parametrize("table", STUDY.tables)
 def test_every_pruned_run_fits_its_schedule_and_labels_are_unique(name, table):
-    made = studies.TABLES[table](load_preset(name), unchanged)
+    made = studies(load_preset(name))["encoder"].tables[table](unchanged)
     assert len({row.label for row in made.rows}) == len(made.rows)
     assert {label for pair in made.compare for label in pair} <= {row.label for row in made.rows}
     assert all(row.cells for row in made.rows)
@@ -48,9 +49,8 @@ def test_every_pruned_run_fits_its_schedule_and_labels_are_unique(name, table):
 
 
 def test_all_rules_and_baselines_are_there():
-    preset = load_preset("cpu")
-    made = [build(preset, unchanged) for build in studies.TABLES.values()]
-    runs = [run for table in made for run in table.runs]
+    tables = [build(unchanged) for build in STUDY.tables.values()]
+    runs = [run for table in tables for run in table.runs]
     assert {"untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"} == {
         r.method for r in runs
     }
@@ -62,17 +62,16 @@ def test_all_rules_and_baselines_are_there():
 
 
 def test_the_learning_rate_of_least_validation_loss_is_chosen_on_the_first_task_and_seed():
-    preset = load_preset("cpu")
-    rates = preset.study.learning_rates
-    grid = studies.tuning(preset).grid(partial(studies.table3, preset))
-    assert {r.task for r in grid} == {preset.study.tasks[0]}
-    assert {r.seed for r in grid} == {preset.study.seeds[0]}
+    rates = CPU.learning_rates
+    grid = STUDY.tuning.grid(STUDY.tables["table3"])
+    assert {r.task for r in grid} == {CPU.tasks[0]}
+    assert {r.seed for r in grid} == {CPU.seeds[0]}
     best = {r.key: (rates[-1] if r.method == "lora" else rates[0]) for r in grid}
     results = {r.key: {"validation": {"cross_entropy": 1e4 * abs(r.learning_rate - best[r.key])}} for r in grid}
-    tune = studies.tuning(preset).chooser(results)
-    for run in studies.table3(preset, tune).runs:
+    tune = STUDY.tuning.chooser(results)
+    for run in STUDY.tables["table3"](tune).runs:
         trained = run.source if run.method.startswith("truncate") else run
-        expected = {"lora": rates[-1], "untuned": preset.study.run["learning_rate"]}.get(trained.method, rates[0])
+        expected = {"lora": rates[-1], "untuned": CPU.run.learning_rate}.get(trained.method, rates[0])
         assert run.learning_rate == expected
 
 
@@ -141,9 +140,9 @@ def test_rows_of_other_examples_are_not_compared(made):
     assert "good has not been scored on the same seeds and examples as bad." in tables.sentences(table, results)[1]
 
 
-@pytest.mark.parametrize(("build", "figure"), [(studies.figure1, figure1), (studies.figure3, figure3)])
-def test_figures_are_drawn_from_the_tables(build, figure, tmp_path):
-    table = build(load_preset("cpu"), unchanged)
+@pytest.mark.parametrize(("name", "figure"), [("figure1", figure1), ("figure3", figure3)])
+def test_figures_are_drawn_from_the_tables(name, figure, tmp_path):
+    table = STUDY.tables[name](unchanged)
     tables.write(table, {run.key: result(0.7, 0.5) for run in table.runs}, tmp_path, "")
     for file in figure.draw(tmp_path, tmp_path / "figures"):
         assert file.stat().st_size > 5_000

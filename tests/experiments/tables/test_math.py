@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +11,12 @@ from experiments.reporting import table as tables
 from experiments.reporting.table import CUT, LORA, PRUNED, SKYLINE, UNTUNED
 from experiments.settings.preset import load_preset
 from experiments.tables import math as math_tables
-from experiments.tables.study import check_learnt
+from experiments.tables.studies import studies
+from experiments.tables.study import Gate
 from experiments.tables.tuning import unchanged
 from paper_figures import figure2, rank_and_loss
 
-SMOKE = load_preset("smoke")
+SMOKE = load_preset("smoke").math
 
 
 def result(run, share: float) -> dict:
@@ -54,8 +54,9 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
 
 
 def test_every_row_is_tried_at_every_rate_of_the_grid_and_baselines_that_are_not_asked_for_are_not():
-    preset = replace(SMOKE, math=replace(SMOKE.math, baselines=("rslora",), criteria=("svd",), truncations=("svd",)))
-    grid = math_tables.tuning(preset).grid(*(partial(b, preset) for b in (math_tables.table1, math_tables.table5)))
+    settings = replace(SMOKE, baselines=("rslora",), criteria=("svd",), truncations=("svd",))
+    study = studies(replace(load_preset("smoke"), math=settings))["math"]
+    grid = study.tuning.grid(study.tables["table1"], study.tables["table5"])
     assert {r.method for r in grid} == {"lora", "prune"}
     kinds = {replace(r, learning_rate=0.0).key for r in grid}
     assert len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)  # LoRA, rsLoRA; two skylines; svd from two ranks
@@ -83,18 +84,21 @@ def test_the_text_follows_the_numbers(tmp_path):
     own, rival = PRUNED.format("prunedlora2025"), CUT.format("svd")
     (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
     assert f"{rival} (-0.15" in line
-    markdown, csv = tables.write(table, found, tmp_path, math_tables.heading(SMOKE))
+    markdown, csv = tables.write(table, found, tmp_path, "Somewhere.")
     assert "| pruned by magnitude" in markdown.read_text()
     assert "69.21" in markdown.read_text()
     assert len(csv.read_text().splitlines()) == len(table.rows) + 1
 
 
 def test_the_gate_stops_where_nothing_was_learnt():
-    untuned, skyline = math_tables.gated(load_preset("cpu"), unchanged)[0]
-    assert (untuned.method, skyline.method, skyline.initial_rank) == ("untuned", "lora", 32)
-    with pytest.raises(SystemExit, match=r"\+2.0 points"):
-        check_learnt({"accuracy": 0.5}, {"accuracy": 0.52}, least_gain=5)
-    check_learnt({"accuracy": 0.5}, {"accuracy": 0.6}, least_gain=5)
+    gate = studies(load_preset("cpu"))["math"].gate(unchanged)
+    assert (gate.untuned.method, gate.untuned.initial_rank) == ("untuned", 0)
+    assert (gate.unpruned.method, gate.unpruned.initial_rank) == ("lora", 32)
+    assert gate.unpruned.target_rank == 32
+    accuracies = {gate.untuned.key: {"accuracy": 0.5}, gate.unpruned.key: {"accuracy": 0.52}}
+    with pytest.raises(SystemExit, match=r"\+2.0 points from the untuned model, less than 5: "):
+        gate.check(accuracies)
+    Gate(gate.untuned, gate.unpruned, least_gain=2).check(accuracies)
 
 
 def test_rank_and_loss_are_drawn(tmp_path):
