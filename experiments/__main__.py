@@ -17,7 +17,7 @@ from experiments.running.runner import Runner
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Preset, Table2, Table8, load_preset, one_shot_runs
 from experiments.tables import one_shot, table2, table8
-from experiments.tables.rows import CONT_SQUEEZE
+from experiments.tables.labels import CONT_SQUEEZE
 from experiments.tables.studies import studies
 from experiments.tables.study import Study
 from experiments.tables.tuning import Tune

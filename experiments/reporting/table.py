@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,8 @@ from experiments.reporting.comparison import difference, interval
 from experiments.settings.jobs import RunConfig
 from theory.records import to_json, write_atomically
 
-#: Labels that several tables share.
-UNTUNED = "untuned model"
-FULL = "full fine-tuning"
-LORA = "LoRA at the target rank"
-RSLORA = "LoRA at the target rank, rsLoRA"
-DORA = "DoRA"
-ADALORA = "AdaLoRA"
-SKYLINE = "LoRA at the initial rank (skyline)"
-PRUNED = "pruned by {}"
-CUT = "skyline truncated by {}"
+#: What a row is called, and by which it is found and compared; see `experiments.tables.labels`.
+Label = NewType("Label", str)
 #: Nats of which nothing is left in the digits that sentences print.
 NOTHING = 5e-5
 
@@ -33,7 +25,7 @@ Results = Mapping[str, dict[str, Any]]
 class Row:
     """One row: a label, for each column the runs of all seeds, and what the paper prints there."""
 
-    label: str
+    label: Label
     cells: dict[str, tuple[RunConfig, ...]]
     paper: str = ""
 
@@ -53,7 +45,7 @@ class Table:
     name: str
     title: str
     rows: tuple[Row, ...]
-    compare: tuple[tuple[str, str], ...] = ()
+    compare: tuple[tuple[Label, Label], ...] = ()
     note: str = ""
 
     @property
@@ -112,7 +104,7 @@ def cell(results: list[dict[str, Any]]) -> Cell:
     )
 
 
-def cells(table: Table, results: Results) -> dict[tuple[str, str], Cell]:
+def cells(table: Table, results: Results) -> dict[tuple[Label, str], Cell]:
     """The numbers of a table, by (label, column)."""
     return {
         (row.label, column): cell([results[run.key] for run in runs])
@@ -208,7 +200,7 @@ def _paired(a: Cell, b: Cell) -> bool:
     return a.losses.size > 0 and b.seeds in (a.seeds, 1) and a.losses.shape[1:] == b.losses.shape[1:]
 
 
-def _compare(name: str, a: Cell, others: Mapping[str, Cell]) -> str:
+def _compare(name: str, a: Cell, others: Mapping[Label, Cell]) -> str:
     """One row against others: below which its loss lies, above which, and with which it is level or the same."""
     verdicts: dict[str, list[str]] = {
         "a lower loss than": [],

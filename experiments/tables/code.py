@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from experiments.reporting.table import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Row, Table
+from experiments.reporting.table import Label, Row, Table
 from experiments.settings.preset import Code
+from experiments.tables.labels import LORA, SKYLINE, UNTUNED, pruned_by, truncated_by
 from experiments.tables.rows import seeded
 from experiments.tables.study import Gate
 from experiments.tables.tuning import Tune
@@ -17,11 +18,11 @@ TRAINING = {
 }
 
 
-def code(settings: Code, tune: Tune) -> Table:
+def table(settings: Code, tune: Tune) -> Table:
     """The untuned model, LoRA at both ranks, the skyline truncated, and pruning during training."""
     top, k = settings.initial_rank, settings.target_rank
 
-    def row(label: str, **changes: Any) -> Row:
+    def row(label: Label, **changes: Any) -> Row:
         run = tune(replace(settings.run, **changes))
         return Row(label, {PASS: seeded(run, settings.seeds)})
 
@@ -30,21 +31,21 @@ def code(settings: Code, tune: Tune) -> Table:
         row(LORA, method="lora", initial_rank=k, target_rank=k),
         row(SKYLINE, method="lora", initial_rank=top, target_rank=top),
         *(
-            row(CUT.format(c), method="truncate", criterion=c, initial_rank=top, target_rank=k)
+            row(truncated_by(c), method="truncate", criterion=c, initial_rank=top, target_rank=k)
             for c in settings.truncations
         ),
         *(
-            row(PRUNED.format(c), method="prune", criterion=c, initial_rank=top, target_rank=k)
+            row(pruned_by(c), method="prune", criterion=c, initial_rank=top, target_rank=k)
             for c in settings.criteria
         ),
     ]
-    rivals = (LORA, CUT.format(settings.truncations[0]))
+    rivals = (LORA, truncated_by(settings.truncations[0]))
     return Table(
         "code",
         f"Code generation: rank {top} to {k}",
         tuple(rows),
         tuple((row.label, UNTUNED) for row in rows[1:])
-        + tuple((PRUNED.format(c), rival) for c in settings.criteria for rival in rivals),
+        + tuple((pruned_by(c), rival) for c in settings.criteria for rival in rivals),
         "Accuracy is pass@1 of the greedy answer; the cross-entropy is that of HumanEval's own solutions, per token. "
         "Version 1 of the paper had this table, version 2 dropped it; its numbers are not known.",
     )

@@ -14,7 +14,7 @@ def on_first_task(settings: Language) -> RunConfig:
     return replace(settings.run, task=settings.tasks[0], initial_rank=max(settings.initial_ranks))
 
 
-def language(settings: Language, tune: Tune) -> Table:
+def table(settings: Language, tune: Tune) -> Table:
     """The tasks of Table 3, from the largest initial rank."""
     run = on_first_task(settings)
     columns = {task: replace(run, task=task) for task in settings.tasks}

@@ -3,9 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from experiments.reporting.table import ADALORA, DORA, FULL, LORA, PRUNED, UNTUNED, Row, Table
+from experiments.reporting.table import Row, Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Finetuning
+from experiments.tables.labels import (
+    ADALORA,
+    DORA,
+    FULL,
+    LORA,
+    PRUNED_BY_OURS,
+    UNTUNED,
+    pruned_by,
+)
 from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows
 from experiments.tables.tuning import Tune
 
@@ -52,14 +61,14 @@ def figure2(settings: Finetuning, tune: Tune) -> Table:
         f"each, from rank {rank} to {run.target_rank}: a column of B and the row of A that belongs to it go together, "
         "and stay zero. The picture shows one module of this run; the paper's is a schematic."
     )
-    rows = (Row(PRUNED.format("prunedlora2025"), {f"from rank {rank}": (run,)}),)
+    rows = (Row(PRUNED_BY_OURS, {f"from rank {rank}": (run,)}),)
     return Table("figure2", "Figure 2: the loop of pruning, and the joint mask", rows, note=note)
 
 
 def _table(name: str, title: str, settings: Finetuning, tune: Tune, ranks: Iterable[int]) -> Table:
     columns = {f"from rank {rank}": replace(settings.run, initial_rank=rank) for rank in ranks}
     paper = PAPER | {
-        PRUNED.format(c): " / ".join(numbers[: len(columns)]) for c, numbers in PAPER_PRUNED.items()
+        pruned_by(c): " / ".join(numbers[: len(columns)]) for c, numbers in PAPER_PRUNED.items()
     }
     return Table(
         name,

@@ -3,35 +3,39 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.reporting.table import (
+from experiments.reporting.table import Label, Row
+from experiments.settings.jobs import Method, RunConfig
+from experiments.settings.preset import Finetuning
+from experiments.tables.labels import (
     ADALORA,
-    CUT,
+    CONT_SQUEEZE,
+    CONT_SQUEEZE_TAIL,
     DORA,
     FULL,
     LORA,
-    PRUNED,
+    PRUNED_BY_OURS,
+    PRUNED_BY_SVD,
     RSLORA,
     SKYLINE,
+    TRUNCATED_BY_SVD,
     UNTUNED,
-    Row,
+    pruned_by,
+    truncated_by,
 )
-from experiments.settings.jobs import RunConfig
-from experiments.settings.preset import Finetuning
 from experiments.tables.study import Gate
 from experiments.tables.tuning import Tune
 
-OURS = PRUNED.format("prunedlora2025")
-#: LoRA-Squeeze (arXiv:2602.10993) has three forms; one of them trains on for a while at the target rank.
-CONT_SQUEEZE_TAIL = 0.1
-CONT_SQUEEZE = f"truncated by svd, then {CONT_SQUEEZE_TAIL:.0%} of the steps (Cont-Squeeze)"
+#: The label of a row, and what becomes of LoRA at the initial rank in it.
+Kind = tuple[Label, Callable[[RunConfig], RunConfig]]
+
 SQUEEZE_NOTE = (
-    f"{CUT.format('svd')} is Post-Squeeze, {PRUNED.format('svd')} is In-Squeeze on the schedule of all rules, "
-    f"{CUT.format('para2026')} is PARA."
+    f"{TRUNCATED_BY_SVD} is Post-Squeeze, {PRUNED_BY_SVD} is In-Squeeze on the schedule of all "
+    f"rules, {truncated_by('para2026')} is PARA."
 )
 
 
 def finetuning_rows(
-    settings: Finetuning, columns: Mapping[str, RunConfig], tune: Tune, paper: Mapping[str, str]
+    settings: Finetuning, columns: Mapping[str, RunConfig], tune: Tune, paper: Mapping[Label, str]
 ) -> tuple[Row, ...]:
     """All rows of a table.
 
@@ -42,7 +46,7 @@ def finetuning_rows(
         paper: what the paper prints, by the label of the row.
     """
     k = settings.target_rank
-    baselines: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
+    baselines: dict[str, Kind] = {
         "full": (FULL, lambda run: replace(run, method="full", initial_rank=0)),
         "rslora": (RSLORA, lambda run: replace(run, initial_rank=k, target_rank=k, rslora=True)),
         "dora": (DORA, lambda run: replace(run, method="dora", initial_rank=k, target_rank=k)),
@@ -52,22 +56,22 @@ def finetuning_rows(
         ),
         "cont_squeeze": (
             CONT_SQUEEZE,
-            lambda run: pruned_once(_pruned("prune", "svd", k)(run), CONT_SQUEEZE_TAIL),
+            lambda run: pruned_once(_lowered("prune", "svd", k)(run), CONT_SQUEEZE_TAIL),
         ),
     }
-    kinds = [
+    kinds: list[Kind] = [
         (UNTUNED, lambda run: replace(run, method="untuned", initial_rank=0)),
         (LORA, lambda run: replace(run, initial_rank=k, target_rank=k)),
         *(baselines[name] for name in settings.baselines),
         (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
-        *((CUT.format(c), _pruned("truncate", c, k)) for c in settings.truncations),
-        *((PRUNED.format(c), _pruned("prune", c, k)) for c in settings.criteria),
+        *((truncated_by(c), _lowered("truncate", c, k)) for c in settings.truncations),
+        *((pruned_by(c), _lowered("prune", c, k)) for c in settings.criteria),
     ]
-    made = []
+    rows = []
     for label, change in kinds:
         cells = {name: seeded(tune(change(run)), settings.seeds) for name, run in columns.items()}
-        made.append(Row(label, cells, paper.get(label, "")))
-    return tuple(made)
+        rows.append(Row(label, cells, paper.get(label, "")))
+    return tuple(rows)
 
 
 def seeded(run: RunConfig, seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
@@ -89,23 +93,22 @@ def pruned_once(run: RunConfig, tail: float) -> RunConfig:
     )
 
 
-def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
+def comparisons(settings: Finetuning) -> tuple[tuple[Label, Label], ...]:
     """The rows that the text under a table compares: the paper's rule with all others, and what it left out."""
-    cuts, pruned = (tuple(map(label.format, names)) for label, names in _named(settings))
     plain = (LORA, RSLORA) if "rslora" in settings.baselines else (LORA,)
     full = (FULL,) if "full" in settings.baselines else ()
-    rivals = (*plain, *full, SKYLINE, *cuts, *(rule for rule in pruned if rule != OURS))
-    own = tuple((OURS, rival) for rival in rivals) if OURS in pruned else ()
+    truncated = [truncated_by(c) for c in settings.truncations]
+    pruned = [pruned_by(c) for c in settings.criteria]
+    others = [*truncated, *(rule for rule in pruned if rule != PRUNED_BY_OURS)]
+    # The paper's rule with everything else in the table.
+    rivals = (*plain, *full, SKYLINE, *others)
+    own = ((PRUNED_BY_OURS, rival) for rival in rivals if PRUNED_BY_OURS in pruned)
+    # What a high rank is worth, every other rule beside plain training, and pruning beside truncation.
+    ranks = (*((row, SKYLINE) for row in plain), *((SKYLINE, row) for row in full))
+    beside = ((rule, rival) for rule in others for rival in (LORA, *full))
     both = [c for c in settings.criteria if c in settings.truncations]
-    dynamic = ((PRUNED.format(c), CUT.format(c)) for c in both)
-    beside = ((rule, rival) for rule in (*cuts, *pruned) if rule != OURS for rival in (LORA, *full))
-    return (
-        *own,
-        *((row, SKYLINE) for row in plain),
-        *((SKYLINE, row) for row in full),
-        *beside,
-        *dynamic,
-    )
+    dynamic = ((pruned_by(c), truncated_by(c)) for c in both)
+    return (*own, *ranks, *beside, *dynamic)
 
 
 def gate(settings: Finetuning, column: RunConfig, tune: Tune) -> Gate:
@@ -134,9 +137,5 @@ def heading(preset: str, settings: Finetuning) -> str:
     )
 
 
-def _pruned(method: str, criterion: str, k: int) -> Callable[[RunConfig], RunConfig]:
-    return lambda run: replace(run, method=method, criterion=criterion, target_rank=k)  # type: ignore[arg-type]
-
-
-def _named(settings: Finetuning) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return (CUT, settings.truncations), (PRUNED, settings.criteria)
+def _lowered(method: Method, criterion: str, k: int) -> Callable[[RunConfig], RunConfig]:
+    return lambda run: replace(run, method=method, criterion=criterion, target_rank=k)

@@ -3,7 +3,20 @@
 from functools import partial
 
 from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset
-from experiments.tables import code, encoder, language, math, rows
+from experiments.tables import (
+    code,
+    encoder,
+    figure1,
+    figure3,
+    language,
+    math,
+    rows,
+    table3,
+    table4,
+    table6,
+    table7,
+    when_to_prune,
+)
 from experiments.tables.study import Study
 from experiments.tables.tuning import Tuning
 
@@ -39,13 +52,13 @@ def _encoder(preset: str, settings: Encoder) -> Study:
         tuning=Tuning(settings.learning_rates, settings.seeds, settings.tasks[0]),
         gate=partial(encoder.gate, settings),
         tables={
-            "table3": partial(encoder.table3, settings),
-            "table4": partial(encoder.table4, settings),
-            "table6": partial(encoder.table6, settings),
-            "table7": partial(encoder.table7, settings),
-            "figure1": partial(encoder.figure1, settings),
-            "figure3": partial(encoder.figure3, settings),
-            "when_to_prune": partial(encoder.when_to_prune, settings),
+            "table3": partial(table3.table, settings),
+            "table4": partial(table4.table, settings),
+            "table6": partial(table6.table, settings),
+            "table7": partial(table7.table, settings),
+            "figure1": partial(figure1.table, settings),
+            "figure3": partial(figure3.table, settings),
+            "when_to_prune": partial(when_to_prune.table, settings),
         },
     )
 
@@ -55,7 +68,7 @@ def _language(preset: str, settings: Language) -> Study:
         heading=rows.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds, settings.tasks[0]),
         gate=partial(rows.gate, settings, language.on_first_task(settings)),
-        tables={"language": partial(language.language, settings)},
+        tables={"language": partial(language.table, settings)},
     )
 
 
@@ -64,5 +77,5 @@ def _code(preset: str, settings: Code) -> Study:
         heading=code.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds),
         gate=partial(code.gate, settings),
-        tables={"code": partial(code.code, settings)},
+        tables={"code": partial(code.table, settings)},
     )

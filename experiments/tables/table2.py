@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from experiments.reporting.table import ADALORA, DORA, FULL, LORA, Results, Table
+from experiments.reporting.table import Label, Results, Table
 from experiments.settings.jobs import Cost, RunConfig
 from experiments.settings.preset import Table2
-from experiments.tables.rows import CONT_SQUEEZE
+from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
 from theory.records import write_atomically
 
 #: Trainable share in % and hours of Table 2, Llama-3-8B on an H100.
@@ -20,12 +20,12 @@ PAPER = {FULL: "100, 4 h 23", LORA: "0.84, 2 h 28", DORA: "0.89, 2 h 34", ADALOR
 PAPER_PRUNED = ("1.68 → 0.84, 2 h 33", "3.36 → 0.84, 2 h 46", "6.71 → 0.84, 3 h 21")
 
 
-def trained(table: Table) -> dict[str, RunConfig]:
+def trained(table: Table) -> dict[Label, RunConfig]:
     """The runs of Table 5 that train something, first seed, by what they are called here.
 
     A row that prunes once is left out: its steps cost what those of the initial and of the target rank do.
     """
-    found: dict[str, RunConfig] = {}
+    found: dict[Label, RunConfig] = {}
     for row in table.rows:
         if row.label == CONT_SQUEEZE:
             continue
@@ -34,7 +34,7 @@ def trained(table: Table) -> dict[str, RunConfig]:
             if run.method in ("untuned", "truncate") or run in found.values():
                 continue
             many = run.method == "prune" or run.initial_rank > table_rank(table)
-            found[f"{row.label}, from {run.initial_rank}" if many else row.label] = run
+            found[from_rank(row.label, run.initial_rank) if many else row.label] = run
     return found
 
 
@@ -43,13 +43,13 @@ def table_rank(table: Table) -> int:
     return min(run.target_rank for run in table.runs if run.target_rank)
 
 
-def costs(settings: Table2, table: Table) -> dict[str, Cost]:
+def costs(settings: Table2, table: Table) -> dict[Label, Cost]:
     """What is measured, by the label of the row: each run of Table 5 in the short form that the settings give."""
     short = {label: asdict(replace(run, **settings.run)) for label, run in trained(table).items()}
     return {label: Cost(run, short[LORA], settings.block) for label, run in short.items()}
 
 
-def frame(table: Table, results: Results, measured: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+def frame(table: Table, results: Results, measured: Mapping[Label, dict[str, Any]]) -> pd.DataFrame:
     """One line per row.
 
     Args:
@@ -98,7 +98,7 @@ def write(
     heading: str,
     table: Table,
     results: Results,
-    measured: Mapping[str, dict[str, Any]],
+    measured: Mapping[Label, dict[str, Any]],
     folder: Path,
 ) -> list[Path]:
     """Markdown with the generated text, and CSV; `heading` is that of the study of Table 5."""

@@ -37,11 +37,8 @@ def result(accuracy: float, loss: float, n: int = 200, seed: int = 0) -> dict:
 
 @pytest.mark.parametrize("name", WITH_ENCODER)
 @pytest.mark.parametrize("table", STUDY.tables)
-def test_every_pruned_run_fits_its_schedule_and_labels_are_unique(name, table):
+def test_every_pruned_run_fits_its_schedule(name, table):
     made = studies(load_preset(name))["encoder"].tables[table](unchanged)
-    assert len({row.label for row in made.rows}) == len(made.rows)
-    assert {label for pair in made.compare for label in pair} <= {row.label for row in made.rows}
-    assert all(row.cells for row in made.rows)
     for run in made.runs:
         if run.method == "prune":
             schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.__main__ import Arguments, main
 from experiments.reporting import table as tables
-from experiments.reporting.table import CUT, LORA, PRUNED, SKYLINE, UNTUNED
 from experiments.settings.preset import load_preset
 from experiments.tables import math as math_tables
+from experiments.tables.labels import LORA, SKYLINE, UNTUNED, pruned_by, truncated_by
 from experiments.tables.studies import studies
 from experiments.tables.study import Gate
 from experiments.tables.tuning import unchanged
@@ -44,7 +44,7 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
     labels = [row.label for row in five.rows]
     assert labels[:2] == [UNTUNED, LORA]
     assert labels == list(dict.fromkeys(labels))
-    assert {SKYLINE, CUT.format("svd_fisher"), PRUNED.format("random"), "full fine-tuning", "DoRA"} < set(labels)
+    assert {SKYLINE, truncated_by("svd_fisher"), pruned_by("random"), "full fine-tuning", "DoRA"} < set(labels)
     for row in five.rows:
         for column, (run, *_) in row.cells.items():
             initial = int(column.removeprefix("from rank "))
@@ -81,7 +81,7 @@ def test_the_text_follows_the_numbers(tmp_path):
     found = results(table)
     text = tables.sentences(table, found)
     assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
-    own, rival = PRUNED.format("prunedlora2025"), CUT.format("svd")
+    own, rival = pruned_by("prunedlora2025"), truncated_by("svd")
     (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
     assert f"{rival} (-0.15" in line
     markdown, csv = tables.write(table, found, tmp_path, "Somewhere.")
