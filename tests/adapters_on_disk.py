@@ -1,15 +1,19 @@
 """Adapters in files, for the tests of what reads and writes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from prunedlora import find_lora_modules
+from prunedlora import (
+    find_lora_modules,
+)
+from prunedlora.files.adapter_file import open_adapter
 from tests.models import ids, llama
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -69,3 +73,37 @@ def logits(model: nn.Module) -> torch.Tensor:
     """Of the same tokens each time."""
     torch.manual_seed(9)
     return model(input_ids=ids()).logits
+
+
+def products(source):
+    """s B A of every module in a file."""
+    return {m.name: m.scaling * f.B.double() @ f.A.double() for m, f in open_adapter(source).factors()}
+
+
+def examples(file, count=24):
+    torch.manual_seed(0)
+    texts = ["".join(chr(97 + int(i)) for i in torch.randint(26, (12,))) for _ in range(count)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(file)
+
+
+def edited(folder, change):
+    """A saved adapter whose tensors were changed by a function."""
+    saved(folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+def configured(folder, **entries):
+    saved(folder)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+    return folder
+
+
+def best(product, rank):
+    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
+    return U[:, :rank] * S[:rank] @ Vh[:rank]

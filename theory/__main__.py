@@ -44,7 +44,9 @@ class Arguments:
 
 def run(arguments: Arguments) -> list[Summary]:
     """Verify and write; one summary per statement."""
-    began, processor, summaries = time.perf_counter(), time.process_time(), []
+    began = time.perf_counter()
+    processor = time.process_time()
+    summaries = []
     for statement in select_statements(arguments.statement):
         summary = verify(
             statement, arguments.instances, arguments.seed, arguments.device, arguments.tighten, arguments.steps

@@ -26,15 +26,13 @@ from experiments.tasks import TASKS, Example
 from prunedlora.adapters.surgery import write_factors
 from prunedlora.criteria import available_criteria, get_criterion
 from prunedlora.criteria.registry import Reduction
+from prunedlora.criteria.sparsegpt2023 import recovered
 from prunedlora.factors import Factors
-from prunedlora.linalg.elimination import block_solution
 from prunedlora.ranks.reduction import Candidate, reduce_all
 
 Recovery = Literal["own", "none", "C_z"]
 #: Other names of `svd`, the same with one adapter and one event per module.
 ALIASES = ("lorasqueeze2026", "para2026")
-#: Relative damping of C_z in the recovery of criteria that have none, that of `sparsegpt2023`.
-DAMPING = 1e-2
 #: Rows whose losses are kept sentence by sentence, for paired comparisons.
 COMPARED = ("svd", "svd_kfac", "svd_fisher")
 
@@ -117,24 +115,9 @@ def reduced(candidates: list[Candidate], variant: Variant, rank: int) -> list[tu
 def _recover(candidate: Candidate, reduction: Reduction, recovery: Recovery) -> Factors:
     if recovery == "own":
         return reduction.factors
-    return without(candidate, reduction.removed, recover=recovery == "C_z")
-
-
-def without(candidate: Candidate, removed: Tensor, *, recover: bool) -> Factors:
-    """The factors without some components; with `recover`, B makes up for them through C_z.
-
-    Args:
-        candidate: the module with its statistics.
-        removed: indices of the components, which become zero.
-        recover: whether the rest of B moves to the least squares solution for the output s BAx.
-    """
-    B, A = candidate.factors.B, candidate.factors.A
-    gone = torch.zeros(A.shape[0], dtype=torch.bool, device=A.device).index_fill(0, removed, True)
-    if recover:
-        C_z = candidate.statistics.require("C_z").double()
-        delta, _ = block_solution(B.double(), C_z + DAMPING * C_z.diagonal().diag(), removed)
-        B = (B.double() + delta).to(B.dtype)
-    return Factors(B.masked_fill(gone, 0.0), A.masked_fill(gone.unsqueeze(1), 0.0))
+    if recovery == "C_z":
+        return recovered(candidate.factors, candidate.statistics.require("C_z"), reduction.removed)
+    return candidate.factors.without(reduction.removed)
 
 
 def _moves(criterion: str) -> bool:

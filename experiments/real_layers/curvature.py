@@ -7,11 +7,11 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from experiments.jobs.one_shot import DAMPING
 from experiments.real_layers.edits import changed, quadratic_predictions, reflected
 from experiments.real_layers.measured_model import Subject
 from experiments.real_layers.moments import LayerMoments
 from prunedlora.criteria import get_criterion
+from prunedlora.criteria.sparsegpt2023 import DAMPING
 from prunedlora.factors import Factors
 from prunedlora.linalg.curvature import damped
 from prunedlora.ranks.reduction import Candidate

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prunedlora.adapters.surgery import write_factors
 from prunedlora.criteria import get_criterion
+from prunedlora.criteria.sparsegpt2023 import recovered
 from prunedlora.factors import Factors
 from prunedlora.ranks.reduction import Candidate
 from prunedlora.statistics.data import Statistics
@@ -26,6 +27,13 @@ def changed(candidate: Candidate, factors: Factors) -> Iterator[None]:
         yield
     finally:
         write_factors(candidate.module, candidate.live, candidate.factors.B, candidate.factors.A)
+
+
+def without(candidate: Candidate, removed: Tensor, *, recover: bool) -> Factors:
+    """The factors without some components; with `recover`, B makes up for them through C_z."""
+    if recover:
+        return recovered(candidate.factors, candidate.statistics.require("C_z"), removed)
+    return candidate.factors.without(removed)
 
 
 def core_change(old: Factors, new: Factors) -> Float[Tensor, "r r"]:

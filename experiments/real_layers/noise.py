@@ -7,8 +7,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from experiments.jobs.one_shot import without
-from experiments.real_layers.edits import changed, quadratic_predictions
+from experiments.real_layers.edits import changed, quadratic_predictions, without
 from experiments.real_layers.measured_model import Subject
 from experiments.real_layers.moments import LayerMoments
 from prunedlora.criteria import get_criterion

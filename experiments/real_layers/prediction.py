@@ -6,8 +6,7 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from experiments.jobs.one_shot import without
-from experiments.real_layers.edits import changed, predictions, reflected
+from experiments.real_layers.edits import changed, predictions, reflected, without
 from experiments.real_layers.measured_model import Subject
 from prunedlora.factors import Factors
 from prunedlora.ranks.reduction import Candidate

@@ -43,7 +43,8 @@ def write(
         f"rank {run.initial_rank}, {run.steps} steps, {len(records)} seed{'s' * (len(records) > 1)}\n\n"
         f"Increase of the cross-entropy over the unpruned adapter ({unpruned['test']:.4f} on {scored['test']} test "
         f"examples, {unpruned['calibration']:.4f} on {scored['calibration']} of the "
-        f"{settings.calibration_examples} calibration examples), mean over seeds; ± is the standard error over test examples. No training follows.\n"
+        f"{settings.calibration_examples} calibration examples), mean over seeds; ± is the "
+        "standard error over test examples. No training follows.\n"
     )
     parts = [title]
     for rank in sorted(set(frame["rank"]), reverse=True):

@@ -1,12 +1,15 @@
 """Finding the LoRA layers of a model: B, A and scaling of every adapted module."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import nn
 
 from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
+
+if TYPE_CHECKING:
+    import peft.tuners.lora
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class LoraModule:
     """
 
     name: str
-    layer: LoraLayer
+    layer: "peft.tuners.lora.LoraLayer"
     adapter: str
 
     @property
@@ -62,6 +65,8 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
     >>> [(m.name, m.rank, m.scaling) for m in find_lora_modules(model)]
     [('0', 2, 4.0)]
     """
+    from peft.tuners.lora import LoraLayer  # takes seconds to import, and files do without it
+
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     if not layers:
         raise UnsupportedAdapterError(
@@ -71,6 +76,7 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
     if adapter not in known:
         raise ConfigurationError(f"the model has no adapter {adapter!r}; it has: {', '.join(known)}")
     modules = [LoraModule(name, layer, adapter) for name, layer in layers if adapter in layer.scaling]
+    # Refuse here what would go wrong later, in the middle of training.
     for module in modules:
         reason = _why_unsupported(module)
         if reason:
@@ -80,7 +86,11 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
 
 
 def _why_unsupported(module: LoraModule) -> str | None:
+    """The reason why the components of a module cannot be removed; None if they can."""
+    from peft.tuners.lora import ParamWrapper
+
     layer, adapter = module.layer, module.adapter
+    # What the layer adds is not s B A of two plain matrices.
     if isinstance(layer, ParamWrapper):
         return "it adapts a bare parameter (target_parameters), which is not yet supported"
     if adapter in layer.lora_variant:
@@ -91,10 +101,11 @@ def _why_unsupported(module: LoraModule) -> str | None:
         return "its factors A and B are not plain linear layers"
     if layer.lora_bias.get(adapter, False):
         return "it trains a bias in B; set lora_bias=False"
+    # It is, but its parameters are not what they seem.
     if adapter in layer.merged_adapters:
         return "the adapter is merged into the weights; call model.unmerge_adapter() first"
     if any(not isinstance(p, nn.Parameter) or p.dim() != 2 for p in (module.A, module.B)):
-        return "a factor is no matrix (a convolution, or sharded by FSDP or ZeRO-3), which is not yet supported"
+        return "a factor is not a matrix (a convolution, or sharded by FSDP or ZeRO-3), which is not yet supported"
     if isinstance(module.A.data, torch.distributed.tensor.DTensor):
         return "its factors are sharded over devices, which is not yet supported"
     return None

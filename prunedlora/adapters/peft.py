@@ -1,12 +1,15 @@
 """What PEFT knows of an adapter: its configuration, and the names of its modules."""
 
 import re
+from typing import TYPE_CHECKING
 
-from peft import PeftConfig
 from torch import nn
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import peft
 
 
 def exactly(name: str) -> str:
@@ -23,7 +26,9 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     config = peft_config(model, modules[0].adapter)
     ranks = {m.name: m.rank for m in modules}
     alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
-    config.r, config.lora_alpha, config.use_rslora = max(ranks.values()), alphas[modules[0].name], False
+    config.r = max(ranks.values())
+    config.lora_alpha = alphas[modules[0].name]
+    config.use_rslora = False
     config.rank_pattern = {exactly(name_in_base(n)): r for n, r in ranks.items() if r != config.r}
     config.alpha_pattern = {exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha}
 
@@ -41,9 +46,9 @@ def configured_model(model: nn.Module, adapter: str) -> nn.Module:
     raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
 
 
-def peft_config(model: nn.Module, adapter: str) -> PeftConfig:
+def peft_config(model: nn.Module, adapter: str) -> "peft.PeftConfig":
     """The PEFT configuration of an adapter; raises as `configured_model` does."""
-    configs: dict[str, PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
+    configs: dict[str, peft.PeftConfig] = configured_model(model, adapter).peft_config  # type: ignore[assignment]
     return configs[adapter]
 
 

@@ -108,7 +108,8 @@ def _replace(module: LoraModule, B: nn.Parameter, A: nn.Parameter) -> None:
     layer, adapter, scaling = module.layer, module.adapter, module.scaling
     layer.lora_B[adapter].weight, layer.lora_A[adapter].weight = B, A
     layer.lora_B[adapter].in_features = layer.lora_A[adapter].out_features = layer.r[adapter] = A.shape[0]
-    layer.lora_alpha[adapter], layer.use_rslora[adapter] = scaling * A.shape[0], False
+    layer.lora_alpha[adapter] = scaling * A.shape[0]
+    layer.use_rslora[adapter] = False
     layer.scaling[adapter] = scaling
 
 

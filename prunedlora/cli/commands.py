@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prunedlora.choices import DtypeName, Layout
 from prunedlora.cli.parsing import parse_shape, parse_share, parse_size
-from prunedlora.compress.config import DtypeName
 from prunedlora.errors import PrunedLoRAError
-from prunedlora.files.layouts import Layout
 from prunedlora.optional import require
 
 

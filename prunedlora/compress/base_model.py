@@ -7,8 +7,9 @@ from torch import nn
 
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.adapters.peft import name_in_base
-from prunedlora.errors import ConfigurationError, MissingPackageError
+from prunedlora.errors import ConfigurationError
 from prunedlora.files.adapter_file import AdapterFile
+from prunedlora.optional import require
 
 
 def load_with_adapter(source: AdapterFile, base: str, device: str = "auto") -> tuple[nn.Module, Any]:
@@ -38,13 +39,10 @@ def load_base(base: str, device: str = "auto") -> tuple[nn.Module, Any]:
         ConfigurationError: it cannot be loaded.
         MissingPackageError: transformers is not installed.
     """
+    transformers = require("transformers", purpose="a base model")
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise MissingPackageError('a base model needs transformers: pip install "prunedlora[cli]"') from error
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:200]
         raise ConfigurationError(f"the base model {base} cannot be loaded: {first}") from error

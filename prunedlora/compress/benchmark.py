@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import name_in_base
-from prunedlora.errors import ConfigurationError, MissingPackageError
+from prunedlora.errors import ConfigurationError
 from prunedlora.factors import squared_distance
 from prunedlora.linalg.truncation import truncate
+from prunedlora.optional import require
 
 Outcome = TypeVar("Outcome")
 Result = dict[str, tuple[Tensor, Tensor]]
@@ -92,10 +93,7 @@ def through_dense(model: nn.Module, target_rank: int) -> Result:
     Raises:
         MissingPackageError: the installed PEFT does not have it.
     """
-    try:
-        from peft import convert_to_lora
-    except ImportError as error:
-        raise MissingPackageError("this PEFT has no convert_to_lora to compare with: pip install -U peft") from error
+    convert_to_lora = require("peft:convert_to_lora", "-U peft", purpose="the comparison")
     with warnings.catch_warnings():  # that the adapter is a LoRA already
         warnings.simplefilter("ignore")
         _, state = convert_to_lora(model, rank=target_rank)

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from prunedlora.choices import Scope
 from prunedlora.compress.calibration import Calibration, load_calibration
-from prunedlora.compress.config import TORCH_DTYPES, CompressConfig
-from prunedlora.compress.modules import Lowered, excluded, lower_all, score_all
+from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.modules import TORCH_DTYPES, Lowered, excluded, lower_all, score_all
 from prunedlora.compress.output import check_output, write_output
 from prunedlora.compress.report import CompressReport
 from prunedlora.errors import ConfigurationError
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
-from prunedlora.ranks.budget import Scope
+from prunedlora.optional import installed_version
 from prunedlora.ranks.targets import by_energy, by_parameters, by_rank
 from prunedlora.statistics.data import Statistics
 
@@ -144,13 +145,11 @@ def _report(
     losses: tuple[float | None, float | None],
     seconds: float,
 ) -> CompressReport:
-    from prunedlora import __version__
-
     left_out = excluded(source, lowered)
     norm = sum(item.squared_norm for item in lowered)
     return CompressReport(
         adapter=source.source,
-        version=__version__,
+        version=installed_version(),
         settings={**asdict(config), "options": dict(config.options)},
         ranks_before={module.name: module.rank for module in source.modules},
         ranks={item.module.name: item.factors.rank for item in lowered},

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from prunedlora.criteria import Criterion, check_options, get_criterion
+from prunedlora.choices import DtypeName, Layout, Scope, ZeroModules, check_choices
 from prunedlora.errors import ConfigurationError
-from prunedlora.files.layouts import Layout
-from prunedlora.ranks.budget import Scope, check_comparable
 
-DtypeName = Literal["bf16", "fp16", "fp32", "fp64"]
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+if TYPE_CHECKING:
+    import prunedlora.criteria
+
 #: What a criterion may need without data.
 _DATA_FREE = {"noise"}
 
@@ -62,7 +59,7 @@ class CompressConfig:
     layout: Layout | None = None
     dtype: DtypeName | None = None
     device: str = "auto"
-    zero_modules: Literal["keep", "exclude"] = "keep"
+    zero_modules: ZeroModules = "keep"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,26 +71,20 @@ class CompressConfig:
             raise ConfigurationError("base and data go together: the loss needs a model and examples")
         if self.criterion is None:
             object.__setattr__(self, "criterion", "svd" if self.data is None else "svd_fisher")
-        check_options(self.rule, self.options)
         self._check_values()
-        self._check_data()
+        self._check_criterion()
         self._settle_layout()
 
     @property
-    def rule(self) -> Criterion:
+    def rule(self) -> "prunedlora.criteria.Criterion":
         """The criterion itself."""
+        from prunedlora.criteria import get_criterion  # needs torch, which takes a second to import
+
         assert self.criterion is not None
         return get_criterion(self.criterion)
 
     def _check_values(self) -> None:
-        for name, known in (
-            ("scope", (None, *get_args(Scope))),
-            ("layout", (None, *get_args(Layout))),
-            ("dtype", (None, *TORCH_DTYPES)),
-            ("zero_modules", ("keep", "exclude")),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigurationError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        check_choices(self)
         if self.rank is not None and self.rank < 1:
             raise ConfigurationError(f"rank must be at least 1, not {self.rank}")
         if self.energy is not None and not 0 < self.energy <= 1:
@@ -104,24 +95,24 @@ class CompressConfig:
             raise ConfigurationError(f"size must be at least one byte, not {self.size}")
         if self.samples < 2:
             raise ConfigurationError(f"samples must be at least 2, one of them held out, not {self.samples}")
-
-    def _check_data(self) -> None:
-        missing = sorted(set(self.rule.needs) - _DATA_FREE)
-        if self.data is None and missing:
-            raise ConfigurationError(f"{self.criterion} needs data: name a base model and data, or use 'svd'")
         if self.data is None and self.max_loss_increase is not None:
             raise ConfigurationError("max_loss_increase needs data: name a base model and data, or give an energy")
 
+    def _check_criterion(self) -> None:
+        from prunedlora.criteria import check_options
+
+        check_options(self.rule, self.options)
+        if self.data is None and not _DATA_FREE.issuperset(self.rule.needs):
+            raise ConfigurationError(f"{self.criterion} needs data: name a base model and data, or use 'svd'")
+
     def _settle_layout(self) -> None:
-        scope = self.rule.settings.get("scope", self.scope or "module")
-        if self.scope not in (None, scope):
-            raise ConfigurationError(f"{self.criterion} means scope={scope!r}; for another scope use 'svd'")
+        from prunedlora.ranks.budget import settled_scope
+
+        scope = settled_scope(self.rule, self.scope)
         layout = self.layout or ("ragged" if scope == "global" else "uniform")
-        if scope == "global":
-            check_comparable(self.rule)
-            if layout == "uniform":
-                raise ConfigurationError(
-                    "scope 'global' gives ranks that differ, layout 'uniform' has one; use 'ragged' or 'padded'"
-                )
+        if scope == "global" and layout == "uniform":
+            raise ConfigurationError(
+                "scope 'global' gives ranks that differ, layout 'uniform' has one; use 'ragged' or 'padded'"
+            )
         object.__setattr__(self, "scope", scope)
         object.__setattr__(self, "layout", layout)

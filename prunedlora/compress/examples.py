@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prunedlora.errors import ConfigurationError, MissingPackageError
+from prunedlora.errors import ConfigurationError
+from prunedlora.optional import require
 
 IGNORED = -100
 #: Longest example, tokens; what is longer is cut.
@@ -123,14 +124,10 @@ def batches(examples: list[Tokens], pad: int) -> Iterator[Batch]:
 
 
 def _from_hub(data: str) -> list[Mapping[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{data} is no .jsonl file, and a data set of the hub needs: pip install 'prunedlora[hub]'"
-        ) from error
+    purpose = f"{data} does not end in .jsonl, and a data set on the hub"
+    datasets = require("datasets", '"prunedlora[hub]"', purpose=purpose)
     name, _, revision = data.partition("@")
     try:
-        return list(load_dataset(name, split="train", revision=revision or None))
+        return list(datasets.load_dataset(name, split="train", revision=revision or None))
     except Exception as error:  # datasets raises many kinds
         raise ConfigurationError(f"the data set {data} cannot be loaded: {error}") from error

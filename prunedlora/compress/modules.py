@@ -6,13 +6,20 @@ from dataclasses import dataclass
 
 import torch
 
-from prunedlora.compress.config import TORCH_DTYPES, CompressConfig
+from prunedlora.compress.config import CompressConfig
 from prunedlora.errors import NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors, Scaled, squared_distance
 from prunedlora.files.adapter_file import AdapterFile, AdapterModule
 from prunedlora.linalg.numerics import is_finite
 from prunedlora.ranks.targets import Scored
 from prunedlora.statistics.data import Statistics
+
+TORCH_DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+}
 
 
 @dataclass(frozen=True)

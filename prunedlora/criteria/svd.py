@@ -92,7 +92,8 @@ def last_removed(
     count: int,
 ) -> Reduction:
     """The first r - count columns of B and rows of A, zeros behind them; `costs` as of all r components."""
-    kept, r = factors.rank - count, factors.rank
+    kept = factors.rank - count
+    r = factors.rank
     new = Factors(torch.zeros_like(factors.B), torch.zeros_like(factors.A))
     new.B[..., :kept] = B[..., :kept].to(factors.B.dtype)
     new.A[..., :kept, :] = A[..., :kept, :].to(factors.A.dtype)

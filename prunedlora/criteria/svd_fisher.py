@@ -22,15 +22,16 @@ def svd_fisher(
 ) -> Reduction:
     r"""Least increase of the loss under the Fisher matrix of every adapter within the spaces of B and A.
 
-    See `prunedlora.linalg.fisher_truncation`; started at `svd_kfac` and never worse in its own objective.  By default `mu` and
-    `lam` are chosen for each module by held-out samples, and `svd_kfac` stays where nothing beats it there.  The
-    costs of the single components are those of `svd_kfac`, scaled to add up to the fitted objective.
+    See `prunedlora.linalg.fisher_truncation`; started at `svd_kfac` and never worse in its own objective.  By
+    default `mu` and `lam` are chosen for each module by held-out samples, and `svd_kfac` stays where nothing beats it
+    there.  The costs of the single components are those of `svd_kfac`, scaled to add up to the fitted objective.
 
     Invariant to permutation, to sign, to rescaling and to a change of basis.
     """
     base = svd_kfac(factors, statistics, count, damping=damping)
     if count in (0, factors.rank):
         return base
+    # One module at a time: each fit takes as many steps as it needs.
     shape = factors.A.shape[:-2]
     flat = [
         t.reshape(-1, *t.shape[len(shape) :])
@@ -46,6 +47,7 @@ def svd_fisher(
         truncate_core_fisher(B, A, factors.rank - count, g, M_b, M_a, mu=mu, lam=lam, max_iter=max_iter)
         for B, A, g, M_b, M_a in zip(*flat, strict=True)
     ]
+    # Costs of single components, scaled so that they add up to the objective of the whole truncation.
     B = torch.stack([fit.B for fit in fits]).reshape(*shape, -1, factors.rank - count)
     A = torch.stack([fit.A for fit in fits]).reshape(*shape, factors.rank - count, -1)
     total = torch.tensor([fit.objective for fit in fits], dtype=base.cost.dtype, device=base.cost.device)

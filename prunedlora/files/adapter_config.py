@@ -3,12 +3,11 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from peft.utils.other import get_pattern_key
+from typing import Any, TypeVar
 
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 
@@ -27,6 +26,7 @@ _UNSUPPORTED = {
 #: Values of init_lora_weights that leave the base model's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ,
 #: LoRA-GA) replace them by a residual that depends on the rank.
 _SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,12 @@ class AdapterConfig:
 
     def rank(self, name: str) -> int:
         """Rank that PEFT gives the module of this name (its path in the base model)."""
-        return self.rank_pattern.get(get_pattern_key(self.rank_pattern.keys(), name), self.r)
+        return _matching(self.rank_pattern, name, self.r)
 
     def scaling(self, name: str) -> float:
         """Factor s that PEFT puts before B A in the module of this name."""
-        alpha, rank = (
-            self.alpha_pattern.get(get_pattern_key(self.alpha_pattern.keys(), name), self.alpha),
-            self.rank(name),
-        )
+        alpha = _matching(self.alpha_pattern, name, self.alpha)
+        rank = self.rank(name)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -78,9 +76,9 @@ def read_config(file: Path) -> AdapterConfig:
     except OSError as error:
         raise AdapterFileError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise AdapterFileError(f"{file} is no valid JSON ({error})") from error
+        raise AdapterFileError(f"{file} is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
-        raise AdapterFileError(f"{file} is no JSON object")
+        raise AdapterFileError(f"{file} is not a JSON object")
     _refuse_variants(raw, file)
     return AdapterConfig(
         raw,
@@ -113,18 +111,45 @@ def _rank(value: Any, key: str, file: Path) -> int:
 
 
 def _alpha(value: Any, key: str, file: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterFileError(f"{file}: the alpha {value!r} of {key!r} is no finite number")
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    # The bound also refuses NaN, and integers that no floating-point number can hold.
+    if not known or not abs(value) <= sys.float_info.max:
+        raise AdapterFileError(f"{file}: the alpha of {key!r} is not a finite number")
     return float(value)
 
 
 def _pattern(raw: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
     pattern = raw.get(key) or {}
     if not isinstance(pattern, dict):
-        raise AdapterFileError(f"{file}: {key} is no JSON object")
+        raise AdapterFileError(f"{file}: {key} is not a JSON object")
     for expression in pattern:
         try:
-            re.compile(expression)
-        except re.error as error:
-            raise AdapterFileError(f"{file}: {key} holds {expression!r}, no regular expression ({error})") from error
+            _whole(expression)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise AdapterFileError(
+                f"{file}: {key} holds {expression[:80]!r}, which is not a regular expression that PEFT "
+                f"can use ({error})"
+            ) from error
     return pattern
+
+
+def _matching(pattern: Mapping[str, _Value], name: str, default: _Value) -> _Value:
+    r"""What PEFT takes from a pattern for a module: the first entry whose expression fits its name.
+
+    An expression fits if it matches the name's end, from the start or from a dot on.
+
+    >>> _matching({"q_proj": 1, r"layers\.0": 2, "q": 3}, "layers.0.q_proj", 8)
+    1
+    >>> _matching({"proj": 1, "layers": 2}, "layers.0.q_proj", 8)
+    8
+    """
+    for expression, value in pattern.items():
+        if _whole(expression).match(name):
+            return value
+    # PEFT also takes an entry whose expression is the name, letter by letter, and does not match it.
+    return pattern.get(name, default)
+
+
+def _whole(expression: str) -> re.Pattern[str]:
+    # The groups are PEFT's, since an expression may refer back to its own by number.
+    return re.compile(rf"(.*\.)?({expression})$")

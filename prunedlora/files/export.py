@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import configured_model, describe_adapter, name_in_base, peft_config
+from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import CONFIG, WEIGHTS
-from prunedlora.files.layouts import Layout, as_stored, lay_out, settings
+from prunedlora.files.layouts import as_stored, lay_out, settings
 from prunedlora.files.tensor_names import PREFIX
 from prunedlora.files.writing import check_free, publish_folder, scratch_beside, write_tensors
 
@@ -87,6 +87,8 @@ def _laid_out(modules: list[LoraModule], layout: Layout) -> tuple[dict[str, Tens
 
 def _tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
     """The adapter's tensors under the names that PEFT gives them in a file, on the CPU."""
+    from peft import get_peft_model_state_dict
+
     state = get_peft_model_state_dict(
         configured_model(model, adapter), adapter_name=adapter, save_embedding_layers=False
     )

@@ -2,7 +2,8 @@ r"""How ranks and scalings are laid out in a file, so that its readers agree.
 
 PEFT knows a rank and an alpha for each module (``rank_pattern``, ``alpha_pattern``); vLLM applies one
 ``lora_alpha / r`` from the configuration to all modules, and llama.cpp ``lora_alpha`` over the rank of each tensor
-(sources in `prunedlora.files.readers`).  Here the scaling s is baked into B, :math:`(sB)A`, and alpha = r leaves 1 to apply:
+(sources in `prunedlora.files.readers`).  Here the scaling s is baked into B, :math:`(sB)A`, and alpha = r
+leaves 1 to apply:
 
 * ``uniform``: one rank; all readers agree.
 * ``padded``: as many components as each module needs, zeros up to the largest rank; all readers agree.
@@ -10,17 +11,16 @@ PEFT knows a rank and an alpha for each module (``rank_pattern``, ``alpha_patter
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunedlora.adapters.peft import exactly
+from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Scaled
 from prunedlora.linalg.numerics import is_finite
-
-Layout = Literal["uniform", "ragged", "padded"]
 
 
 def lay_out(modules: Mapping[str, Scaled], layout: Layout, rank: int | None = None) -> dict[str, Scaled]:

@@ -46,7 +46,7 @@ def inverse(H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H") -
     Raises:
         ConfigurationError: negative damping.
         NonFiniteError: NaN or infinity in `H`.
-        SingularCurvatureError: an eigenvalue so negative that `H` is no curvature matrix.
+        SingularCurvatureError: an eigenvalue so negative that `H` is not a curvature matrix.
 
     >>> inverse(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
     tensor([[ 0.6667, -0.3333],
@@ -56,6 +56,7 @@ def inverse(H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H") -
         raise ConfigurationError(f"damping must be >= 0, not {damping}")
     if not torch.isfinite(H).all():
         raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
+    # To unit diagonal, so that the condition number is that of the correlations.
     H = damped(H, damping)
     scale = H.diagonal(dim1=-2, dim2=-1).rsqrt()
     if not torch.isfinite(scale).all():
@@ -68,6 +69,7 @@ def _inverse_of_correlation(R: Float[Tensor, "*m r r"], name: str) -> Float[Tens
     """Inverse of matrices of unit diagonal, by Cholesky, climbing the ladder only where needed."""
     eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
     tolerance = R.shape[-1] * torch.finfo(R.dtype).eps
+    # Cholesky, with more damping only for the batch entries that need it.
     factor, failed = _cholesky(R, tolerance)
     for level in DAMPING_LADDER:
         if not failed.any():
@@ -77,14 +79,17 @@ def _inverse_of_correlation(R: Float[Tensor, "*m r r"], name: str) -> Float[Tens
         failed = failed & still
     if not failed.any():
         return torch.cholesky_inverse(factor)
+    # What no damping saved goes through its eigenvalues, if they are negative by rounding only.
     eigenvalues, vectors = torch.linalg.eigh(R)
-    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
+    smallest = eigenvalues[..., 0]
+    largest = eigenvalues[..., -1]
     if (smallest < -DAMPING_LADDER[-1] * largest).any():
         worst = (smallest / largest).min().item()
         raise SingularCurvatureError(
             f"{name} is indefinite (eigenvalues of its correlation matrix: smallest over largest {worst:.1e}, "
             f"condition number {1 / abs(worst):.1e}); use a Gram or Fisher matrix, or raise `damping`"
         )
+    # The inverse from floored eigenvalues, put in where Cholesky failed.
     floored = eigenvalues.clamp(min=EIGENVALUE_FLOOR * largest.unsqueeze(-1))
     by_eigenvalues = (vectors / floored.unsqueeze(-2)) @ vectors.mT
     safe = torch.where(failed[..., None, None], eye, factor)
@@ -105,7 +110,7 @@ def square_root(M: Float[Tensor, "*m r r"], name: str = "M") -> tuple[Float[Tens
 
     Raises:
         NonFiniteError: NaN or infinity in `M`.
-        SingularCurvatureError: an eigenvalue so negative that `M` is no second moment.
+        SingularCurvatureError: an eigenvalue so negative that `M` is not a second moment.
 
     >>> R, R_inverse = square_root(torch.tensor([[4.0, 0.0], [0.0, 9.0]]))
     >>> R.mT @ R, (R @ R_inverse).round(decimals=12)
@@ -115,11 +120,13 @@ def square_root(M: Float[Tensor, "*m r r"], name: str = "M") -> tuple[Float[Tens
     """
     if not torch.isfinite(M).all():
         raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
+    # To unit diagonal; a component without weight gets a scale that can be divided by.
     diagonal = M.double().diagonal(dim1=-2, dim2=-1)
     largest = diagonal.amax(dim=-1, keepdim=True)
     floor = torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(torch.float64).eps
     scale = torch.where(diagonal > 0, diagonal, floor).sqrt()
     eigenvalues, vectors = torch.linalg.eigh(M.double() / scale.unsqueeze(-1) / scale.unsqueeze(-2))
+    # Negative eigenvalues are rounding or an error; what remains is floored and scaled back.
     top = eigenvalues[..., -1:].clamp(min=torch.finfo(torch.float64).eps)
     if (eigenvalues[..., :1] < -DAMPING_LADDER[3] * top).any():
         raise SingularCurvatureError(f"{name} is indefinite; a second moment has no negative eigenvalue")

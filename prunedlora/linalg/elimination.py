@@ -72,6 +72,7 @@ def newton_step(
         raise ConfigurationError(f"newton must be 'off', 'capped' or 'literal', not {newton!r}")
     if trust <= 0:
         raise ConfigurationError(f"trust must be > 0, not {trust}")
+    # Shorten to the trust radius what is longer.
     radius = trust * torch.linalg.matrix_norm(W.to(step.dtype), keepdim=True)
     length = torch.linalg.matrix_norm(step, keepdim=True)
     return step * (radius / length.clamp(min=torch.finfo(step.dtype).tiny)).clamp(max=1.0)
@@ -106,19 +107,26 @@ def block_solution(
     >>> delta, cost
     (tensor([[-1.0000,  0.5000]], dtype=torch.float64), tensor(0.7500, dtype=torch.float64))
     """
+    # Distinct indices within range, the same ones for the whole batch where a list was given.
     M = torch.as_tensor(removed, dtype=torch.long, device=W.device)
     ordered = M.sort(dim=-1).values
     if not ((M >= 0) & (W.shape[-1] > M)).all() or (ordered.diff(dim=-1) == 0).any():
         raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}")
     G = torch.zeros_like(W) if gradient is None else gradient
     _check_finite(W, G)
-    W, G, H_inverse = W.double(), G.double(), inverse(H)
+    W = W.double()
+    G = G.double()
+    H_inverse = inverse(H)
     M = M.expand(*W.shape[:-2], M.shape[-1])
+
+    # The unconstrained minimum is -G H^-1; what is left of the removed columns there must be undone.
     step = G @ H_inverse
     shifted = torch.take_along_dim(W - step, M.unsqueeze(-2), dim=-1)
+    # Lagrange multipliers of the constraint, from the block of H^-1 of the removed columns.
     rows = torch.take_along_dim(H_inverse, M.unsqueeze(-1), dim=-2)
     block = torch.take_along_dim(rows, M.unsqueeze(-2), dim=-1)
     multipliers = torch.linalg.solve(block, shifted.mT).mT
+    # The removed columns end at exactly zero, not only up to rounding.
     columns = M.unsqueeze(-2).expand(*W.shape[:-1], M.shape[-1])
     delta = (-step - multipliers @ rows).scatter(-1, columns, -W.gather(-1, columns))
     return delta, 0.5 * ((multipliers * shifted).sum(dim=(-2, -1)) - (G * step).sum(dim=(-2, -1)))
@@ -207,13 +215,17 @@ def _greedy(gram: Tensor, H_inverse: Tensor, count: int) -> tuple[Tensor, Tensor
     removed = torch.zeros((*alive.shape[:-1], count), dtype=torch.long, device=gram.device)
     costs = torch.zeros(removed.shape, dtype=gram.dtype, device=gram.device)
     for i in range(count):
+        # The cheapest column next; rounding makes ties fall alike on every device.
         saliency = _saliency(gram, H_inverse, alive)
         j = round_off(saliency).argmin(dim=-1, keepdim=True)
-        removed[..., i : i + 1], costs[..., i : i + 1] = j, saliency.gather(-1, j)
+        removed[..., i : i + 1] = j
+        costs[..., i : i + 1] = saliency.gather(-1, j)
+        # Spread it over the others in the proportion in which H^-1 couples them.
         row = _row(H_inverse, j)
         weights = row / row.gather(-1, _expand(j, row, 1))
         gram = _without(_without(gram, j, weights).mT, j, weights)
         transform = _without(transform, j, weights)
+        # Take it out of the inverse: a rank-one update in place of a new inversion.
         alive = alive.scatter(-1, j, False)
         H_inverse = (H_inverse - row.mT @ weights) * (alive.unsqueeze(-1) & alive.unsqueeze(-2))
     return transform, alive, removed, costs

@@ -107,8 +107,8 @@ def truncate_core_fisher(
         A: right factor.
         rank: components kept, 1..r.
         core_gradients: :math:`g_n`, one per sample, of that sample's own loss.
-        M_b: moment of the output side, :math:`E[u u^\top]`; damp it (`prunedlora.linalg.truncation.damped_moment`) where
-            it may be singular.
+        M_b: moment of the output side, :math:`E[u u^\top]`; damp it where it may be singular, see
+            `prunedlora.linalg.truncation.damped_moment`.
         M_a: moment of the input side, :math:`E[z z^\top]`.
         mu: weight of the Kronecker term.  By default `mu` and `lam` are chosen from `GRID` by the held-out half
             of the samples (each half once), and the Kronecker solution stays where none beats it there.
@@ -128,14 +128,19 @@ def truncate_core_fisher(
             [0., 1.]])
     """
     _check(B, A, rank, core_gradients, mu, lam)
+    # Coordinates in which the Kronecker solution is an ordinary SVD.
     problem = _whiten(B, A, core_gradients, M_b, M_a)
     start = _kronecker_solution(problem.target, rank)
-    chosen = _choose(problem, start, min(max_iter, CHOICE_STEPS)) if mu is None or lam is None else (mu, lam)
+    # The weights that were given, or those that held-out samples choose.
+    given = None if mu is None or lam is None else (mu, lam)
+    chosen = given or _choose(problem, start, min(max_iter, CHOICE_STEPS))
+    # Descent from the Kronecker solution, which stays where nothing beat it.
     P, Q = start
     weighted = problem.weighted(*(chosen or (1.0, 0.0)))
     before = weighted.value(*start)
     if chosen is not None:
         P, Q = _descend(weighted, start, max_iter)
+    # Back to the factors' own coordinates.
     new_B, new_A = balanced(B.double() @ problem.back_b @ P, Q @ problem.back_a.mT @ A.double(), B.dtype)
     return CoreFisherTruncation(
         B=new_B,
@@ -152,11 +157,14 @@ def _choose(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> t
     n = problem.g.shape[0]
     if n < MIN_SAMPLES:
         return None
+    # Each half of the samples judges what was fitted on the other; the last entry is the Kronecker solution.
     losses = torch.zeros(len(GRID) + 1, dtype=torch.float64)
     for fold in range(2):
         held_out = torch.arange(n, device=problem.g.device) % 2 == fold
-        judge, fitted = problem.only(held_out), start
+        judge = problem.only(held_out)
+        fitted = start
         losses[-1] += judge.value(*start)
+        # From weights to weights the last fit is the next start.
         for i, weights in enumerate(GRID):
             fitted = _descend(problem.only(~held_out).weighted(*weights), fitted, max_iter)
             losses[i] += judge.value(*fitted)
@@ -175,13 +183,16 @@ def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> 
         tolerance_change=1e-10,
         line_search_fn="strong_wolfe",
     )
+    # Relative to the start, so that the tolerances mean the same in every module.
     scale = max(problem.value(*start), torch.finfo(torch.float64).tiny)
 
+    # The gradient is known in closed form; autograd would keep a graph for nothing.
     def closure() -> float:
         with torch.no_grad():
             X = P @ Q - problem.target
             slope = problem.gradient(X) / scale
-            P.grad, Q.grad = slope @ Q.mT, P.mT @ slope
+            P.grad = slope @ Q.mT
+            Q.grad = P.mT @ slope
             return 0.5 * float((X * slope).sum())
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
@@ -191,7 +202,10 @@ def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> 
 
 def _whiten(B: Tensor, A: Tensor, g: Tensor, M_b: Tensor, M_a: Tensor) -> _Problem:
     (R_b, back_b), (R_a, back_a) = square_root(M_b, "M_b"), square_root(M_a, "M_a")
-    gram_b, gram_a, g = B.double().mT @ B.double(), A.double() @ A.double().mT, g.double()
+    gram_b = B.double().mT @ B.double()
+    gram_a = A.double() @ A.double().mT
+    g = g.double()
+    # The core gradients in whitened coordinates, and their mean square in the metric of the weights.
     white = back_b.mT @ g @ back_a
     dual = (inverse(gram_b) @ g * (g @ inverse(gram_a))).sum().clamp(min=0.0)
     return _Problem(

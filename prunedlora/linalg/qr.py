@@ -18,16 +18,20 @@ class ByCholesky:
     """See the module."""
 
     def __init__(self, X: Float[Tensor, "*m d r"], R: Float[Tensor, "*m r r"], R_inverse: Tensor) -> None:
-        self._X, self.R, self._R_inverse = X, R, R_inverse
+        self._X = X
+        self.R = R
+        self._R_inverse = R_inverse
 
     @classmethod
     def of(cls, X: Float[Tensor, "*m d r"], allowed: float) -> "ByCholesky | None":
         """The decomposition, or None where the square of a condition number exceeds `allowed`."""
+        # Columns of unit length, so that the scale of single components costs no digits.
         gram = X.mT @ X
         scale = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         L, failed = torch.linalg.cholesky_ex(gram / scale.unsqueeze(-1) / scale.unsqueeze(-2))
         if failed.any() or not scale.all():
             return None
+        # An upper bound of the condition number, from the factor and its inverse.
         identity = torch.eye(X.shape[-1], dtype=X.dtype, device=X.device).expand_as(L)
         inverse = torch.linalg.solve_triangular(L, identity, upper=False)
         squared_condition = L.square().sum(dim=(-2, -1)) * inverse.square().sum(dim=(-2, -1))
@@ -44,7 +48,8 @@ class ByReflections:
     """See the module; where d is below r, Q is d x d."""
 
     def __init__(self, X: Float[Tensor, "*m d r"]) -> None:
-        self._rows, self._short = X.shape[-2], min(X.shape[-2:])
+        self._rows = X.shape[-2]
+        self._short = min(X.shape[-2:])
         self._reflections, self._tau = torch.geqrf(X)
         self.R = self._reflections[..., : self._short, :].triu()
 

@@ -64,14 +64,20 @@ def truncate_with_values(
     tensor([4., 1.], dtype=torch.float64)
     """
     _check(B, A, rank)
-    b, a = orthogonal(B), orthogonal(A.mT)
+    # The SVD of BA is that of the small product of the two triangles.
+    b = orthogonal(B)
+    a = orthogonal(A.mT)
     U, S, Vh = torch.linalg.svd(b.R @ a.R.mT, full_matrices=False)
+    # Both factors get the root of the singular values, so that they are balanced.
     root = S[..., :rank].sqrt().unsqueeze(-2)
-    left, right = b.apply(U[..., :rank] * root), a.apply(Vh.mT[..., :rank] * root).mT
+    left = b.apply(U[..., :rank] * root)
+    right = a.apply(Vh.mT[..., :rank] * root).mT
     r = B.shape[-1]
     if S.shape[-1] == r:
         return left, right, S
-    pad, missing = torch.nn.functional.pad, rank - root.shape[-1]
+    # A module narrower than its rank has fewer singular values than components: zeros for the rest.
+    pad = torch.nn.functional.pad
+    missing = rank - root.shape[-1]
     return pad(left, (0, missing)), pad(right, (0, 0, 0, missing)), pad(S, (0, r - S.shape[-1]))
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import configured_model, describe_adapter
 from prunedlora.adapters.surgery import hold_at_zero, no_component, shrink, write_factors
+from prunedlora.choices import Budget, Scope
 from prunedlora.criteria import Criterion, check_options, get_criterion
 from prunedlora.errors import ConfigurationError
-from prunedlora.ranks.budget import Budget, Scope, settled_scope
+from prunedlora.ranks.budget import settled_scope
 from prunedlora.ranks.reduction import Candidate, allocate_ranks, reduce_all
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.measurement import measure_statistics
@@ -48,7 +49,8 @@ def reduce_adapter(
         statistics: what the criterion needs of each module, by its name in the model, as
             :func:`prunedlora.measure_statistics` gives it; measured here from `batches` if not given.
         batches: data to measure them on; not used by a criterion that needs none.
-        loss, fisher: see :func:`prunedlora.measure_statistics`.
+        loss: of a batch, see :func:`prunedlora.measure_statistics`.
+        fisher: of a batch, see there.
         options: options of the criterion, e.g. ``{"damping": 0.1}``.
         scope: ``"module"``, or ``"global"`` for one budget over all modules; by default as the criterion's name
             implies, else per module.

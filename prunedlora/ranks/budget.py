@@ -1,18 +1,15 @@
 """Dividing one budget of rank, or of parameters, among modules."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunedlora.choices import Scope
 from prunedlora.criteria import Criterion
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.linalg.numerics import round_off
-
-Scope = Literal["module", "global"]
-Budget = Literal["rank", "parameters"]
 
 #: How the score of B A grows with the scaling s of s B A.
 _POWER_OF_SCALING = {"weight": 1, "energy": 2, "loss": 0}
@@ -92,6 +89,7 @@ def allocate(
     for name, values in scores.items():
         if not torch.isfinite(values).all():
             raise NonFiniteError(f"a score of {name} is NaN or infinite")
+    # Every module first gets the least that it may have.
     size = sizes or dict.fromkeys(scores, 1)
     least = -(-min_rank // round_to) * round_to
     ranks = {name: min(least, values.numel()) for name, values in scores.items()}
@@ -101,13 +99,16 @@ def allocate(
             f"a budget of {budget} is below the {budget - left} that min_rank={min_rank} (in steps of {round_to}) "
             "takes; raise target_rank or lower min_rank"
         )
+    # Then the best offers, as long as they fit; what a module could not pay for closes it, since its further
+    # components are worth less.
     closed = set()
     for _, _, name, rank in sorted(_offers(scores, size, ranks, round_to)):
         price = (rank - ranks[name]) * size[name]
         if name in closed or price > left:
             closed.add(name)
         else:
-            ranks[name], left = rank, left - price
+            ranks[name] = rank
+            left -= price
     return ranks
 
 

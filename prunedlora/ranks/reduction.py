@@ -12,11 +12,12 @@ from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.surgery import no_component
+from prunedlora.choices import Budget
 from prunedlora.criteria import Criterion
 from prunedlora.criteria.registry import Reduction
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors
-from prunedlora.ranks.budget import Budget, allocate, comparable
+from prunedlora.ranks.budget import allocate, comparable
 from prunedlora.statistics.data import Statistics
 
 

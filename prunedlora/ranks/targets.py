@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prunedlora.choices import Scope
 from prunedlora.criteria import Criterion
 from prunedlora.errors import ConfigurationError
 from prunedlora.linalg.truncation import rank_for_energy
-from prunedlora.ranks.budget import Scope, allocate, comparable
+from prunedlora.ranks.budget import allocate, comparable
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Average:
     def discount(self, factor: float) -> None:
         """Let what has been added so far count less, by `factor`."""
         if self._total is not None and self._weight is not None:
-            self._total, self._weight = self._total * factor, self._weight * factor
+            self._total = self._total * factor
+            self._weight = self._weight * factor
 
     def state(self) -> dict[str, Tensor]:
         """What has been added so far, over all processes; nothing if nothing has."""
@@ -52,7 +53,8 @@ class Average:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Start from what `state` gave, in one process of all."""
-        self._total, self._weight = state.get("total"), state.get("weight")
+        self._total = state.get("total")
+        self._weight = state.get("weight")
 
     def mean(self, name: str) -> Float[Tensor, "r r"]:
         """The mean, over all processes.
@@ -62,7 +64,8 @@ class Average:
         """
         if self._total is None or self._weight is None:
             raise ConfigurationError(f"no backward pass has reached {name}; collect over at least one")
-        total, weight = sum_over_processes(self._total), sum_over_processes(self._weight)
+        total = sum_over_processes(self._total)
+        weight = sum_over_processes(self._weight)
         if not weight > 0:
             raise ConfigurationError(f"everything that was collected for {name} was NaN, infinite or masked")
         return total / weight

@@ -16,7 +16,7 @@ from prunedlora.adapters.modules import LoraModule
 from prunedlora.distributed import gather_over_processes, share_of_this_process
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average, gram_of_columns
-from prunedlora.statistics.hooks import Hooked, Record, by_sample, count_samples, watch
+from prunedlora.statistics.hooks import Hooked, Record, by_sample, watch
 
 #: Core gradients kept for each module, the latest: 4 r² bytes each, 34 MB a module at rank 64.
 MAX_SAMPLES = 2048
@@ -61,8 +61,11 @@ class BottleneckMoments(Hooked):
         ignore_padding: bool = False,
     ) -> None:
         super().__init__()
-        self.active, self._loss_scale, self._mask = True, loss_scale, None
+        self.active = True
+        self._loss_scale = loss_scale
+        self._mask = None
         self.averages = {m.name: {n: Average() for n in needs if n != "core_gradients"} for m in modules}
+        # Core gradients are kept one by one, since no average of them is enough.
         self._core: dict[str, list[Tensor]] | None = None
         if "core_gradients" in needs:
             self._core = {m.name: [] for m in modules}
@@ -105,10 +108,15 @@ class BottleneckMoments(Hooked):
 
     @torch.no_grad()
     def _record(self, name: str, z: Tensor, u: Tensor, mask: Tensor | None) -> None:
-        z, u, keep = by_sample(z), by_sample(u) * (count_samples(z) / self._loss_scale()), None
+        # u of each sample's own loss: the mean over samples is undone.
+        z = by_sample(z)
+        u = by_sample(u) * (z.shape[0] / self._loss_scale())
+        # Masked tokens count neither in sums nor in their number; a pooled output has no tokens to mask.
+        keep = None
         if mask is not None and z.shape[1] > 1:
             keep = _fitting(mask, z, name)
-            z, u = z * keep.unsqueeze(-1), u * keep.unsqueeze(-1)
+            z = z * keep.unsqueeze(-1)
+            u = u * keep.unsqueeze(-1)
         averages = self.averages[name]
         if "C_z" in averages:
             tokens = z.shape[0] * z.shape[1] if keep is None else keep.sum()

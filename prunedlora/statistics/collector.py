@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.peft import name_in_base
+from prunedlora.choices import FisherPer
 from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average
@@ -19,7 +19,6 @@ from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
 from prunedlora.statistics.gradients import GradientMoments, Sensitivity
 from prunedlora.statistics.hooks import Hooked
 
-FisherPer = Literal["micro_batch", "sample"]
 _COLUMNS = ("gradient_B", "sensitivity_B", "uncertainty_B")
 _ROWS = ("gradient_A", "sensitivity_A", "uncertainty_A")
 
@@ -68,7 +67,7 @@ class Collector(Hooked):
         return self._sensitivity is not None
 
     def reset(self) -> None:
-        """Start all averages anew (those of sensitivities go on); hooks are renewed."""
+        """Start all averages again, except those of sensitivities; hooks are renewed."""
         self.close()
         self._grams = GradientMoments(self._modules) if self._wants("gram_") else None
         self._fisher = self._make_fisher() if self._wants("fisher_") else None
@@ -106,11 +105,13 @@ class Collector(Hooked):
         if self._wants("gradient_"):
             assert module.B.grad is not None
             assert module.A.grad is not None
-            found["gradient_B"], found["gradient_A"] = module.B.grad, module.A.grad
+            found["gradient_B"] = module.B.grad
+            found["gradient_A"] = module.A.grad
         for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
             if source is not None:
                 of_B, of_A = source.averages[module.name]
-                found[f"{kind}_B"], found[f"{kind}_A"] = of_B.mean(module.name), of_A.mean(module.name)
+                found[f"{kind}_B"] = of_B.mean(module.name)
+                found[f"{kind}_A"] = of_A.mean(module.name)
         if self._bottleneck is not None:
             found |= self._bottleneck.of(module)
         if self._sensitivity is not None:

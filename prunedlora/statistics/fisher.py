@@ -25,7 +25,8 @@ class MicroBatchFisher(Hooked):
 
     def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
         super().__init__()
-        self.active, self._loss_scale = True, loss_scale
+        self.active = True
+        self._loss_scale = loss_scale
         self.averages = {m.name: (Average(), Average()) for m in modules}
         for module in modules:
             of_B, of_A = self.averages[module.name]
@@ -55,7 +56,8 @@ class SampleFisher(Hooked):
 
     def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
         super().__init__()
-        self.active, self._loss_scale = True, loss_scale
+        self.active = True
+        self._loss_scale = loss_scale
         self.averages = {m.name: (Average(), Average()) for m in modules}
         for module in modules:
             of_B, of_A = self.averages[module.name]

@@ -41,7 +41,8 @@ def fisher_loss(
     >>> torch.allclose(logits.grad.mT @ logits.grad, torch.diag(p[0]) - p.mT @ p)
     True
     """
-    n, c = logits.shape[0], logits.shape[-1]
+    n = logits.shape[0]
+    c = logits.shape[-1]
     if c < 2:
         raise ConfigurationError("fisher_loss needs the logits of at least two classes")
     flat = logits.reshape(-1, c) if counted is None else logits[counted]
@@ -56,5 +57,6 @@ def signed_root(logits: Float[Tensor, "m c"], generator: torch.Generator | None)
     q = logits.softmax(dim=-1).sqrt()
     signs = torch.randint(0, 2, logits[:, 1:].shape, generator=generator).to(q) * 2 - 1
     along = (q[:, 1:] * signs).sum(dim=-1, keepdim=True)
-    first, rest = -along, signs - q[:, 1:] * along / (1 + q[:, :1])
+    first = -along
+    rest = signs - q[:, 1:] * along / (1 + q[:, :1])
     return q * torch.cat([first, rest], dim=-1)

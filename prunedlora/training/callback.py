@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
-from prunedlora.errors import PrunedLoRAError
+from prunedlora.errors import MissingPackageError, PrunedLoRAError
 from prunedlora.training.checkpoint import STATE_FILE, read_state, write_state
 from prunedlora.training.config import PruneConfig
 from prunedlora.training.pruner import LoraRankPruner
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ImportError as error:
+    raise MissingPackageError('PruningCallback needs transformers: pip install "prunedlora[trainer]"') from error
 
 
 class PruningCallback(TrainerCallback):
@@ -35,7 +38,9 @@ class PruningCallback(TrainerCallback):
     """
 
     def __init__(self, config: PruneConfig, adapter: str = "default", *, resume_from: str | Path | None = None) -> None:
-        self.config, self.adapter, self.resume_from = config, adapter, resume_from
+        self.config = config
+        self.adapter = adapter
+        self.resume_from = resume_from
         self.pruner: LoraRankPruner | None = None
 
     def on_train_begin(
@@ -61,9 +66,9 @@ class PruningCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the pruner's state into the checkpoint."""
         assert self.pruner is not None
-        told = self.pruner.state_dict()  # in every process
+        collected = self.pruner.state_dict()  # in every process
         if args.should_save and not state.is_hyper_param_search:
-            write_state(told, _folder(args, state) / STATE_FILE)
+            write_state(collected, _folder(args, state) / STATE_FILE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -37,10 +37,13 @@ def check_same_training(state: Mapping[str, Any], config: PruneConfig, modules: 
     expected = {"config", "ranks", "step", "events", "statistics"}
     if set(state) != expected:
         raise ConfigurationError(f"the state of a LoraRankPruner has {', '.join(sorted(expected))}, nothing else")
-    saved, wanted = json.loads(state["config"]), json.loads(config.to_json())
+    # The settings, key by key, so that the message names what changed.
+    saved = json.loads(state["config"])
+    wanted = json.loads(config.to_json())
     changed = [f"{key}={wanted[key]!r} (was {saved.get(key)!r})" for key in wanted if saved.get(key) != wanted[key]]
     if changed:
         raise ConfigurationError(f"the checkpoint was made with other settings: {', '.join(changed)}; use the same")
+    # The adapter, module by module.
     ranks = {name_in_base(m.name): m.rank for m in modules}
     before: dict[str, int] = state["ranks"]
     different = sorted(name for name in ranks.keys() | before.keys() if ranks.get(name) != before.get(name))
@@ -79,10 +82,10 @@ def write_state(state: Mapping[str, Any], file: Path) -> None:
     Raises:
         OutputError: it cannot be written, or does not hold what memory holds.
     """
-    told = {key: value for key, value in state.items() if key != "statistics"}
+    metadata = {key: value for key, value in state.items() if key != "statistics"}
     with scratch_beside(file) as folder:
         part = folder / file.name
-        write_tensors(state["statistics"], part, {_KEY: json.dumps(told)})
+        write_tensors(state["statistics"], part, {_KEY: json.dumps(metadata)})
         part.replace(file)
 
 
@@ -94,10 +97,11 @@ def read_state(file: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(file, "pt") as opened:
-            told: dict[str, Any] = json.loads((opened.metadata() or {})[_KEY])
-            return {**told, "statistics": {key: opened.get_tensor(key) for key in opened.keys()}}  # noqa: SIM118
+            metadata: dict[str, Any] = json.loads((opened.metadata() or {})[_KEY])
+            statistics = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return {**metadata, "statistics": statistics}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigurationError(
             f"{file} holds no state of a pruner ({error}); resume from a checkpoint that was saved while pruning, or "
-            "start anew"
+            "start from the beginning"
         ) from error

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_args
+from typing import Any
 
+from prunedlora.choices import Budget, FisherPer, Moments, Scope, check_choices
 from prunedlora.criteria import check_options, get_criterion
 from prunedlora.errors import ConfigurationError
-from prunedlora.ranks.budget import Budget, Scope, settled_scope
-from prunedlora.statistics.collector import FisherPer
-from prunedlora.training.optimizers import Moments
+from prunedlora.ranks.budget import settled_scope
 from prunedlora.training.schedule import Schedule
 
 
@@ -72,20 +71,13 @@ class PruneConfig:
             raise ConfigurationError(f"decay must be in [0, 1), not {self.decay}")
         if self.window < 1 or (self.window > 1 and self.decay > 0):
             raise ConfigurationError("window must be at least 1, and 1 where decay > 0: use one of the two")
-        self._check_choices()
+        check_choices(self)
+        self._check_ranks()
         scope = settled_scope(get_criterion(self.criterion), self.scope)
         object.__setattr__(self, "scope", scope)
         self.schedule  # noqa: B018  building it checks its values
 
-    def _check_choices(self) -> None:
-        for name, known in (
-            ("scope", (None, *get_args(Scope))),
-            ("budget", get_args(Budget)),
-            ("fisher_per", get_args(FisherPer)),
-            ("moments", get_args(Moments)),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigurationError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+    def _check_ranks(self) -> None:
         if self.min_rank < 1 or self.round_to < 1:
             raise ConfigurationError("min_rank and round_to must be at least 1")
         if self.target_rank < self.min_rank or self.target_rank % self.round_to:
@@ -105,7 +97,7 @@ class PruneConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "PruneConfig":
-        """The inverse of `to_json`; keys that are no setting are refused.
+        """The inverse of `to_json`; keys that are not settings are refused.
 
         Raises:
             ConfigurationError: unknown keys, or values that do not fit.

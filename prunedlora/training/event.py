@@ -6,9 +6,9 @@ from torch import Tensor
 
 from prunedlora.adapters.optimizer_state import forget_all, forget_removed
 from prunedlora.adapters.surgery import write_factors
+from prunedlora.choices import Moments
 from prunedlora.criteria import Reduction
 from prunedlora.ranks.reduction import Candidate
-from prunedlora.training.optimizers import Moments
 from prunedlora.training.rotation import rotate_state
 
 

@@ -1,15 +1,12 @@
 """What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import ConfigurationError, NonFiniteError
-
-#: What becomes of an optimiser's state at a pruning event, see `prunedlora.PruneConfig`.
-Moments = Literal["follow", "keep", "reset"]
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -20,7 +17,7 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """
     while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         if not hasattr(optimizer, "optimizer"):
-            raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer")
+            raise ConfigurationError(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
         optimizer = optimizer.optimizer
     return optimizer
 

@@ -98,9 +98,11 @@ class LoraRankPruner:
         self.step = 0
         self.events: list[PruneEvent] = []
         self._finished = False
+        # Refused before the first step: factors that are not trained, events that do not fit into training.
         self._criterion = get_criterion(config.criterion)
         check_optimized(self.modules, self.optimizer)
         self._plan = config.schedule.plan({m.name: m.rank for m in self.modules}, total_steps)
+        # Hooks come last, so that a refusal leaves none behind.
         self._removed = {m.name: no_component(m) for m in self.modules}
         self._collector = Collector(
             model,
@@ -148,6 +150,7 @@ class LoraRankPruner:
                 f"{self.step} of {self.total_steps} optimiser steps, the next event was due at step "
                 f"{self._plan[len(self.events)][0]}; train longer, or lower interval or warmup_steps"
             )
+        # Every module is checked before any is cut.
         for module in self.modules:
             if not (torch.isfinite(module.B).all() and torch.isfinite(module.A).all()):
                 raise NonFiniteError(f"the trained factors of {module.name} hold NaN or infinity")

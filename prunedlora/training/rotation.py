@@ -51,6 +51,7 @@ def rotate_state(
     Raises:
         UnsupportedOptimizerError: the optimiser keeps state of an unknown kind.
     """
+    # The change of basis, from the factors themselves: B' = B P, A' = Q A.
     P = torch.linalg.pinv(old.B.double()) @ new.B.double()
     Q = new.A.double() @ torch.linalg.pinv(old.A.double())
     for parameter, right, dim in ((module.B, Q.mT, 1), (module.A, P, 0)):

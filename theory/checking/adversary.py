@@ -86,13 +86,17 @@ def attack(
     steps: int = STEPS,
 ) -> Attack:
     """Search for the instance that comes closest to violating a bound, or goes furthest beyond it."""
-    began, starts = time.perf_counter(), statement.starts
+    began = time.perf_counter()
+    starts = statement.starts
     start = statement.sample(Generator().manual_seed(seed), starts, **shape)
     search = _Search(instances.to_device(start, device))
     optimiser = torch.optim.Adam(search.variables, lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=RATE * 1e-4)
-    fallen, fell_after = torch.zeros(starts, dtype=torch.bool, device=device), None
-    best, best_instance, trajectory = -torch.inf, None, []
+    fallen = torch.zeros(starts, dtype=torch.bool, device=device)
+    fell_after = None
+    best = -torch.inf
+    best_instance = None
+    trajectory = []
     for _ in range(steps):
         instance = search.instance()
         result = statement.check(instance).tightened(tighten)
@@ -102,7 +106,8 @@ def attack(
         ratio = _settled(result)
         leader = int(ratio.argmax())
         if best_instance is None or ratio[leader] > best:
-            best, best_instance = ratio[leader].item(), instances.entry(_detached(instance), leader)
+            best = ratio[leader].item()
+            best_instance = instances.entry(_detached(instance), leader)
         trajectory.append(best)
         climbed = _log_ratio(result) if statement.ascent is None else statement.ascent(instance)
         _ascend(optimiser, search.variables, climbed.nan_to_num(0.0, 0.0, 0.0).sum())

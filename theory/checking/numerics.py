@@ -42,7 +42,8 @@ def kronecker_loss(
 def condition(H: Float[Tensor, "*n d d"]) -> Float[Tensor, "*n"]:
     """Condition number of a symmetric matrix, infinite unless it is positive definite."""
     eigenvalues = torch.linalg.eigvalsh(H)
-    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
+    smallest = eigenvalues[..., 0]
+    largest = eigenvalues[..., -1]
     return torch.where(smallest > 0, largest / smallest, torch.inf)
 
 

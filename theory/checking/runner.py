@@ -124,7 +124,8 @@ def verify(
         tighten: multiplies every right-hand side.  With 0.9 a bound that is attained must fall.
         steps: of the adversary.
     """
-    began, tally = time.perf_counter(), _Tally()
+    began = time.perf_counter()
+    tally = _Tally()
     for batch in plan(statement, count or statement.instances, seed):
         tally.add(batch, statement.check(draw(statement, batch, device)).tightened(tighten))
     extremal = None

@@ -59,7 +59,8 @@ def row(one: dict[str, Any]) -> tuple[str, ...]:
     outside = "; ".join(f"{n} ({name})" for name, n in one["assumption_failures"].items() if n)
     attacks = ", ".join(claim.number(attack["best_ratio"]) for attack in one["adversary"])
     extremal = "" if one["extremal_ratio"] is None else claim.number(one["extremal_ratio"])
-    tightest, seconds = claim.number(one["tightest_ratio"]), f"{one['seconds']:.1f}"
+    tightest = claim.number(one["tightest_ratio"])
+    seconds = f"{one['seconds']:.1f}"
     counts = (one["key"], one["verdict"], f"{one['instances']:,}", outside, str(one["violations"]))
     return (*counts, tightest, extremal, attacks, seconds)
 

@@ -14,7 +14,7 @@ from theory.statements.s05_softmax_bound import corrected_bound
 from theory.statements.s07_price_of_ignoring_the_loss import blind_choice, kappa, losses_of_choices
 from theory.statements.s10_weight_perturbation import check_general, overlapping_masks
 
-#: Blue, orange, grey: told apart in every common form of colour blindness.
+#: Blue, orange, grey: distinguishable in every common form of colour blindness.
 MEASURED, LIMIT, QUIET = "#0072B2", "#D55E00", "#888888"
 
 

@@ -42,7 +42,8 @@ def _price(s: dict[str, Any]) -> list[str]:
         "term as in the Fisher term (medians over layers), and these pairs of rules leave that term out.",
     ]
     for row in rows:
-        (low, high), (blind, aware) = row["even_test_interval"], row["pair"].split("/")
+        low, high = row["even_test_interval"]
+        blind, aware = row["pair"].split("/")
         word = "more than" if low > 1 else "less than" if 0 < high < 1 else "not distinguishably from"
         out.append(
             f"Second-order loss at rank {row['rank']}: `{blind}` costs {word} `{aware}`, "

@@ -133,7 +133,7 @@ def correlation(rows: Rows, name: str, of: str, target: str) -> tuple[float, lis
         return float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
 
     rng = np.random.default_rng(0)
-    resampled = [coefficient(rng.integers(len(by_layer), size=len(by_layer))) for _ in range(RESAMPLES)]
+    resampled = [coefficient(rng.integers(len(by_layer), size=len(by_layer)).tolist()) for _ in range(RESAMPLES)]
     return coefficient(range(len(by_layer))), [float(q) for q in np.quantile(resampled, (0.025, 0.975))]
 
 

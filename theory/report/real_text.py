@@ -220,7 +220,7 @@ def of_scaled(one: dict[str, Any]) -> str:
         for row in one["joint"]
     )
     return (
-        f"- **Adapter ×{one['magnitude']:g}**, statistics measured anew (test loss before pruning "
+        f"- **Adapter ×{one['magnitude']:g}**, statistics measured again (test loss before pruning "
         f"{short(one['unpruned']['test'])}), all layers cut: ΔL on test, activation choice / loss-aware choice: "
         f"{cells}.\n"
     )

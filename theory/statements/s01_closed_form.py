@@ -91,7 +91,8 @@ def stationary_point(instance: Removal) -> Float[Tensor, "*n d r"]:
     >>> stationary_point(one)
     tensor([[-1.,  0.]], dtype=torch.float64)
     """
-    H, gone = gram(instance.factor).double(), removed_columns(instance.removed, instance.W.shape[-1])
+    H = gram(instance.factor).double()
+    gone = removed_columns(instance.removed, instance.W.shape[-1])
     scale = H.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
     system = H * (1 - gone) + scale * torch.diag_embed(gone.squeeze(-2))
     target = -instance.G * (1 - gone) - scale * instance.W * gone
@@ -117,8 +118,10 @@ def check_optimality(instance: Removal) -> Result:
     H = gram(instance.factor)
     kept = 1 - removed_columns(instance.removed, instance.W.shape[-1])
     delta, value = block_solution(instance.W, H, instance.removed, instance.G)
-    other, kappa = delta + instance.eta * kept, condition(H)
-    gain, predicted = model(other, instance.G, H) - value, 0.5 * trace_form(instance.eta * kept, H)
+    other = delta + instance.eta * kept
+    kappa = condition(H)
+    gain = model(other, instance.G, H) - value
+    predicted = 0.5 * trace_form(instance.eta * kept, H)
     newton = torch.linalg.solve(H, instance.G, left=False)
     energy = frobenius(H) * (frobenius(other) + frobenius(delta) + frobenius(newton)).square()
     error = torch.where(energy > 0, (gain - predicted).abs() / energy, 0.0)

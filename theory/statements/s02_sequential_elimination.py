@@ -20,8 +20,8 @@ these columns zero (the identity of S1), which is S1's problem on the columns :m
 :math:`H_{F,F}` and the single constraint on :math:`j_i`; its solution is the step above and its cost :math:`c_i`.
 So the costs add up to the minimum for :math:`M`, and the minimiser is unique, whatever the order.  ∎
 
-Checked for a random order, and for the greedy order that :func:`prunedlora.linalg.elimination.eliminate` chooses, against
-:func:`prunedlora.linalg.elimination.block_solution` of the same set.
+Checked for a random order, and for the greedy order that :func:`prunedlora.linalg.elimination.eliminate` chooses,
+against :func:`prunedlora.linalg.elimination.block_solution` of the same set.
 """
 
 import torch
@@ -46,7 +46,8 @@ def remove_in_order(
     >>> remove_in_order(torch.ones(1, 2), H, torch.tensor([0]))
     (tensor([[0.0000, 1.5000]], dtype=torch.float64), tensor(0.7500, dtype=torch.float64))
     """
-    W, K = W.double(), inverse(H)
+    W = W.double()
+    K = inverse(H)
     cost = torch.zeros(W.shape[:-2], dtype=W.dtype, device=W.device)
     for j in order.unbind(dim=-1):
         index = j[..., None, None]
@@ -54,14 +55,17 @@ def remove_in_order(
         pivot = torch.take_along_dim(row, index, dim=-1)
         column = torch.take_along_dim(W, index, dim=-1)
         cost = cost + 0.5 * column.square().sum(dim=(-2, -1)) / pivot.squeeze((-2, -1))
-        W, K = W - column / pivot * row, K - row.mT @ row / pivot
+        W = W - column / pivot * row
+        K = K - row.mT @ row / pivot
     return W, cost
 
 
 def check(instance: Removal) -> Result:
     """Random order and greedy order against the block solution; the larger of the relative errors."""
-    H, W = gram(instance.factor), instance.W
-    kappa, count = condition(H), instance.removed.shape[-1]
+    H = gram(instance.factor)
+    W = instance.W
+    kappa = condition(H)
+    count = instance.removed.shape[-1]
     ordered, ordered_cost = remove_in_order(W, H, instance.removed)
     block, block_cost = block_solution(W, H, instance.removed)
     greedy = eliminate([W], [H], count, damping=0.0)

@@ -108,7 +108,8 @@ def kept_by_rule(instance: Gauge) -> tuple[Float[Tensor, "*n d_out d_in"], Float
 def kept_with_absolute_damping(instance: Gauge) -> Float[Tensor, "*n d_out d_in"]:
     """Product kept when ``H + I`` is used instead of Marquardt damping."""
     eye = torch.eye(instance.R.shape[-1], dtype=instance.B.dtype, device=instance.B.device)
-    H_B, H_A = instance.G_B.mT @ instance.G_B + eye, instance.G_A @ instance.G_A.mT + eye
+    H_B = instance.G_B.mT @ instance.G_B + eye
+    H_A = instance.G_A @ instance.G_A.mT + eye
     out = eliminate((instance.B, instance.A.mT), (H_B, H_A), eye.shape[-1] // 2, damping=0.0)
     return out.matrices[0] @ out.matrices[1].mT
 
@@ -121,7 +122,8 @@ def kept_by_truncation(instance: Gauge) -> Float[Tensor, "*n d_out d_in"]:
 
 def check_marquardt(instance: Gauge) -> Result:
     """Kept product and costs before and after a rescaling of the components."""
-    (product, cost), (product_after, cost_after) = kept_by_rule(instance), kept_by_rule(instance.transformed())
+    (product, cost) = kept_by_rule(instance)
+    (product_after, cost_after) = kept_by_rule(instance.transformed())
     total = cost.sum(dim=-1).clamp(min=torch.finfo(cost.dtype).tiny)
     error = torch.maximum(
         relative(product - product_after, component_size(instance)),
@@ -135,21 +137,24 @@ def check_marquardt(instance: Gauge) -> Result:
 
 def check_absolute(instance: Gauge) -> Result:
     """The (false) claim that absolute damping is invariant too."""
-    before, after = kept_with_absolute_damping(instance), kept_with_absolute_damping(instance.transformed())
+    before = kept_with_absolute_damping(instance)
+    after = kept_with_absolute_damping(instance.transformed())
     error = relative(before - after, component_size(instance))
     return compare(error, torch.full_like(error, 1e-6), {})
 
 
 def check_general_basis(instance: Gauge) -> Result:
     """The (false) claim that removal of components does not depend on the basis."""
-    before, after = kept_by_rule(instance)[0], kept_by_rule(instance.transformed())[0]
+    before = kept_by_rule(instance)[0]
+    after = kept_by_rule(instance.transformed())[0]
     error = relative(before - after, component_size(instance))
     return compare(error, torch.full_like(error, 1e-6), {})
 
 
 def check_truncation(instance: Gauge) -> Result:
     """Product kept by truncation in both bases; assumes a gap between the singular values kept and dropped."""
-    other, k = instance.transformed(), max(instance.R.shape[-1] // 2, 1)
+    other = instance.transformed()
+    k = max(instance.R.shape[-1] // 2, 1)
     change = frobenius(kept_by_truncation(instance) - kept_by_truncation(other))
     singular = torch.linalg.svdvals(instance.B @ instance.A)
     gap = (singular[..., k - 1] - singular[..., k]) / singular[..., 0]

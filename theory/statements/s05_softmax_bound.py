@@ -90,7 +90,8 @@ def opposite_keys(values: float = 1e3, epsilon: float = 1e-4) -> Heads:
     1.0
     """
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    K, V = torch.cat((one, -one), dim=-2), values * torch.cat((one, -one), dim=-2)
+    K = torch.cat((one, -one), dim=-2)
+    V = values * torch.cat((one, -one), dim=-2)
     return Heads(0 * one, K, V, epsilon * one, K, V)
 
 

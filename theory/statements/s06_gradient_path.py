@@ -100,7 +100,8 @@ def sample(generator: Generator, n: int, *, N: int, D: int, d: int) -> Modules:
     def module() -> Tensor:
         return instances.matrices(generator, n, D, d, low=-2.0, high=1.0)
 
-    X, T = instances.normal(generator, n, N, D), instances.matrices(generator, n, N, d, low=-1.0, high=1.0)
+    X = instances.normal(generator, n, N, D)
+    T = instances.matrices(generator, n, N, d, low=-1.0, high=1.0)
     return Modules(X, module(), module(), module(), T, module(), module(), module())
 
 
@@ -111,7 +112,8 @@ def silent_modules() -> Modules:
     (tensor([0., 0., 0.], dtype=torch.float64), 8.0)
     """
     eye = torch.eye(2, dtype=torch.float64).unsqueeze(0)
-    zero, V = torch.zeros_like(eye), torch.diag(torch.tensor([4.0, -4.0], dtype=torch.float64)).unsqueeze(0)
+    zero = torch.zeros_like(eye)
+    V = torch.diag(torch.tensor([4.0, -4.0], dtype=torch.float64)).unsqueeze(0)
     return Modules(eye, zero, zero, V, zero, 10 * eye, 10 * eye, zero)
 
 

@@ -91,7 +91,8 @@ def feasible_changes(instance: Layer) -> Float[Tensor, "*n masks d r"]:
 
 def losses_of_choices(instance: Layer) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
     """Loss of the choice by activations, and of the choice by loss."""
-    delta, masks = feasible_changes(instance), instance.masks
+    delta = feasible_changes(instance)
+    masks = instance.masks
     activation = trace_form(delta, over_masks(instance.C, masks))
     loss = kronecker_loss(delta, over_masks(instance.C, masks), over_masks(instance.D, masks))
     chosen = loss.gather(-1, activation.argmin(dim=-1, keepdim=True)).squeeze(-1)

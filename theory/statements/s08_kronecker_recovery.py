@@ -66,7 +66,9 @@ def dense_minimiser(instance: Kronecker) -> Float[Tensor, "*n d r"]:
     >>> dense_minimiser(Kronecker(torch.ones(1, 2, dtype=torch.float64), eye, eye[:1, :1], torch.tensor([0])))
     tensor([[-1.,  0.]], dtype=torch.float64)
     """
-    C, D, (d, r) = gram(instance.factor_C), gram(instance.factor_D), instance.W.shape[-2:]
+    C = gram(instance.factor_C)
+    D = gram(instance.factor_D)
+    (d, r) = instance.W.shape[-2:]
     H = torch.einsum("...ij,...kl->...ikjl", D, C).reshape(*D.shape[:-2], d * r, d * r)
     gone = removed_columns(instance.removed, r).expand(*instance.W.shape).flatten(-2)
     scale = H.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
@@ -88,7 +90,9 @@ def check_recovery(instance: Kronecker) -> Result:
 
 def check_cost(instance: Kronecker) -> Result:
     """Costs of `eliminate`, which sees D only through ``W^T D W``, against the loss of the change that it makes."""
-    C, D, count = gram(instance.factor_C), gram(instance.factor_D), instance.removed.shape[-1]
+    C = gram(instance.factor_C)
+    D = gram(instance.factor_D)
+    count = instance.removed.shape[-1]
     out = eliminate([instance.W], [C], count, moments=[instance.W.mT @ D @ instance.W], damping=0.0)
     delta = out.matrices[0] - instance.W
     scale = frobenius(D) * frobenius(C) * (frobenius(delta) + frobenius(instance.W)).square()

@@ -51,7 +51,8 @@ def relative_error_of_curvature(H: Float[Tensor, "*n r r"], H_hat: Float[Tensor,
 
 def cost_of_choice(instance: Estimate) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
     """True quadratic cost of the mask and recovery chosen by the estimate, and of the best ones."""
-    W, masks = over_masks(instance.W, instance.masks), instance.masks
+    W = over_masks(instance.W, instance.masks)
+    masks = instance.masks
     H, H_hat = over_masks(gram(instance.factor), masks), over_masks(gram(instance.factor_hat), masks)
     delta_hat, estimated = block_solution(W, H_hat, masks)
     _, best = block_solution(W, H, masks)

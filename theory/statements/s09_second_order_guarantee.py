@@ -102,7 +102,8 @@ def taylor_model(phi: Callable[[Tensor], Tensor], start: Float[Tensor, "*n k"]) 
 
 def remainder_constant(instance: Classifier) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n k"]]:
     """M₃ along the segments, and the remainder of each change by quadrature of the third derivative."""
-    phi, start = along_segments(instance), torch.zeros_like(instance.changes[..., 0, 0])
+    phi = along_segments(instance)
+    start = torch.zeros_like(instance.changes[..., 0, 0])
     nodes, weights = (x.to(start.device).view(-1, *[1] * start.ndim) for x in quadrature())
     third = derivative(derivative(derivative(phi)))(nodes + start)
     M3 = (third.abs().amax(dim=0) / frobenius(instance.changes).pow(3)).amax(dim=-1)
@@ -111,8 +112,11 @@ def remainder_constant(instance: Classifier) -> tuple[Float[Tensor, "*n"], Float
 
 def check_remainder(instance: Classifier) -> Result:
     """Loss of the choice by the exact quadratic model against the best loss plus the remainder bound."""
-    phi, start = along_segments(instance), torch.zeros_like(instance.changes[..., 0, 0])
-    model, true, (M3, remainder) = taylor_model(phi, start), phi(start + 1), remainder_constant(instance)
+    phi = along_segments(instance)
+    start = torch.zeros_like(instance.changes[..., 0, 0])
+    model = taylor_model(phi, start)
+    true = phi(start + 1)
+    (M3, remainder) = remainder_constant(instance)
     radius = frobenius(instance.changes)
     bound = M3 * radius.amax(dim=-1).pow(3) / 3
     chosen = true.gather(-1, model.argmin(dim=-1, keepdim=True)).squeeze(-1)
@@ -127,7 +131,8 @@ def check_remainder(instance: Classifier) -> Result:
 
 def ascent_remainder(instance: Classifier) -> Float[Tensor, "*n"]:
     """What the adversary climbs: the excess of the best wrong choice over the bound, if the model can be led to it."""
-    phi, start = along_segments(instance), torch.zeros_like(instance.changes[..., 0, 0])
+    phi = along_segments(instance)
+    start = torch.zeros_like(instance.changes[..., 0, 0])
     bound = remainder_constant(instance)[0] * frobenius(instance.changes).amax(dim=-1).pow(3) / 3
     return wrong_choice(phi(start + 1), taylor_model(phi, start)) / bound
 

@@ -131,7 +131,8 @@ def check_pair(instance: Perturbed) -> Result:
 
 def check_activation(instance: Perturbed) -> Result:
     """(c), the activation rule's choice, in units of loss."""
-    K, eye = kernels(instance), torch.eye(instance.W.shape[-2], dtype=instance.W.dtype, device=instance.W.device)
+    K = kernels(instance)
+    eye = torch.eye(instance.W.shape[-2], dtype=instance.W.dtype, device=instance.W.device)
     blind = root_cost(instance.W + instance.E, eye.expand_as(instance.D), K).argmin(dim=-1, keepdim=True)
     costs = root_cost(instance.W, instance.D, K)
     price = kappa(instance)
@@ -172,14 +173,16 @@ def build(W: list[float], E: list[float], C: Float[Tensor, "r r"], count: int) -
     """An instance of one row, ``D = 1``."""
     row, change = (torch.tensor([[x]], dtype=torch.float64) for x in (W, E))
     factor = torch.linalg.cholesky(C).mT.unsqueeze(0)
-    masks, one = instances.all_masks(len(W), count).unsqueeze(0), torch.ones(1, 1, 1, dtype=torch.float64)
+    masks = instances.all_masks(len(W), count).unsqueeze(0)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
     return Perturbed(row, factor, one, masks, torch.ones(1, dtype=torch.bool), change)
 
 
 def two_columns(epsilon: float = 0.1) -> Perturbed:
     """√2 is attained: two uncoupled columns, one to remove."""
     step = epsilon / 2**0.5
-    W, E = [1.0, 1.0 + 2 * step * (1 - 1e-6)], [step, -step]
+    W = [1.0, 1.0 + 2 * step * (1 - 1e-6)]
+    E = [step, -step]
     return build(W, E, torch.eye(2, dtype=torch.float64), 1)
 
 
@@ -191,7 +194,9 @@ def overlapping_masks(theta: float = 0.1, stiffness: float = 1e6, epsilon: float
     """
     angle = torch.tensor(theta, dtype=torch.float64)
     c, s = angle.cos(), angle.sin()
-    own, shared, cross = stiffness * c**2 + s**2, stiffness * s**2 + c**2, -(stiffness - 1) * s * c
+    own = stiffness * c**2 + s**2
+    shared = stiffness * s**2 + c**2
+    cross = -(stiffness - 1) * s * c
     coupled = cross**2 / shared
     P = torch.stack(
         [torch.stack(row) for row in ((shared, cross, cross), (cross, own, coupled), (cross, coupled, own))]

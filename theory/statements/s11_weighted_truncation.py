@@ -124,7 +124,8 @@ def recovered_choice(
     tensor([[0.],
             [1.]], dtype=torch.float64)
     """
-    kept, removed = order[..., :k], order[..., k:]
+    kept = order[..., :k]
+    removed = order[..., k:]
     delta, _ = block_solution(B, M_a, removed)
     left = torch.take_along_dim(B + delta, kept.unsqueeze(-2), dim=-1)
     return left, torch.take_along_dim(A, kept.unsqueeze(-1), dim=-2)

@@ -67,7 +67,8 @@ def along(
     instance: Sequence, function: Callable[..., Tensor]
 ) -> tuple[Float[Tensor, "*n classes"], Float[Tensor, "*n classes"]]:
     """First and second derivative along `direction` of a function of S, by forward mode: neither u nor z enters."""
-    S, start = core_at_rest(instance), torch.zeros_like(instance.scaling)
+    S = core_at_rest(instance)
+    start = torch.zeros_like(instance.scaling)
     one = torch.ones_like(start)
 
     def moved(t: Tensor) -> Tensor:

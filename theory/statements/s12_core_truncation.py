@@ -1,12 +1,13 @@
 r"""S12, second part: truncation under the core Fisher matrix against weighted truncation (S11).
 
-With :math:`g_n` the core gradient of sample n (:mod:`theory.statements.s12_core_fisher`), :math:`M_b = E[u u^\top]`, :math:`M_a = E[z
-z^\top]` and :math:`X = PQ - I`, the truncation minimises :math:`\tfrac12 \operatorname{mean}_n \langle g_n, X
-\rangle^2 + \tfrac{\mu c}{2} \|M_b^{1/2} X M_a^{1/2}\|_F^2 + \tfrac{\lambda c'}{2} \|B X A\|_F^2`.
+With :math:`g_n` the core gradient of sample n (:mod:`theory.statements.s12_core_fisher`),
+:math:`M_b = E[u u^\top]`, :math:`M_a = E[z z^\top]` and :math:`X = PQ - I`, the truncation minimises
+:math:`\tfrac12 \operatorname{mean}_n \langle g_n, X \rangle^2 + \tfrac{\mu c}{2} \|M_b^{1/2} X M_a^{1/2}\|_F^2 +
+\tfrac{\lambda c'}{2} \|B X A\|_F^2`.
 
-**Statement (c).**  The solution of :func:`prunedlora.linalg.fisher_truncation.truncate_core_fisher` is never worse in its objective
-than the Kronecker solution (S11).  **Proof.**  The descent starts there and returns the start unless it ends lower.  ∎
-The objective is evaluated here anew, from the factors returned.
+**Statement (c).**  The solution of :func:`prunedlora.linalg.fisher_truncation.truncate_core_fisher` is never worse in
+its objective than the Kronecker solution (S11).  **Proof.**  The descent starts there and returns the start unless it
+ends lower.  ∎  The objective is evaluated here again, from the factors returned.
 
 **Statement (d).**  If :math:`g = u z^\top` with independent :math:`u` and :math:`z`, and :math:`\lambda = 0`, the two
 solutions have the same objective.  **Proof.**  :math:`E\langle u z^\top, X\rangle^2 = E (u^\top X z)^2 =
@@ -88,7 +89,8 @@ def objectives(
     instance: Core, gradients: Float[Tensor, "samples r r"], lam: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Objective of the core Fisher solution and of the Kronecker solution, both at half the rank; one instance."""
-    (M_b, M_a), k = moments(instance), instance.B.shape[-1] // 2
+    (M_b, M_a) = moments(instance)
+    k = instance.B.shape[-1] // 2
     out = truncate_core_fisher(instance.B, instance.A, k, gradients, M_b, M_a, mu=MU, lam=lam, max_iter=30)
     start = truncate_weighted(instance.B, instance.A, k, M_b, M_a)
     fisher = objective(instance, gradients, core_change(instance, out.B, out.A), lam)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.finetuning import lm_eval as lm_eval_scores
 from experiments.finetuning.evaluate import evaluate
+from experiments.finetuning.lm_eval import right_answers
 from experiments.finetuning.methods import prepare
 from experiments.finetuning.models import load_base, load_model
 from experiments.settings.preset import load_preset
@@ -60,8 +60,8 @@ def test_right_answers_are_right_in_our_order(tiny, harness, says):
     right = [True, False, True, True, False]
     says({q: f" So.\n#### {2 * i if ok else 99}" for i, (q, ok) in enumerate(zip(QUESTIONS, right, strict=True))})
     model, tokenizer = tiny
-    assert lm_eval_scores.right_answers(model, tokenizer, harness, EXAMPLES, 2) == right
-    assert lm_eval_scores.right_answers(model, tokenizer, harness, EXAMPLES[:2], 2) == right[:2]
+    assert right_answers(model, tokenizer, harness, EXAMPLES, 2) == right
+    assert right_answers(model, tokenizer, harness, EXAMPLES[:2], 2) == right[:2]
     assert tokenizer.padding_side == "left"
 
 
@@ -80,11 +80,11 @@ def test_the_model_itself_is_asked_with_its_adapter(harness):
     config = replace(load_preset("smoke").run, initial_rank=2, target_rank=2)
     base, tokenizer = load_base(config)
     model = prepare(base, config)
-    assert lm_eval_scores.right_answers(model, tokenizer, harness, EXAMPLES[:2], 2) == [False, False]
+    assert right_answers(model, tokenizer, harness, EXAMPLES[:2], 2) == [False, False]
 
 
 def test_questions_that_are_not_ours_are_refused(tiny, harness, says):
     says(dict.fromkeys(QUESTIONS, "#### 1"))
     model, tokenizer = tiny
     with pytest.raises(RuntimeError, match="not those of the test split"):
-        lm_eval_scores.right_answers(model, tokenizer, harness, EXAMPLES[::-1], 2)
+        right_answers(model, tokenizer, harness, EXAMPLES[::-1], 2)

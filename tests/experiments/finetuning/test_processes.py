@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from experiments.__main__ import Arguments, main
 from experiments.finetuning.processes import Processes
 from experiments.jobs.run import run
 from experiments.running.isolation import launcher
@@ -44,18 +43,3 @@ def test_every_example_of_a_batch_has_one_process():
     assert sorted(i for part in parts for i in part) == list(range(8))
     with pytest.raises(SystemExit, match="cannot be shared by 3"):
         Processes(0, 3, torch.device("cpu")).share([1, 2])
-
-
-def test_a_gpu_each_is_left_to_accelerate(monkeypatch):
-    assert launcher(1) == []
-    assert launcher(2)[0] == "torch.distributed.run"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    command = launcher(8)
-    assert command[0] == "accelerate.commands.launch"
-    assert command[command.index("--num_processes") + 1] == "8"
-    assert command[-1] == "-m"
-
-
-def test_a_preset_that_keeps_to_one_process_refuses_several():
-    with pytest.raises(SystemExit, match="leave --processes out"):
-        main(Arguments(preset="smoke", processes=2, dry_run=True))

@@ -1,19 +1,19 @@
-"""What a record says of the machine."""
+"""What a record says of the record."""
 
 import platform
 
 import torch
 
-from experiments.jobs import record as machine
+from experiments.jobs import record
 
 
 def test_the_processor_is_named_with_the_instructions_that_torch_uses():
-    name, _, instructions = machine.processor().rpartition(", ")
+    name, _, instructions = record.processor().rpartition(", ")
     assert name
     assert instructions == torch.backends.cpu.get_cpu_capability()
 
 
 def test_where_nothing_lists_processors_the_architecture_stands_for_them(monkeypatch):
-    monkeypatch.setattr(machine.Path, "exists", lambda _: False)
+    monkeypatch.setattr(record.Path, "exists", lambda _: False)
     monkeypatch.setattr(platform, "processor", lambda: "")
-    assert machine.processor().startswith(f"{platform.machine()}, ")
+    assert record.processor().startswith(f"{platform.machine()}, ")

@@ -7,10 +7,12 @@ import sys
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.jobs import reload
 from experiments.running import isolation
+from experiments.running.isolation import launcher
 from experiments.settings.preset import load_preset
 from tests.paths import ROOT
 
@@ -70,3 +72,13 @@ def test_a_job_ends_when_what_started_it_is_killed(tmp_path):
 def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert isolation._context().get_start_method() == "spawn"
+
+
+def test_a_gpu_each_is_left_to_accelerate(monkeypatch):
+    assert launcher(1) == []
+    assert launcher(2)[0] == "torch.distributed.run"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    command = launcher(8)
+    assert command[0] == "accelerate.commands.launch"
+    assert command[command.index("--num_processes") + 1] == "8"
+    assert command[-1] == "-m"

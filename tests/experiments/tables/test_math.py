@@ -4,17 +4,14 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
-from experiments.__main__ import Arguments, main
-from experiments.reporting import table as tables
+from experiments.reporting.table import Table, sentences, write
 from experiments.settings.preset import load_preset
 from experiments.tables import math as math_tables
 from experiments.tables.labels import LORA, SKYLINE, UNTUNED, pruned_by, truncated_by
 from experiments.tables.studies import studies
-from experiments.tables.study import Gate
 from experiments.tables.tuning import unchanged
-from paper_figures import figure2, rank_and_loss
+from paper_figures import rank_and_loss
 
 SMOKE = load_preset("smoke").math
 
@@ -31,7 +28,7 @@ def result(run, share: float) -> dict:
     }
 
 
-def results(table: tables.Table) -> dict[str, dict]:
+def results(table: Table) -> dict[str, dict]:
     shares = {"prunedlora2025": 0.9, "magnitude": 0.3}
     return {r.key: result(r, 0.0 if r.method == "untuned" else shares.get(r.criterion, 0.6)) for r in table.runs}
 
@@ -71,34 +68,18 @@ def test_figure_2_is_a_run_of_table_1():
     assert f"from rank {run.initial_rank} to {run.target_rank}" in note
 
 
-def test_no_run_is_started_when_the_time_is_up():
-    with pytest.raises(SystemExit, match="time is up"):
-        main(Arguments(preset="smoke", only=("table1",), fresh=True, minutes=0))
-
-
 def test_the_text_follows_the_numbers(tmp_path):
     table = math_tables.table1(SMOKE, unchanged)
     found = results(table)
-    text = tables.sentences(table, found)
+    text = sentences(table, found)
     assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
     own, rival = pruned_by("prunedlora2025"), truncated_by("svd")
     (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
     assert f"{rival} (-0.15" in line
-    markdown, csv = tables.write(table, found, tmp_path, "Somewhere.")
+    markdown, csv = write(table, found, tmp_path, "Somewhere.")
     assert "| pruned by magnitude" in markdown.read_text()
     assert "69.21" in markdown.read_text()
     assert len(csv.read_text().splitlines()) == len(table.rows) + 1
-
-
-def test_the_gate_stops_where_nothing_was_learnt():
-    gate = studies(load_preset("cpu"))["math"].gate(unchanged)
-    assert (gate.untuned.method, gate.untuned.initial_rank) == ("untuned", 0)
-    assert (gate.unpruned.method, gate.unpruned.initial_rank) == ("lora", 32)
-    assert gate.unpruned.target_rank == 32
-    accuracies = {gate.untuned.key: {"accuracy": 0.5}, gate.unpruned.key: {"accuracy": 0.52}}
-    with pytest.raises(SystemExit, match=r"\+2.0 points from the untuned model, less than 5: "):
-        gate.check(accuracies)
-    Gate(gate.untuned, gate.unpruned, least_gain=2).check(accuracies)
 
 
 def test_rank_and_loss_are_drawn(tmp_path):
@@ -108,19 +89,3 @@ def test_rank_and_loss_are_drawn(tmp_path):
         (tmp_path / f"{run.key}.json").write_text(json.dumps({"config": vars(run), "result": found[run.key]}))
     for file in rank_and_loss.draw(list(tmp_path.glob("*.json")), tmp_path / "figures"):
         assert file.stat().st_size > 5_000
-
-
-def test_the_joint_mask_is_drawn_from_the_events_of_a_run(tmp_path):
-    events = [{"step": 4, "removed": {"a.q": [1]}}, {"step": 6, "removed": {"a.q": [0]}}]
-    config = {"initial_rank": 4, "target_rank": 2, "interval": 2, "per_event": 1, "warmup_steps": 2, "steps": 9}
-    record = {"config": config, "result": {"events": events}}
-    steps, mask = figure2.alive(record, "a.q")
-    assert steps == [0, 4, 6]
-    assert mask.tolist() == [[True] * 4, [True, False, True, True], [False, False, True, True]]
-    file = tmp_path / "run.json"
-    file.write_text(json.dumps(record))
-    for picture in figure2.draw(file, tmp_path / "figures"):
-        assert picture.stat().st_size > 5_000
-    file.write_text(json.dumps(record | {"result": {"events": []}}))
-    with pytest.raises(ValueError, match="nothing was pruned"):
-        figure2.draw(file, tmp_path)

@@ -9,8 +9,6 @@ import pytest
 from prunedlora import compress_adapter, inspect_adapter
 from prunedlora.cli.commands import main
 from prunedlora.compress.config import CompressConfig
-from prunedlora.errors import MissingPackageError
-from prunedlora.optional import require
 from tests.adapters_on_disk import base_folder, kohya, saved
 from tests.paths import ROOT
 
@@ -123,8 +121,3 @@ def test_a_bad_command_line_is_refused(tmp_path, capsys):
     for arguments in ((), ("nothing",), ("compress", "a"), ("compress", "a", "b", "--rank", "x")):
         status, _, _ = run(capsys, *arguments)
         assert status not in (0, None)
-
-
-def test_a_missing_package_is_named_with_the_fix():
-    with pytest.raises(MissingPackageError, match=r'pip install "prunedlora\[cli\]"'):
-        require("a_package_that_is_not_there")

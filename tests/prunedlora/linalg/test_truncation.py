@@ -173,14 +173,6 @@ def test_rank_for_energy_is_the_smallest(values, energy):
     assert rank == 1 or float(sigma[: rank - 1].square().sum()) < energy * total
 
 
-def test_square_root_is_one():
-    M = moment(0, 6)
-    R, R_inverse = square_root(M)
-    assert relative(R.mT @ R, M) < 1e-13
-    assert relative(R @ R_inverse, torch.eye(6, dtype=torch.float64)) < 1e-12
-    assert torch.isfinite(square_root(torch.zeros(3, 3))[1]).all()
-
-
 def test_damped_moment_is_relative_to_the_mean_curvature():
     B = normal(0, 9, 4)
     identity = 5.0 * B.mT @ B

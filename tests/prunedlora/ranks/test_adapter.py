@@ -141,7 +141,7 @@ def test_one_bad_module_leaves_all_of_them_as_they_were(lora):
     with torch.no_grad():
         last.A[0, 0] = float("nan")
     before = weights(model)
-    with pytest.raises(NonFiniteError, match="layers.1"):
+    with pytest.raises(NonFiniteError, match=r"layers\.1"):
         reduce_adapter(model, 2)
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), before[name], rtol=0, atol=0, equal_nan=True)

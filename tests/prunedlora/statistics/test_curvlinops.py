@@ -21,7 +21,6 @@ with warnings.catch_warnings():  # a dependency of curvlinops calls torch.jit.sc
     from curvlinops import EFLinearOperator, GGNLinearOperator, KFACLinearOperator
 
 S_LORA, R, N, CLASSES = 2.0, 3, 8, 4
-
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 

@@ -21,9 +21,7 @@ def tokens(*, ignored: int = 0) -> dict[str, torch.Tensor]:
 
 
 def bert(kind):
-    config = BertConfig(
-        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
+    config = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     settings = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
     return get_peft_model(kind(config), settings)
 
@@ -93,5 +91,5 @@ def test_a_module_that_the_loss_does_not_reach_is_named():
     model = nn.ModuleDict({"used": nn.Linear(4, 4), "unused": nn.Linear(4, 4)})
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["used", "unused"]))
     layers = model.base_model.model
-    with pytest.raises(ConfigurationError, match="does not reach .*unused"):
+    with pytest.raises(ConfigurationError, match=r"does not reach .*unused"):
         measure_statistics(model, ("gram_B",), [torch.randn(3, 4)], loss=lambda x: layers["used"](x).sum())

@@ -1,0 +1,5 @@
+"""This module is now `prunedlora.linalg.elimination`; the old name will go with the next release."""
+
+from prunedlora._lazy import moved
+
+__getattr__ = moved(__name__, "prunedlora.linalg.elimination")

@@ -1,0 +1,12 @@
+"""The benchmark compares like with like."""
+
+import pytest
+
+from prunedlora.compress.benchmark import compare, random_adapter, relative_error, through_dense
+
+
+def test_the_error_is_that_of_pefts_dense_conversion():
+    model = random_adapter([(96, 64), (40, 80)], 24)
+    comparison = compare(model, 6, (1, 1))
+    assert comparison.error == pytest.approx(comparison.error_dense, rel=1e-5)
+    assert relative_error(model, through_dense(model, 24)) < 1e-5 < comparison.error

@@ -1,0 +1,49 @@
+"""Statistics and losses on calibration data, with a base model from a folder."""
+
+import pytest
+import torch
+
+from prunedlora import CompressConfig, compress_adapter
+from prunedlora.compress.calibration import load_calibration
+from prunedlora.criteria import get_criterion
+from prunedlora.files.adapter_file import open_adapter
+from tests.adapters_on_disk import base_folder, examples, saved
+
+
+@pytest.mark.parametrize("criterion", [None, "svd_fisher", "prunedlora2025", "adalora2023", "llmpruner2023", "svd"])
+def test_with_data_the_held_out_loss_is_that_of_what_was_written(tmp_path, criterion):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = saved(tmp_path / "a", rank_pattern={"q_proj": 3})
+    config = CompressConfig(rank=5, criterion=criterion, base=base, data=data, samples=16, device="cpu")
+    report = compress_adapter(source, tmp_path / "b", config)
+    assert report.settings["criterion"] == (criterion or "svd_fisher")
+    for folder, loss in ((source, report.loss_before), (tmp_path / "b", report.loss)):
+        again = load_calibration(open_adapter(folder), base, data, 16, device="cpu").loss()
+        assert again == pytest.approx(loss, abs=1e-5)
+    assert report.loss_before != report.loss
+
+
+def test_statistics_come_from_calibration_examples_only(tmp_path):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = open_adapter(saved(tmp_path / "a"))
+    calibration = load_calibration(source, base, data, 16, device="cpu")
+    before = calibration.statistics(get_criterion("svd_kfac"), 0)
+    calibration.held_out = []
+    after = calibration.statistics(get_criterion("svd_kfac"), 0)
+    assert all(torch.equal(before[name].U, after[name].U) for name in before)
+    assert before.keys() == {module.name for module in source.modules}
+
+
+def test_the_moments_are_those_of_the_calibration_examples(tmp_path):
+    """C_z against the definition, from hooks of the test's own."""
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    calibration = load_calibration(open_adapter(saved(tmp_path / "a")), base, data, 12, device="cpu")
+    name = "model.layers.0.self_attn.q_proj"
+    seen = []
+    layer = calibration.modules[name].layer.lora_A["default"]
+    handle = layer.register_forward_hook(lambda m, i, o: seen.append(o.detach().flatten(0, 1)))
+    measured = calibration.statistics(get_criterion("svd_kfac"), 0)[name]
+    handle.remove()
+    z = torch.cat(seen)
+    assert len(z) == 9 * 12  # nine of twelve examples, of twelve letters
+    torch.testing.assert_close(measured.C_z.float(), z.mT @ z / len(z), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,259 @@
+"""What an import brings with it: public names, other packages, and rooms that know of each other."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib import import_module, util
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import prunedlora
+from prunedlora.optional import installed_version
+
+PACKAGE = Path(prunedlora.__file__).parent
+ROOMS = (
+    "cli",
+    "training",
+    "compress",
+    "ranks",
+    "criteria",
+    "statistics",
+    "files",
+    "adapters",
+    "linalg",
+)
+#: An import may only point down this list.
+FLOORS = (*ROOMS, "distributed", "factors", "optional", "choices", "errors", "_lazy")
+#: The criteria register themselves, so their room imports all of its files.
+LAZY = ("prunedlora", *(f"prunedlora.{room}" for room in ROOMS if room != "criteria"))
+#: For one release, under their old names.
+MOVED = {
+    "prunedlora.callback": ("prunedlora.training.callback", "PruningCallback"),
+    "prunedlora.obs": ("prunedlora.linalg.elimination", "eliminate"),
+    "prunedlora.truncation": ("prunedlora.linalg.truncation", "truncate"),
+}
+HEAVY = "peft, transformers, torch"
+
+
+def loaded_after(code):
+    """Which of the heavy packages a fresh process has imported after running some code."""
+    code += f"\nimport sys\nprint('loaded:', *(m for m in '{HEAVY}'.split(', ') if m in sys.modules))"
+    command = [sys.executable, "-W", "error", "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert out.returncode == 0, out.stderr
+    return out.stdout.splitlines()[-1].split()[1:]
+
+
+def run(*arguments):
+    return f"""
+from prunedlora.cli.commands import main
+try:
+    main({list(arguments)!r})
+except SystemExit as stopped:
+    status = stopped.code"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import prunedlora; dir(prunedlora); prunedlora.__version__",
+        "import prunedlora.errors, prunedlora.choices, prunedlora.optional",
+        "import prunedlora.callback, prunedlora.obs, prunedlora.truncation",
+        f"import {', '.join(LAZY)}",
+        "from prunedlora import CompressConfig",
+        "from prunedlora.cli.commands import main",
+        run("--help"),
+        run("--version"),
+        *(run(command, "--help") for command in ("compress", "inspect", "verify", "bench")),
+        run(),
+        run("nothing"),
+        run("compress", "a"),
+        run("compress", "a", "b", "--rank", "x"),
+        run("compress", "a", "b"),
+    ],
+)
+def test_names_help_and_refusals_import_no_heavy_package(code):
+    assert loaded_after(code) == []
+
+
+def test_files_are_inspected_and_compressed_without_peft_and_transformers(tmp_path):
+    source, out = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    save_file({"x.lora_down.weight": torch.eye(4), "x.lora_up.weight": torch.eye(4)}, source)
+    for arguments in (("inspect", source), ("compress", source, out, "--rank", "1")):
+        assert loaded_after(run(*arguments) + "\nassert status == 0, status") == ["torch"]
+    assert Path(out).exists()
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_every_public_name_is_where_the_table_and_the_type_checker_look_for_it(package):
+    module = import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    checked = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert checked == {name: f"{package}.{place}" for name, place in module._PLACES.items()}
+    assert module.__all__ == sorted(checked)
+    assert set(checked) <= set(dir(module))
+    for name, place in checked.items():
+        assert getattr(module, name) is getattr(import_module(place), name)
+        # A file of that name would take the place of the object as soon as it is imported.
+        assert util.find_spec(f"{package}.{name}") is None
+
+
+def test_all_names_can_be_imported_at_once():
+    names: dict[str, object] = {}
+    exec("from prunedlora import *", names)
+    assert set(prunedlora.__all__) <= set(names)
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_wrong_name_is_an_ordinary_error(package):
+    module = import_module(package)
+    assert not hasattr(module, "nothing_of_the_kind")
+    assert not hasattr(module, "__path_that_is_not__")
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'Nothing'"):
+        module.Nothing  # noqa: B018
+    with pytest.raises(ImportError, match="Nothing"):
+        exec(f"from {package} import Nothing")
+
+
+def test_the_version_is_that_of_the_project(monkeypatch):
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert prunedlora.__version__ == project["version"]
+    asked = []
+    monkeypatch.setattr("importlib.metadata.version", lambda name: asked.append(name) or "1.2.3")
+    assert (installed_version(), asked) == ("1.2.3", ["prunedlora"])
+
+
+def test_the_version_is_unknown_where_the_package_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.Distribution.discover", lambda **_: iter(()))
+    assert installed_version() == "unknown"
+
+
+def test_rooms_can_be_reached_from_the_package():
+    code = """
+import prunedlora
+assert prunedlora.errors.PrunedLoRAError is prunedlora.PrunedLoRAError
+assert prunedlora.files.header.read_header.__name__ == "read_header" """
+    loaded_after(code)
+
+
+def test_a_room_that_lacks_a_package_says_so_and_is_not_taken_for_a_wrong_name():
+    code = """
+import sys
+sys.modules["jaxtyping"] = None
+import prunedlora
+try:
+    prunedlora.factors
+except ModuleNotFoundError as error:
+    assert error.name == "jaxtyping", error
+else:
+    raise AssertionError"""
+    loaded_after(code)
+
+
+@pytest.mark.parametrize("where", ["prunedlora", "prunedlora.training", "prunedlora.training.callback"])
+def test_the_callback_without_transformers_says_what_to_install(where):
+    code = f"""
+import sys
+sys.modules["transformers"] = None
+from prunedlora.errors import MissingPackageError
+try:
+    from {where} import PruningCallback
+except MissingPackageError as error:
+    assert str(error) == 'PruningCallback needs transformers: pip install "prunedlora[trainer]"', error
+else:
+    raise AssertionError"""
+    loaded_after(code)
+
+
+@pytest.mark.parametrize(("old", "new", "name"), [(old, *new) for old, new in MOVED.items()])
+def test_an_old_module_still_works_and_names_the_new_one(old, new, name):
+    module = import_module(old)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}; import {name} from there"):
+        assert getattr(module, name) is getattr(import_module(new), name)
+    with pytest.raises(AttributeError):
+        module.nothing  # noqa: B018
+
+
+def test_the_warning_of_an_old_module_is_for_the_line_that_uses_it():
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from prunedlora.obs import eliminate
+(warning,) = caught
+assert (warning.filename, warning.lineno) == ("<string>", 5), warning"""
+    loaded_after(code)
+
+
+def imports(file):
+    """The modules of the package that a file imports, in functions too, but not for the type checker only."""
+    tree = ast.parse(file.read_text())
+    skipped = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("prunedlora"))
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            if node.module.partition(".")[0] == "prunedlora":
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield (
+                        inner
+                        if util.find_spec(node.module).submodule_search_locations and is_file(inner)
+                        else (node.module)
+                    )
+
+
+def is_file(module):
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def name_of(file):
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+ARROWS = {name: sorted(set(imports(file))) for name, file in FILES.items()}
+#: Not on a floor: the package's own page, the command's entry, and the old names.
+OUTSIDE = {"prunedlora", "prunedlora.__main__", *MOVED}
+
+
+def floor(module):
+    return FLOORS.index(module.split(".")[1])
+
+
+def test_every_file_has_its_floor():
+    for module in FILES.keys() - OUTSIDE:
+        assert module.split(".")[1] in FLOORS, f"{module} is in no room that is known here"
+
+
+def test_imports_point_downwards_only():
+    for module in ARROWS.keys() - OUTSIDE:
+        for other in ARROWS[module]:
+            assert other not in OUTSIDE, f"{module} imports {other}"
+            assert floor(other) >= floor(module), f"{module} imports {other}, which is above it"
+            assert {floor(module), floor(other)} != {
+                FLOORS.index("statistics"),
+                FLOORS.index("files"),
+            }
+
+
+def test_no_files_import_each_other_in_a_circle():
+    left = {module: set(ARROWS[module]) - {module} for module in ARROWS}
+    while leaves := {module for module, others in left.items() if not others & left.keys()}:
+        left = {module: others for module, others in left.items() if module not in leaves}
+    assert not left, f"a circle within {sorted(left)}"

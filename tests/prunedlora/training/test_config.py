@@ -1,0 +1,45 @@
+"""Settings of a pruning run."""
+
+import pytest
+from jaxtyping import TypeCheckError
+
+from prunedlora import PruneConfig
+from prunedlora.errors import ConfigurationError
+
+
+def config(name, **settings):
+    return PruneConfig(target_rank=2, criterion=name, **settings)
+
+
+def test_named_schedules_imply_their_scope():
+    assert config("para2026").scope == "global"
+    assert config("lorasqueeze2026").scope == "module"
+    assert PruneConfig.from_json(config("para2026").to_json()) == config("para2026")
+    with pytest.raises(ConfigurationError, match="para2026 means scope='global'"):
+        config("para2026", scope="module")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scope": "layer"},
+        {"budget": "bytes"},
+        {"fisher_per": "epoch"},
+        {"min_rank": 0},
+        {"min_rank": 3},
+        {"round_to": 4},
+        {"window": 0},
+        {"window": 2, "decay": 0.5},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises((ConfigurationError, TypeCheckError)):  # choices are types too, checked in tests
+        config("magnitude", **settings)
+
+
+def test_json_round_trip_and_unknown_keys():
+    config = PruneConfig(target_rank=4, criterion="prunedlora2025", options={"damping": 0.1}, decay=0.9)
+    assert PruneConfig.from_json(config.to_json()) == config
+    with pytest.raises(ConfigurationError, match="no setting intervall"):
+        PruneConfig.from_json('{"target_rank": 4, "intervall": 3}')
