@@ -11,7 +11,8 @@ import tyro
 
 from experiments.folders import FIGURES, ROOT
 from experiments.reporting import page
-from experiments.reporting import table as tables
+from experiments.reporting.table import Table
+from experiments.reporting.writing import write
 from experiments.running import dry_run
 from experiments.running.runner import Runner
 from experiments.settings.jobs import RunConfig
@@ -98,7 +99,7 @@ def main(arguments: Arguments) -> None:
 
 def do_tables(
     study: Study, only: Sequence[str], runner: Runner
-) -> Iterator[tuple[tables.Table, list[Path]]]:
+) -> Iterator[tuple[Table, list[Path]]]:
     """The tables of a study that are asked for, each with the files that it is written to."""
     builders = [build for name, build in study.tables.items() if name in only]
     if not builders:
@@ -112,12 +113,10 @@ def do_tables(
     asked = [build(tune) for build in builders]
     results = runner.results(list({run.key: run for table in asked for run in table.runs}.values()))
     for table in asked:
-        yield table, tables.write(table, results, runner.folder, study.heading)
+        yield table, write(table, results, runner.folder, study.heading)
 
 
-def chosen_rates(
-    study: Study, builders: Sequence[Callable[[Tune], tables.Table]], runner: Runner
-) -> Tune:
+def chosen_rates(study: Study, builders: Sequence[Callable[[Tune], Table]], runner: Runner) -> Tune:
     """The choice of learning rates for some tables of a study and for its gate, searched by runs."""
     asking = (*builders, study.gate)
     results: dict[str, dict[str, Any]] = {}
@@ -126,7 +125,7 @@ def chosen_rates(
     return study.tuning.chooser(results)
 
 
-def draw(table: tables.Table, runner: Runner, folder: Path) -> list[Path]:
+def draw(table: Table, runner: Runner, folder: Path) -> list[Path]:
     """The figure that goes with a table, where there is one; returns its files."""
     match table.name:
         case "figure1":
@@ -143,7 +142,7 @@ def draw(table: tables.Table, runner: Runner, folder: Path) -> list[Path]:
     return []
 
 
-def _with_a_course(table: tables.Table) -> list[RunConfig]:
+def _with_a_course(table: Table) -> list[RunConfig]:
     """The runs of Table 1 whose training is drawn: what is pruned and the LoRA rows beside it, first seed."""
     rows = [row for row in table.rows if row.label != CONT_SQUEEZE]
     firsts = [runs[0] for row in rows for runs in row.cells.values()]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.reporting.table import write
+from experiments.reporting.writing import write
 from experiments.settings.preset import load_preset
 from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged

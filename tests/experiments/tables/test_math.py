@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.reporting.table import Table, sentences, write
+from experiments.reporting.table import Table
+from experiments.reporting.writing import sentences, write
 from experiments.settings.preset import load_preset
 from experiments.tables import math as math_tables
 from experiments.tables.labels import LORA, SKYLINE, UNTUNED, pruned_by, truncated_by
