@@ -68,7 +68,6 @@ class Criterion:
         reduce: ``(factors, statistics, count, **options) -> Reduction``.
         options: names and default values of its options.
         settings: values of `prunedlora.PruneConfig` that the name stands for.
-        document: what the rule is, for people.
         rotates: whether kept components are mixtures of the old ones, in B and in A.
     """
 
@@ -79,7 +78,6 @@ class Criterion:
     reduce: Reduce
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    document: str | None = None
     rotates: bool = False
 
 
@@ -97,7 +95,7 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
         def reduce(factors: Factors, statistics: Statistics, count: int, **options: Any) -> Reduction:
             return drop_lowest(factors, score(factors, statistics, **options), count)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(score), {}, score.__doc__))
+        _add(Criterion(name, needs, unit, score, reduce, _options(score)))
         return score
 
     return decorate
@@ -133,7 +131,7 @@ def register_reduction(
             costs = everything.cost.cummax(dim=-1).values
             return torch.zeros_like(costs).scatter(-1, everything.removed, costs)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, reduce.__doc__, rotates))
+        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, rotates))
         return reduce
 
     return decorate
