@@ -1,20 +1,20 @@
 """Lower ranks without further training: of a trained adapter, by any criterion, or of what full fine-tuning changed."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.calibration import calibrate
+from experiments.finetuning.calibration import batches_of
 from experiments.finetuning.models import HEADS
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
-from prunedlora.choices import Scope
 from prunedlora.criteria import get_criterion
 from prunedlora.ranks.adapter import reduce_adapter
+from prunedlora.statistics.measurement import measure_statistics
 
 CHANGES = "changes.safetensors"
 
@@ -26,13 +26,22 @@ def truncated(
     if config.method == "truncate_full":
         return _truncated_changes(base, config, load_file(source / CHANGES))
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
+    needs = get_criterion(config.criterion).needs
     statistics = None
-    if get_criterion(config.criterion).needs:
+    if needs:
         examples = TASKS[config.task].train(config.calibration_examples, config.seed)
-        candidates = calibrate(model, tokenizer, config, examples, config.seed)
-        statistics = {c.module.name: c.statistics for c in candidates}
-    scope = cast(Scope, config.scope) if config.scope else None
-    reduce_adapter(model, config.target_rank, config.criterion, statistics, options=config.options, scope=scope)
+        batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
+        statistics = measure_statistics(
+            model, needs, tqdm(batches, desc="calibrate", leave=False), seed=config.seed
+        )
+    reduce_adapter(
+        model,
+        config.target_rank,
+        config.criterion,
+        statistics,
+        options=config.options,
+        scope=config.scope or None,  # type: ignore[arg-type]
+    )
     return model
 
 

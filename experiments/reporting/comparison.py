@@ -33,11 +33,13 @@ class Difference(NamedTuple):
         >>> Difference(-0.2, -0.3, -0.1, agree=3, seeds=3).sign, Difference(-0.2, -0.3, -0.1, agree=2, seeds=3).sign
         (-1, 0)
         """
-        told = self.agree == self.seeds and not self.low <= 0 <= self.high
-        return int(np.sign(self.mean)) if told else 0
+        decided = self.agree == self.seeds and not self.low <= 0 <= self.high
+        return int(np.sign(self.mean)) if decided else 0
 
 
-def difference(one: Float[np.ndarray, "seeds examples"], other: Float[np.ndarray, "_ examples"]) -> Difference:
+def difference(
+    one: Float[np.ndarray, "seeds examples"], other: Float[np.ndarray, "_ examples"]
+) -> Difference:
     """Of the losses of `one` and `other`, which has as many seeds, or one that stands for all."""
     by_seed = one - other
     mean = float(by_seed.mean())
@@ -49,5 +51,7 @@ def interval(sample: Float[np.ndarray, " examples"]) -> tuple[float, float]:
     """95 % bootstrap interval of the mean; the mean itself where all are equal."""
     if np.ptp(sample) == 0:
         return float(sample[0]), float(sample[0])
-    found = bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    found = bootstrap(
+        (sample,), np.mean, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
     return float(found.low), float(found.high)

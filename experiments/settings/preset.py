@@ -16,9 +16,9 @@ class Finetuning:
     """Fine-tuning a language model by every method, see `experiments.tables.rows`.
 
     Attributes:
+        run: what all runs share.
         target_rank: rank that every compared adapter has in the end.
         initial_ranks: ranks from which pruning starts.
-        run: settings of the runs, where they differ from the preset's.
         baselines: rows besides LoRA, of ``full``, ``rslora``, ``dora``, ``adalora`` and ``cont_squeeze``.
         truncations: rules by which the skyline is truncated.
         criteria: pruning rules.
@@ -27,9 +27,9 @@ class Finetuning:
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
     """
 
+    run: RunConfig
     target_rank: int
     initial_ranks: tuple[int, ...]
-    run: dict[str, Any] = field(default_factory=dict)
     baselines: tuple[str, ...] = ("full", "rslora", "dora", "adalora", "cont_squeeze")
     truncations: tuple[str, ...] = ("svd", "para2026", "svd_kfac", "svd_fisher")
     criteria: tuple[str, ...] = (
@@ -59,11 +59,11 @@ class Language(Finetuning):
 
 
 @dataclass(frozen=True)
-class Study:
+class Encoder:
     """The tables and figures that are made on an encoder, see `experiments.tables.encoder`.
 
     Attributes:
-        run: settings of the runs, where they differ from the preset's.
+        run: what all runs share.
         tasks: of Table 3; the first is that of all other tables.
         target_rank: of all tables but Figure 3.
         initial_ranks: from which pruning starts; the largest where there is one only.
@@ -79,7 +79,7 @@ class Study:
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
     """
 
-    run: dict[str, Any]
+    run: RunConfig
     tasks: tuple[str, ...]
     target_rank: int
     initial_ranks: tuple[int, ...]
@@ -100,7 +100,7 @@ class Code:
     """Fine-tuning on code: functions of the standard library, tested on HumanEval.
 
     Attributes:
-        run: settings of the runs, where they differ from the preset's.
+        run: what all runs share.
         target_rank: rank that every compared adapter has in the end.
         initial_rank: from which pruning starts.
         criteria: pruning rules.
@@ -111,7 +111,7 @@ class Code:
             may well lose by training, so that this is a floor.
     """
 
-    run: dict[str, Any]
+    run: RunConfig
     target_rank: int
     initial_rank: int
     criteria: tuple[str, ...] = ("magnitude", "llmpruner2023", "prunedlora2025")
@@ -126,26 +126,31 @@ class Table8:
     """Table 8: perplexity after one-shot compression.
 
     Attributes:
-        run: settings of `Compression` that all rows share.
+        run: that of the dense model, whose settings all rows share.
         max_perplexity: of the dense model; above it, nothing is compressed.
         methods: rows besides the dense model.
         seeds: one run per row and seed.
     """
 
-    run: dict[str, Any]
+    run: Compression
     max_perplexity: float
-    methods: tuple[str, ...] = ("random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared")
+    methods: tuple[str, ...] = (
+        "random",
+        "magnitude",
+        "sparsegpt",
+        "wanda",
+        "gradient",
+        "gradient_squared",
+    )
     seeds: tuple[int, ...] = (0,)
-
-    @property
-    def dense(self) -> Compression:
-        """The run of the dense model."""
-        return build(Compression, {**self.run, "method": "dense"}, "table8: run")
 
     @property
     def rows(self) -> dict[str, list[Compression]]:
         """The runs of every compressed row, by method."""
-        return {m: [replace(self.dense, method=m, seed=seed) for seed in self.seeds] for m in self.methods}
+        return {
+            method: [replace(self.run, method=method, seed=seed) for seed in self.seeds]
+            for method in self.methods
+        }
 
 
 @dataclass(frozen=True)
@@ -188,10 +193,10 @@ class Preset:
 
     Attributes:
         name: of its file.
-        run: settings shared by all runs.
+        run: settings shared by all runs; those of a part come before them.
         math: Tables 1 and 5.
         one_shot: experiments of one-shot pruning, by name.
-        study: the tables that are made on an encoder.
+        encoder: the tables that are made on an encoder.
         language: language understanding with a language model.
         code: fine-tuning on code.
         table2: cost of training.
@@ -208,7 +213,7 @@ class Preset:
     processes: int = field(default=1, kw_only=True)
     math: Finetuning = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
-    study: Study | None = None
+    encoder: Encoder | None = None
     language: Language | None = None
     code: Code | None = None
     table2: Table2 | None = None
@@ -224,21 +229,33 @@ def load_preset(name: str) -> Preset:
     """
     file = PRESETS / f"{name}.yaml"
     if not file.exists():
-        raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
+        raise ValueError(
+            f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}"
+        )
     values = yaml.safe_load(file.read_text())
     kinds: dict[str, type] = {
-        "run": RunConfig,
         "math": Finetuning,
         "language": Language,
-        "study": Study,
+        "encoder": Encoder,
         "code": Code,
         "table2": Table2,
         "table8": Table8,
     }
-    unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated", "processes"})
+    unknown = sorted(
+        set(values) - {*kinds, "run", "one_shot", "estimates", "isolated", "processes"}
+    )
     if unknown:
         raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
-    built = {key: build(kinds[key], values[key], f"{file.name}: {key}") for key in kinds if key in values}
+    run = build(RunConfig, values["run"], f"{file.name}: run")
+    for key in set(values) & {"math", "language", "encoder", "code"}:
+        own = values[key].get("run", {})
+        values[key]["run"] = build(RunConfig, asdict(run) | own, f"{file.name}: {key}: run")
+    if "table8" in values:
+        dense = {**values["table8"]["run"], "method": "dense"}
+        values["table8"]["run"] = build(Compression, dense, f"{file.name}: table8: run")
+    built = {
+        key: build(kinds[key], values[key], f"{file.name}: {key}") for key in kinds if key in values
+    }
     one_shot = {
         kind: build(OneShot, settings, f"{file.name}: one_shot: {kind}")
         for kind, settings in values.get("one_shot", {}).items()
@@ -248,7 +265,7 @@ def load_preset(name: str) -> Preset:
         for model, numbers in values.get("estimates", {}).items()
     }
     plain = {key: values[key] for key in ("isolated", "processes") if key in values}
-    return Preset(name, one_shot=one_shot, estimates=estimates, **plain, **built)
+    return Preset(name, run, one_shot=one_shot, estimates=estimates, **plain, **built)
 
 
 def one_shot_runs(preset: Preset, name: str) -> list[RunConfig]:

@@ -37,7 +37,11 @@ def convert(record: dict[str, Any]) -> dict[str, Any]:
 def _run_info(config: RunConfig, record: dict[str, Any]) -> dict[str, Any]:
     model = config.model.partition("@")[0]
     result = record["result"]
-    name = "-".join(part for part in (model.rpartition("/")[2], config.criterion, f"rank{config.target_rank}") if part)
+    name = "-".join(
+        part
+        for part in (model.rpartition("/")[2], config.criterion, f"rank{config.target_rank}")
+        if part
+    )
     return {
         "created_at": record["environment"]["date"],
         "total_time": result["train_seconds"] + result["evaluation_seconds"],
@@ -105,7 +109,9 @@ def _meta_info(config: RunConfig, environment: dict[str, Any]) -> dict[str, Any]
             "metamath": {"sha": METAMATH.partition("@")[2], "created_at": None},
             "gsm8k": {"sha": GSM8K.partition("@")[2], "created_at": None},
         },
-        "package_info": {f"{name}-version": packages[name] for name in ("transformers", "peft", "torch")},
+        "package_info": {
+            f"{name}-version": packages[name] for name in ("transformers", "peft", "torch")
+        },
         "system_info": {"gpu": environment["device"]},
         "pytorch_info": None,
     }

@@ -10,7 +10,7 @@ from experiments.pretrained.corpus import load_corpus
 from experiments.settings.preset import load_preset
 
 TABLE = load_preset("smoke").table8
-CONFIG = replace(TABLE.dense, patterns=("50%", "2:4"))
+CONFIG = replace(TABLE.run, patterns=("50%", "2:4"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from experiments.pretrained.layerwise import collecting, gradient_moments, linea
 from experiments.pretrained.pruning import Pattern
 from experiments.settings.preset import load_preset
 
-CONFIG = replace(load_preset("smoke").table8.dense, patterns=("50%", "2:4"))
+CONFIG = replace(load_preset("smoke").table8.run, patterns=("50%", "2:4"))
 METHOD_NAMES = [name for name in METHODS if name != "dense"]
 
 

@@ -12,7 +12,7 @@ def test_every_preset_loads_and_its_schedules_fit_into_training(name):
     from prunedlora import Schedule
 
     preset = load_preset(name)
-    pruned = [run for run in math_tables.table5(preset, unchanged).runs if run.method == "prune"]
+    pruned = [run for run in math_tables.table5(preset.math, unchanged).runs if run.method == "prune"]
     assert pruned
     for run in pruned:
         schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)

@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from experiments.reporting.table import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Table, sentences, write
+from experiments.reporting.table import Table
+from experiments.reporting.writing import sentences, write
 from experiments.settings.preset import load_preset
 from experiments.tables import math as math_tables
+from experiments.tables.labels import LORA, SKYLINE, UNTUNED, pruned_by, truncated_by
+from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from paper_figures import rank_and_loss
 
-SMOKE = load_preset("smoke")
+SMOKE = load_preset("smoke").math
 
 
 def result(run, share: float) -> dict:
@@ -40,7 +42,7 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
     labels = [row.label for row in five.rows]
     assert labels[:2] == [UNTUNED, LORA]
     assert labels == list(dict.fromkeys(labels))
-    assert {SKYLINE, CUT.format("svd_fisher"), PRUNED.format("random"), "full fine-tuning", "DoRA"} < set(labels)
+    assert {SKYLINE, truncated_by("svd_fisher"), pruned_by("random"), "full fine-tuning", "DoRA"} < set(labels)
     for row in five.rows:
         for column, (run, *_) in row.cells.items():
             initial = int(column.removeprefix("from rank "))
@@ -50,8 +52,9 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
 
 
 def test_every_row_is_tried_at_every_rate_of_the_grid_and_baselines_that_are_not_asked_for_are_not():
-    preset = replace(SMOKE, math=replace(SMOKE.math, baselines=("rslora",), criteria=("svd",), truncations=("svd",)))
-    grid = math_tables.tuning(preset).grid(*(partial(b, preset) for b in (math_tables.table1, math_tables.table5)))
+    settings = replace(SMOKE, baselines=("rslora",), criteria=("svd",), truncations=("svd",))
+    study = studies(replace(load_preset("smoke"), math=settings))["math"]
+    grid = study.tuning.grid(study.tables["table1"], study.tables["table5"])
     assert {r.method for r in grid} == {"lora", "prune"}
     kinds = {replace(r, learning_rate=0.0).key for r in grid}
     assert len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)  # LoRA, rsLoRA; two skylines; svd from two ranks
@@ -71,10 +74,10 @@ def test_the_text_follows_the_numbers(tmp_path):
     found = results(table)
     text = sentences(table, found)
     assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
-    own, rival = PRUNED.format("prunedlora2025"), CUT.format("svd")
+    own, rival = pruned_by("prunedlora2025"), truncated_by("svd")
     (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
     assert f"{rival} (-0.15" in line
-    markdown, csv = write(table, found, tmp_path, math_tables.heading(SMOKE))
+    markdown, csv = write(table, found, tmp_path, "Somewhere.")
     assert "| pruned by magnitude" in markdown.read_text()
     assert "69.21" in markdown.read_text()
     assert len(csv.read_text().splitlines()) == len(table.rows) + 1

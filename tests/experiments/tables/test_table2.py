@@ -10,11 +10,11 @@ from experiments.tables import table2
 from experiments.tables.tuning import unchanged
 
 SMOKE = load_preset("smoke")
-TABLE = math_tables.table5(SMOKE, unchanged)
+TABLE = math_tables.table5(SMOKE.math, unchanged)
 
 
 def test_every_row_that_trains_is_measured_once_against_lora_at_the_target_rank():
-    costs = table2.costs(SMOKE, TABLE)
+    costs = table2.costs(SMOKE.table2, TABLE)
     runs = [asdict_without_learning(c.run) for c in costs.values()]
     assert len(runs) == len({str(r) for r in runs})
     assert {c.run["method"] for c in costs.values()} == {"lora", "full", "dora", "adalora", "prune"}
@@ -25,7 +25,7 @@ def test_every_row_that_trains_is_measured_once_against_lora_at_the_target_rank(
 
 
 def test_another_learning_rate_is_the_same_measurement_and_another_rank_is_not():
-    cost, *_ = table2.costs(SMOKE, TABLE).values()
+    cost, *_ = table2.costs(SMOKE.table2, TABLE).values()
     faster, larger = (
         Cost({**cost.run, name: value}, {**cost.reference, name: value}, cost.block)
         for name, value in (("learning_rate", 0.5), ("initial_rank", 16))
@@ -52,7 +52,7 @@ def test_events_are_no_part_of_a_step_and_the_text_follows_the_numbers(tmp_path)
         for label, run in table2.trained(TABLE).items()
     }
     measured = {label: found | {"peak_memory_bytes": 2**29} for label, found in measured.items()}
-    markdown, csv = table2.write(SMOKE, TABLE, results, measured, tmp_path)
+    markdown, csv = table2.write("Somewhere.", TABLE, results, measured, tmp_path)
     rows = pd.read_csv(csv).set_index("method")
     own = rows.loc["pruned by prunedlora2025, from 8"]
     assert own["trained %"] == "2 → 1"
@@ -72,7 +72,7 @@ def test_short_runs_do_all_their_events(name):
     from prunedlora import Schedule
 
     preset = load_preset(name)
-    for cost in table2.costs(preset, math_tables.table5(preset, unchanged)).values():
+    for cost in table2.costs(preset.table2, math_tables.table5(preset.math, unchanged)).values():
         run = cost.run
         if run["method"] == "prune":
             schedule = Schedule(run["target_rank"], run["interval"], run["per_event"], run["warmup_steps"])

@@ -19,9 +19,9 @@ def search(loss, rates=RATES, run=RUN):
     def build(tune):
         return tune(run)
 
-    while wanted := tuning.wanted(results, build):
-        tried += [w.learning_rate for w in wanted]
-        results |= {w.key: {"validation": {"cross_entropy": loss(w.learning_rate)}} for w in wanted}
+    while missing := tuning.missing(results, build):
+        tried += [run.learning_rate for run in missing]
+        results |= {run.key: {"validation": {"cross_entropy": loss(run.learning_rate)}} for run in missing}
     return tried, tuning.chooser(results)(run).learning_rate
 
 
@@ -53,7 +53,7 @@ def test_short_lists():
 
 def test_what_is_truncated_asks_for_what_it_is_made_from():
     cut = replace(RUN, method="truncate", criterion="svd", target_rank=2)
-    (first, *_) = Tuning(RATES, (5,)).wanted({}, lambda tune: tune(cut))
+    (first, *_) = Tuning(RATES, (5,)).missing({}, lambda tune: tune(cut))
     assert (first.method, first.target_rank, first.seed) == ("lora", 4, 5)
 
 
@@ -73,9 +73,9 @@ def test_a_rate_must_hold_on_all_seeds(on_others, chosen, seen):
     def build(tune):
         return tune(RUN)
 
-    while wanted := tuning.wanted(results, build):
-        tried += wanted
-        losses = {run.key: (on_others if run.seed else on_first)[run.learning_rate] for run in wanted}
+    while missing := tuning.missing(results, build):
+        tried += missing
+        losses = {run.key: (on_others if run.seed else on_first)[run.learning_rate] for run in missing}
         results |= {key: {"validation": {"cross_entropy": loss}} for key, loss in losses.items()}
     assert {(run.learning_rate, run.seed) for run in tried if run.seed} == {(r, s) for r in seen for s in (1, 2)}
     assert len(tried) == len({run.key for run in tried})

@@ -1,11 +1,12 @@
-"""Numbers, sentences and verdicts of a table."""
+"""What is written of a table: numbers, sentences and verdicts."""
 
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from experiments.reporting.table import Row, Table, frame, sentences, write
+from experiments.reporting.table import Row, Table
+from experiments.reporting.writing import frame, sentences, write
 from experiments.settings.jobs import RunConfig
 from tests.experiments.made_up import result
 
