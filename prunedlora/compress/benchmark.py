@@ -72,7 +72,7 @@ def random_adapter(shapes: list[tuple[int, int]], rank: int) -> nn.Module:
 
 @torch.no_grad()
 def fill_decaying(modules: list[LoraModule], seed: int) -> None:
-    """Random factors; column j of B is scaled by 1/(j+1), so that there is something to truncate."""
+    """Random factors; column j of B is divided by j+1, so that there is something to truncate."""
     generator = torch.Generator().manual_seed(seed)
     for module in modules:
         decay = 1 / torch.arange(1, module.rank + 1)

@@ -147,10 +147,9 @@ def _within_loss(
     best = None
     while low <= high:
         rank = (low + high) // 2
-        if scored:
-            ranks = by_rank(config.rule, scored, rank, scope, least)
-        else:
-            ranks = _clipped(source, rank)
+        ranks = (
+            by_rank(config.rule, scored, rank, scope, least) if scored else _clipped(source, rank)
+        )
         compressed = list(compress_modules(source, config, measured, ranks))
         loss = calibration.loss_with(_factors(compressed))
         logger.info("rank %d: held-out loss %.5f, limit %.5f", rank, loss, limit)

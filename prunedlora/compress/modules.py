@@ -1,4 +1,4 @@
-"""One module at a time: its scores, its factors at the new rank, and their distance from the old."""
+"""One module at a time: its scores, and its factors at the new rank."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def _kept(config: CompressConfig, factors: Factors, statistics: Statistics, rank
 def _rounded(
     module: AdapterModule, old: Factors, new: Factors, config: CompressConfig
 ) -> CompressedModule:
-    """The new factors as they will be written, the scaling within B; their distance from the old."""
+    """The new factors as they will be written, with the scaling in B."""
     dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
     factors = Scaled((module.scaling * new.B.double()).to(dtype), new.A.to(dtype))
     if not (is_finite(factors.B) and is_finite(factors.A)):

@@ -103,7 +103,8 @@ def _tensors(
 ) -> dict[str, Tensor]:
     tensors = source.carried()
     for item in compressed:
-        module, factors = item.module, modules[item.module.name]
+        module = item.module
+        factors = modules[module.name]
         B, A = as_stored(factors, module.shape_B, module.shape_A, item.factors.B.dtype, module.name)
         tensors[module.keys.B] = B
         tensors[module.keys.A] = A

@@ -12,7 +12,7 @@ from prunedlora.adapters.peft import name_in_base
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from prunedlora.files.readers import Reading, readings
 
-#: Largest difference allowed between the weights that PEFT adds and s B A, relative to their largest.
+#: Largest difference allowed between the weights that PEFT adds and s B A, relative to the largest.
 TOLERANCE = 1e-5
 
 
