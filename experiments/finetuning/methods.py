@@ -35,8 +35,8 @@ def pruner(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Run
         interval=config.interval,
         per_event=config.per_event,
         warmup_steps=config.warmup_steps,
-        scope=config.scope or None,  # type: ignore[arg-type]
-        moments=config.moments,  # type: ignore[arg-type]
+        scope=config.scope or None,
+        moments=config.moments,
         seed=config.seed,
     )
     return LoraRankPruner(model, optimizer, settings, total_steps=config.steps)

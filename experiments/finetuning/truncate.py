@@ -40,7 +40,7 @@ def truncated(
         config.criterion,
         statistics,
         options=config.options,
-        scope=config.scope or None,  # type: ignore[arg-type]
+        scope=config.scope or None,
     )
     return model
 

@@ -17,7 +17,8 @@ import torch
 
 from experiments.jobs.record import environment
 from experiments.jobs.run import run
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from theory.records import from_json, to_json
 
 #: What two runs of the same configuration may differ in.
@@ -46,7 +47,7 @@ def check(file: Path) -> list[str]:
         SystemExit: the run truncates what another run trained, which is not kept.
     """
     record = json.loads(file.read_text())
-    config = build(RunConfig, record["config"], file.name)
+    config = validated(RunConfig, record["config"], file.name)
     if config.method.startswith("truncate"):
         raise SystemExit(f"{file}: truncates what another run trained; check that one")
     threads = torch.get_num_threads()

@@ -92,7 +92,7 @@ class Runner:
         if self._wanted(timed):
             self._measure("experiments.jobs.step_cost", asdict(config), timed)
         if self._wanted(alone):
-            self._measure("experiments.jobs.peak_memory", config.run, alone)
+            self._measure("experiments.jobs.peak_memory", asdict(config.run), alone)
         return from_json(timed.read_text())["result"] | from_json(alone.read_text())["result"]
 
     def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:

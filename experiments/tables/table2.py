@@ -1,7 +1,6 @@
 """Table 2 as a table: cost of a step relative to LoRA at the target rank, numbers trained, memory."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from experiments.reporting.table import Label, Results, Table
-from experiments.settings.jobs import Cost, RunConfig
+from experiments.settings.jobs import Cost, RunConfig, changed
 from experiments.settings.preset import Table2
 from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
 from theory.records import write_atomically
@@ -45,7 +44,9 @@ def table_rank(table: Table) -> int:
 
 def costs(settings: Table2, table: Table) -> dict[Label, Cost]:
     """What is measured, by the label of the row: each run of Table 5 in the short form that the settings give."""
-    short = {label: asdict(replace(run, **settings.run)) for label, run in trained(table).items()}
+    short = {
+        label: changed(run, settings.run, "table2: run") for label, run in trained(table).items()
+    }
     return {label: Cost(run, short[LORA], settings.block) for label, run in short.items()}
 
 
