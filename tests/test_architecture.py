@@ -27,8 +27,13 @@ def drawn(package: str) -> list[tuple[int, str]]:
     readme = (ROOT / "README.md").read_text()
     tree = re.search(rf"^{package}/ .*\n((?:[│├└ ].*\n)+)", readme, re.MULTILINE)
     assert tree is not None, f"the README draws no tree of {package}/"
-    lines = [re.match(r"([│├└─ ]+)(\S+)", line) for line in tree[1].splitlines()]
-    return [(len(line[1]) // 4, line[2]) for line in lines if line is not None]
+    entries = []
+    for line in tree[1].splitlines():
+        branch, text = re.match(r"([│├└─ ]+)(.*)", line).groups()
+        # Several files may share a line; what is said of them comes after.
+        names = re.match(r"(?:[\w*]+(?:/|\.py|\.sh)(?:, |  |$)\s*)+|\S+", text + "  ")[0]
+        entries += [(len(branch) // 4, name.rstrip(",")) for name in names.split()]
+    return entries
 
 
 def rooms(package: str) -> list[str]:

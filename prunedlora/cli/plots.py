@@ -25,8 +25,18 @@ def draw_inspection(inspection: Inspection, file: Path) -> None:
     for module in inspection.modules:
         total = sum(value**2 for value in module.singular_values) ** 0.5 or 1.0
         shares = [max(value / total, 1e-12) for value in module.singular_values]
-        left.plot(range(1, module.rank + 1), shares, color="C0", alpha=max(0.1, 1 / len(inspection.modules)))
-    left.set(yscale="log", xlabel="component", ylabel="singular value / norm", title="spectrum of each module")
+        left.plot(
+            range(1, module.rank + 1),
+            shares,
+            color="C0",
+            alpha=max(0.1, 1 / len(inspection.modules)),
+        )
+    left.set(
+        yscale="log",
+        xlabel="component",
+        ylabel="singular value / norm",
+        title="spectrum of each module",
+    )
     for share in ENERGIES:
         ranks = sorted(module.rank_for_energy[f"{share:g}"] for module in inspection.modules)
         right.step(range(1, len(ranks) + 1), ranks, where="mid", label=f"{share:.0%} of the energy")

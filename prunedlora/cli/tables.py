@@ -12,7 +12,9 @@ from prunedlora.optional import require
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as text; raises MissingPackageError without tabulate."""
-    text: str = require("tabulate").tabulate(rows, headers="keys", floatfmt=".4g", disable_numparse=[0])
+    text: str = require("tabulate").tabulate(
+        rows, headers="keys", floatfmt=".4g", disable_numparse=[0]
+    )
     return text
 
 
@@ -32,7 +34,9 @@ def inspection_text(inspection: Inspection) -> str:
         }
         for module in inspection.modules
     ]
-    suggested = ", ".join(f"{inspection.suggested_rank(share)} for {share:.0%}" for share in ENERGIES)
+    suggested = ", ".join(
+        f"{inspection.suggested_rank(share)} for {share:.0%}" for share in ENERGIES
+    )
     return (
         f"{table(rows)}\n\n{len(rows)} modules, {inspection.file_bytes / 1e6:.2f} MB. One rank that keeps that share "
         f"of every module's energy: {suggested}."
@@ -41,7 +45,10 @@ def inspection_text(inspection: Inspection) -> str:
 
 def verification_text(verification: Verification) -> str:
     """The checks, then what each reader makes of the scalings."""
-    checks = [{"check": c.name, "": "ok" if c.passed else "FAILED", "evidence": c.detail} for c in verification.checks]
+    checks = [
+        {"check": c.name, "": "ok" if c.passed else "FAILED", "evidence": c.detail}
+        for c in verification.checks
+    ]
     rows = [
         {
             "reader": row.reader,
@@ -79,7 +86,11 @@ def report_text(report: CompressReport) -> str:
 def comparison_text(comparison: Comparison) -> str:
     """Both methods side by side."""
     rows = [
-        {"method": "prunedlora", "processor seconds": comparison.seconds, "relative error": comparison.error},
+        {
+            "method": "prunedlora",
+            "processor seconds": comparison.seconds,
+            "relative error": comparison.error,
+        },
         {
             "method": "peft convert_to_lora",
             "processor seconds": comparison.seconds_dense,

@@ -21,6 +21,7 @@ tensor([1])
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -175,15 +176,31 @@ def unregister(name: str) -> None:
 
 
 def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the criterion does not have.
+    """Refuse an option that the criterion does not have, or a value of another kind than its default.
 
     Raises:
-        ConfigurationError: an unknown option; the message lists the known ones.
+        ConfigurationError: an unknown option, where the message lists the known ones; or such a value.
     """
     unknown = sorted(set(options) - set(criterion.options))
     if unknown:
         known = ", ".join(f"{key}={value!r}" for key, value in criterion.options.items()) or "none"
         raise ConfigurationError(f"{criterion.name} has no option {', '.join(unknown)}; it has: {known}")
+    for name, value in options.items():
+        kind = _kind(criterion.options[name])
+        if _kind(value) != kind and kind is not None:
+            raise ConfigurationError(
+                f"{criterion.name}: the option {name} must be a {kind}, not {value!r}; "
+                f"its default is {criterion.options[name]!r}"
+            )
+
+
+def _kind(value: Any) -> str | None:
+    """What a value is, in a word; None where it may be anything."""
+    if isinstance(value, bool):
+        return "truth value"
+    if isinstance(value, Real):
+        return "number"
+    return "word" if isinstance(value, str) else None
 
 
 def _add(criterion: Criterion) -> None:

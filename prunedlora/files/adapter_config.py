@@ -86,14 +86,18 @@ def read_config(file: Path) -> AdapterConfig:
         alpha=_alpha(raw.get("lora_alpha", 8), "lora_alpha", file),
         rslora=bool(raw.get("use_rslora", False)),
         rank_pattern={k: _rank(v, k, file) for k, v in _pattern(raw, "rank_pattern", file).items()},
-        alpha_pattern={k: _alpha(v, k, file) for k, v in _pattern(raw, "alpha_pattern", file).items()},
+        alpha_pattern={
+            k: _alpha(v, k, file) for k, v in _pattern(raw, "alpha_pattern", file).items()
+        },
     )
 
 
 def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
-        raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA can be lowered in rank")
+        raise UnsupportedAdapterError(
+            f"{file}: peft_type is {kind!r}; only LORA can be lowered in rank"
+        )
     for key, reason in _UNSUPPORTED.items():
         if raw.get(key):
             raise UnsupportedAdapterError(f"{file}: {key} is set: {reason}")

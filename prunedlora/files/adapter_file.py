@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunedlora.errors import AdapterFileError, NonFiniteError
 from prunedlora.factors import Factors
 from prunedlora.files.adapter_config import AdapterConfig, read_config
-from prunedlora.files.header import Header, TensorEntry, read_header, refuse_pickle
+from prunedlora.files.header import Header, TensorEntry, opened, read_header, refuse_pickle
 from prunedlora.files.tensor_names import PREFIX, KeyPair, check_others, find_pairs
 from prunedlora.linalg.numerics import is_finite
 
@@ -82,9 +81,10 @@ class AdapterFile:
         Raises:
             NonFiniteError: NaN or infinity in a factor.
         """
-        with _opened(self.file) as file:
+        with opened(self.file) as tensors:
             for module in self.modules:
-                B, A = (_finite(file.get_tensor(key), key) for key in (module.keys.B, module.keys.A))
+                B = _finite(tensors.get_tensor(module.keys.B), module.keys.B)
+                A = _finite(tensors.get_tensor(module.keys.A), module.keys.A)
                 yield module, Factors(B.flatten(1), A.flatten(1))
 
     def carried(self) -> dict[str, Tensor]:
@@ -93,12 +93,12 @@ class AdapterFile:
         Raises:
             NonFiniteError: NaN or infinity in one.
         """
-        with _opened(self.file) as file:
-            tensors = {key: file.get_tensor(key) for key in self.others}
-        for key, tensor in tensors.items():
+        with opened(self.file) as tensors:
+            carried = {key: tensors.get_tensor(key) for key in self.others}
+        for key, tensor in carried.items():
             if tensor.is_floating_point():
                 _finite(tensor, key)
-        return tensors
+        return carried
 
 
 def open_adapter(source: str | Path) -> AdapterFile:
@@ -130,8 +130,8 @@ def open_adapter(source: str | Path) -> AdapterFile:
     elif any(key.startswith(PREFIX) for key in header.tensors):
         raise AdapterFileError(f"{file} holds a PEFT adapter, but {CONFIG}, which says its scaling, is not beside it")
     others = check_others(header, pairs, config, file)
-    with _opened(file) as opened:
-        modules = tuple(_module(pair, header, config, opened, file) for pair in pairs)
+    with opened(file) as tensors:
+        modules = tuple(_module(pair, header, config, tensors, file) for pair in pairs)
     return AdapterFile(str(source), file, header, config, modules, others)
 
 
@@ -192,19 +192,16 @@ def _from_hub(source: str) -> Path:
         ) from error
 
 
-def _opened(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise AdapterFileError(f"{file} cannot be opened: {error}") from error
-
-
-def _module(pair: KeyPair, header: Header, config: AdapterConfig | None, opened: Any, file: Path) -> AdapterModule:
+def _module(
+    pair: KeyPair, header: Header, config: AdapterConfig | None, tensors: Any, file: Path
+) -> AdapterModule:
     B, A = header.tensors[pair.B], header.tensors[pair.A]
     _check_shapes(pair, B, A, file)
     rank = A.shape[0]
     if config is None:
-        alpha = float(_finite(opened.get_tensor(pair.alpha), pair.alpha)) if pair.alpha else float(rank)
+        alpha = float(rank)
+        if pair.alpha is not None:
+            alpha = float(_finite(tensors.get_tensor(pair.alpha), pair.alpha))
         scaling = alpha / rank
     else:
         if config.rank(pair.name) != rank:
@@ -227,7 +224,18 @@ def _check_shapes(pair: KeyPair, B: TensorEntry, A: TensorEntry, file: Path) -> 
 
 
 def _finite(tensor: Tensor, key: str) -> Float[Tensor, "..."]:
-    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    """The tensor in at least float32.
+
+    Raises:
+        NonFiniteError: NaN or infinity in it.
+        AdapterFileError: torch cannot convert its dtype.
+    """
+    try:
+        wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    except (NotImplementedError, RuntimeError) as error:
+        raise AdapterFileError(
+            f"{key} is stored as {tensor.dtype}, which torch cannot convert; store it in another dtype"
+        ) from error
     if not is_finite(wide):
         raise NonFiniteError(f"{key} holds NaN or infinity; the adapter is damaged or its training diverged")
     return wide
