@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from experiments.reporting.table import Label, Results, Table
 from experiments.settings.jobs import Cost, RunConfig, changed
 from experiments.settings.preset import Table2
 from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
+from theory.intervals import interval, ratio_of_means
 from theory.records import write_atomically
 
 #: Trainable share in % and hours of Table 2, Llama-3-8B on an H100.
@@ -129,18 +129,7 @@ def _ratio(cost: dict[str, Any]) -> tuple[float, float, float]:
         if event["block"] >= 0:
             run[event["block"]] -= event["seconds"]
 
-    def ratio(x: np.ndarray, y: np.ndarray) -> float:
-        return float(x.sum() / y.sum())
-
-    interval = bootstrap(
-        (run, reference),
-        ratio,
-        paired=True,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return ratio(run, reference), float(interval.low), float(interval.high)
+    return float(ratio_of_means(run, reference)), *interval(ratio_of_means, run, reference)
 
 
 def _share(event: float, events: int, run: RunConfig, cost: dict[str, Any]) -> float:
