@@ -22,7 +22,13 @@ from experiments.settings.validation import validated
 from theory.records import from_json, to_json
 
 #: What two runs of the same configuration may differ in.
-MEASURED = ("train_seconds", "evaluation_seconds", "peak_memory_bytes", "reload_max_difference", "seconds")
+MEASURED = (
+    "train_seconds",
+    "evaluation_seconds",
+    "peak_memory_bytes",
+    "reload_max_difference",
+    "seconds",
+)
 
 
 def differences(before: Any, after: Any, where: str = "result") -> list[str]:
@@ -68,7 +74,10 @@ def main(files: list[Path]) -> int:
         wrong += bool(found)
         print(f"{file.name}: {'differs' if found else 'the same'}", *found[:10], sep="\n  ")
         there = json.loads(file.read_text())["environment"]
-        for was, now in ((there["packages"]["torch"], torch.__version__), (there["device"], environment()["device"])):
+        for was, now in (
+            (there["packages"]["torch"], torch.__version__),
+            (there["device"], environment()["device"]),
+        ):
             if found and was != now:
                 print(f"  it was made with {was}, this is {now}")
     return wrong
