@@ -1,11 +1,11 @@
 """Rank pruning of LoRA adapters, during fine-tuning and after it.
 
-Reference implementation of PrunedLoRA (arXiv:2510.00192).  Start with :class:`LoraRankPruner` for a training loop
-of your own, with :class:`PruningCallback` for the transformers `Trainer`, or with :func:`compress_adapter` for an
-adapter that is trained already.
+Reference implementation of PrunedLoRA (arXiv:2510.00192).  Start with :class:`LoraRankPruner` for a
+training loop of your own, with :class:`PruningCallback` for the transformers `Trainer`, or with
+:func:`compress_adapter` for an adapter that is trained already.
 
-This page is the whole public interface.  Every name is imported when it is first used, so that importing the package
-takes no time.
+This page is the whole public interface.  Every name is imported when it is first used, so that
+importing the package takes no time.
 """
 
 from typing import TYPE_CHECKING

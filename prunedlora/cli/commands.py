@@ -1,4 +1,4 @@
-"""The subcommands of ``prunedlora``; each is a dataclass that does what one function of the library does."""
+"""The subcommands of ``prunedlora``; each calls one function of the library."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,8 @@ class Compress:
 
     Attributes:
         adapter: PEFT folder or safetensors file, here or on the hub (organisation/name[@revision]).
-        out: where to write; a new folder, or a new .safetensors file if the adapter is a file alone.
+        out: where to write; a new folder, or a new .safetensors file if the adapter is a file
+            alone.
         config: everything else.
     """
 
@@ -106,7 +107,8 @@ class Verify:
 
     Attributes:
         adapter: PEFT folder or safetensors file, here or on the hub (organisation/name[@revision]).
-        base: base model; with it, the weights are loaded and compared, and the adapter's effect measured.
+        base: base model; with it, the weights are loaded and compared, and the adapter's effect
+            measured.
         device: for the base model.
         json: print JSON in place of tables.
     """
@@ -158,13 +160,15 @@ def parse(arguments: Sequence[str]) -> Compress | Inspect | Verify | Bench:
     """The subcommand of a command line.
 
     Raises:
-        SystemExit: a wrong command line, which is explained on stderr (status 2), or one that asks for help (0).
+        SystemExit: a wrong command line, which is explained on stderr (status 2), or one that asks
+            for help (0).
         ConfigurationError: settings that contradict each other.
     """
     command: Any = tyro.extras.subcommand_cli_from_dict(
         {command.__name__.lower(): command for command in (Compress, Inspect, Verify, Bench)},
         prog="prunedlora",
-        description="Lower the rank of trained LoRA adapters, look into them, and check that they load right.\n\n"
+        description="Lower the rank of trained LoRA adapters, look into them, and check that they "
+        "load right.\n\n"
         "Example: prunedlora compress my-adapter small-adapter --rank 16\n\n"
         "prunedlora --version says which version this is.",
         args=arguments,

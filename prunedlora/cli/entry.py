@@ -11,8 +11,8 @@ from prunedlora.optional import installed_version, require
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, that of the process by default, and exit.
 
-    The status is 0, or 1 where `prunedlora verify` finds something wrong or an adapter, a file or a package is not as
-    it must be, or 2 where the command line asks for something impossible.
+    The status is 0, or 1 where `prunedlora verify` finds something wrong or an adapter, a file or a
+    package is not as it must be, or 2 where the command line asks for something impossible.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -61,7 +61,7 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Options such as ``damping=0.1``: numbers, true, false and null as such, anything else as text.
+    """Options such as ``damping=0.1``: numbers, true, false, null, and anything else as text.
 
     Raises:
         ConfigurationError: not an option, or one that is given twice.

@@ -38,8 +38,8 @@ def inspection_text(inspection: Inspection) -> str:
         f"{inspection.suggested_rank(share)} for {share:.0%}" for share in ENERGIES
     )
     return (
-        f"{table(rows)}\n\n{len(rows)} modules, {inspection.file_bytes / 1e6:.2f} MB. One rank that keeps that share "
-        f"of every module's energy: {suggested}."
+        f"{table(rows)}\n\n{len(rows)} modules, {inspection.file_bytes / 1e6:.2f} MB. One rank "
+        f"that keeps that share of every module's energy: {suggested}."
     )
 
 
@@ -62,7 +62,10 @@ def verification_text(verification: Verification) -> str:
     ]
     text = f"{table(checks)}\n\n{table(rows)}"
     if any(row.wrong for row in verification.readings):
-        text += "\n\nReaders disagree; `prunedlora compress` with layout uniform or padded writes a file they agree on."
+        text += (
+            "\n\nReaders disagree; `prunedlora compress` with layout uniform or padded writes a "
+            "file they agree on."
+        )
     return text
 
 
@@ -70,8 +73,8 @@ def report_text(report: CompressReport) -> str:
     """What was done, in a few lines."""
     before, after = report.ranks_before.values(), report.ranks.values()
     lines = [
-        f"{report.settings['criterion']}: rank {_span(before)} -> {_span(after)} in {len(after)} modules, "
-        f"layout {report.settings['layout']}, {report.seconds:.2f} s",
+        f"{report.settings['criterion']}: rank {_span(before)} -> {_span(after)} in {len(after)} "
+        f"modules, layout {report.settings['layout']}, {report.seconds:.2f} s",
         f"size {report.bytes_before / 1e6:.2f} -> {report.bytes_after / 1e6:.2f} MB, "
         f"relative change of the weights {report.relative_error:.4g}",
     ]
@@ -98,8 +101,9 @@ def comparison_text(comparison: Comparison) -> str:
         },
     ]
     return (
-        f"{table(rows)}\n\n{comparison.modules} modules of random weights, rank {comparison.rank} -> "
-        f"{comparison.target_rank}, {comparison.threads} threads: {comparison.ratio:.1f} times faster"
+        f"{table(rows)}\n\n{comparison.modules} modules of random weights, rank "
+        f"{comparison.rank} -> {comparison.target_rank}, {comparison.threads} threads: "
+        f"{comparison.ratio:.1f} times faster"
     )
 
 

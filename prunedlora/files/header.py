@@ -1,8 +1,9 @@
 """Checking a safetensors file before any of its tensors is read.
 
-The format (https://github.com/huggingface/safetensors#format): 8 bytes, the length n of the header, unsigned and
-little-endian; n bytes of JSON, for each tensor its dtype, shape and offsets into what follows; the tensors, without
-gaps.  The library safetensors checks most of it; here stands what it lets pass.
+The format (https://github.com/huggingface/safetensors#format): 8 bytes, the length n of the header,
+unsigned and little-endian; n bytes of JSON, for each tensor its dtype, shape and offsets into what
+follows; the tensors, without gaps.  The library safetensors checks most of it; here stands what it
+lets pass.
 """
 
 import json
@@ -60,9 +61,10 @@ def read_header(file: Path) -> Header:
         file: the file.
 
     Raises:
-        AdapterFileError: pickled weights or an archive; a truncated or oversized header; text that is not JSON;
-            an unknown dtype; offsets that overlap, leave gaps, lie outside the file or contradict a shape;
-            an entry with further keys, a key that occurs twice, a name with control characters.
+        AdapterFileError: pickled weights or an archive; a truncated or oversized header; text that
+            is not JSON; an unknown dtype; offsets that overlap, leave gaps, lie outside the file or
+            contradict a shape; an entry with further keys, a key that occurs twice, a name with
+            control characters.
 
     >>> import tempfile, torch
     >>> from safetensors.torch import save_file
@@ -111,11 +113,15 @@ def opened(file: Path) -> Iterator[Any]:
 
 
 def refuse_pickle(start: bytes, file: Path) -> None:
-    """Refuse the first bytes of a pickle or of an archive (torch.save writes either); raises AdapterFileError."""
+    """Refuse the first bytes of a pickle or of an archive; torch.save writes either.
+
+    Raises:
+        AdapterFileError: they are.
+    """
     if start.startswith(_PICKLE):
         raise AdapterFileError(
-            f"{file}: pickled weights or an archive, which can run code when opened; convert it to safetensors with a "
-            "tool you trust, where it came from"
+            f"{file}: pickled weights or an archive, which can run code when opened; convert it to "
+            "safetensors with a tool you trust, where it came from"
         )
 
 
@@ -131,8 +137,8 @@ def _read_text(file: Path) -> tuple[bytes, int]:
                 # count as a pickle's where they are not a possible length.
                 refuse_pickle(start, file)
                 raise AdapterFileError(
-                    f"{file}: the header would take {length} bytes, the file has {size} and {MAX_HEADER} are allowed; "
-                    "the file is truncated or not a safetensors file"
+                    f"{file}: the header would take {length} bytes, the file has {size} and "
+                    f"{MAX_HEADER} are allowed; it is truncated or not a safetensors file"
                 )
             return stream.read(length), size
     except OSError as error:
@@ -140,7 +146,7 @@ def _read_text(file: Path) -> tuple[bytes, int]:
 
 
 def _parse(text: bytes, file: Path) -> dict[str, Any]:
-    """The entries of a header that the library accepts, by tensor; refuses what it should not have accepted."""
+    """The entries of a header that the library accepts, by tensor, after checks of our own."""
     try:
         entries = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -151,7 +157,8 @@ def _parse(text: bytes, file: Path) -> dict[str, Any]:
             raise AdapterFileError(f"{file}: the tensor name {key!r} holds control characters")
         if not isinstance(entry, dict) or entry.keys() != _ENTRY:
             raise AdapterFileError(
-                f"{file}: the header's entry for {key!r} must hold dtype, shape and data_offsets, and nothing else"
+                f"{file}: the header's entry for {key!r} must hold dtype, shape and data_offsets, "
+                "and nothing else"
             )
     return entries
 

@@ -101,6 +101,7 @@ BAD_CONFIGS = {
     "alpha": ({"lora_alpha": "x"}, AdapterFileError, "finite number"),
     "infinite alpha": ({"lora_alpha": float("inf")}, AdapterFileError, "finite number"),
     "pattern": ({"rank_pattern": [1]}, AdapterFileError, "not a JSON object"),
+    "exclusion": ({"exclude_modules": 5}, AdapterFileError, "exclude_modules"),
     "expression": ({"alpha_pattern": {"(": 1}}, AdapterFileError, "not a regular expression"),
     "another rank": ({"rank_pattern": {"q_proj": 4}}, AdapterFileError, "says 4"),
 }
