@@ -71,7 +71,10 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Do what is missing, then print the tables and where the files are."""
     name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
-    preset = load_preset(name)
+    try:
+        preset = load_preset(name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     if arguments.processes is not None:
         preset = replace(preset, processes=arguments.processes)
     if preset.processes > 1 and not preset.isolated:

@@ -40,7 +40,7 @@ def truncated(
         config.criterion,
         statistics,
         options=config.options,
-        scope=config.scope or None,  # type: ignore[arg-type]
+        scope=config.scope or None,
     )
     return model
 
@@ -48,18 +48,26 @@ def truncated(
 def save_changes(model: torch.nn.Module, folder: Path) -> None:
     """The weights of a fully fine-tuned model."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, folder / CHANGES)
+    save_file(
+        {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
+        folder / CHANGES,
+    )
 
 
-def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str, torch.Tensor]) -> torch.nn.Module:
+def _truncated_changes(
+    base: torch.nn.Module, config: RunConfig, tuned: dict[str, torch.Tensor]
+) -> torch.nn.Module:
     """The base model plus the best rank-k part of each adapted layer's change; the head as it was tuned."""
     with torch.no_grad():
         for name, p in base.named_parameters():
             layer = name.removesuffix(".weight")
             if p.dim() == 2 and (
-                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules)) or _all_linear(config, base, layer)
+                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules))
+                or _all_linear(config, base, layer)
             ):
-                U, S, Vh = torch.linalg.svd((tuned[name].to(p.device) - p).double(), full_matrices=False)
+                U, S, Vh = torch.linalg.svd(
+                    (tuned[name].to(p.device) - p).double(), full_matrices=False
+                )
                 k = config.target_rank
                 p.add_(((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype))
             elif name.startswith(HEADS):
@@ -70,4 +78,8 @@ def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str
 def _all_linear(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
     """Whether ``all-linear`` was asked for and this is such a layer; heads are not."""
     linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
-    return config.target_modules == ("all-linear",) and linear and not layer.startswith((*HEADS, "lm_head"))
+    return (
+        config.target_modules == ("all-linear",)
+        and linear
+        and not layer.startswith((*HEADS, "lm_head"))
+    )

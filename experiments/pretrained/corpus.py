@@ -29,7 +29,10 @@ class Corpus:
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the documents of each split, in their order."""
         splits = {"calibration": self.calibration, "test": self.test}
-        return {name: hashlib.sha256("\0".join(texts).encode()).hexdigest() for name, texts in splits.items()}
+        return {
+            name: hashlib.sha256("\0".join(texts).encode()).hexdigest()
+            for name, texts in splits.items()
+        }
 
 
 def load_corpus(name: str) -> Corpus:
@@ -46,7 +49,9 @@ def load_corpus(name: str) -> Corpus:
     if name == "sotu":
         return _addresses()
     if "/" in name and "@" in name:
-        return Corpus(f"{name}, {WIKITEXT}", *(_wikitext(name, split) for split in ("train", "test")))
+        return Corpus(
+            f"{name}, {WIKITEXT}", *(_wikitext(name, split) for split in ("train", "test"))
+        )
     raise ValueError(f"unknown text {name!r}; there are: sotu, organisation/name@revision")
 
 
@@ -69,7 +74,11 @@ def _wikitext(name: str, split: str) -> tuple[str]:
 
 
 def sequences(
-    tokenizer: PreTrainedTokenizerBase, documents: tuple[str, ...], length: int, count: int, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    documents: tuple[str, ...],
+    length: int,
+    count: int,
+    seed: int,
 ) -> Tensor:
     """Token ids of windows of equal length, (count, length); none spans two documents, none overlap.
 
@@ -81,6 +90,8 @@ def sequences(
         ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         windows += [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
     if len(windows) < count:
-        raise ValueError(f"the text has {len(windows)} sequences of {length} tokens, not {count}; ask for fewer")
+        raise ValueError(
+            f"the text has {len(windows)} sequences of {length} tokens, not {count}; ask for fewer"
+        )
     chosen = sorted(random.Random(seed).sample(range(len(windows)), count))
     return torch.tensor([windows[i] for i in chosen])

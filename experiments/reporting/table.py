@@ -7,7 +7,7 @@ from typing import Any, NewType
 import numpy as np
 from jaxtyping import Float
 
-from experiments.reporting.comparison import interval
+from experiments.reporting.comparison import mean_interval
 from experiments.settings.jobs import RunConfig
 
 #: What a row is called, and by which it is found and compared; see `experiments.tables.labels`.
@@ -91,7 +91,7 @@ def cell(results: list[dict[str, Any]]) -> Cell:
     correct = np.array([[c == "1" for c in r["correct"]] for r in results], dtype=float)
     entropies = np.array([r["cross_entropy"] for r in results])
     one = len(results) == 1
-    low, high = results[0]["interval"] if one else interval(correct.mean(axis=0))
+    low, high = results[0]["interval"] if one else mean_interval(correct.mean(axis=0))
     return Cell(
         accuracy=float(correct.mean()),
         low=low,

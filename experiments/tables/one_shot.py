@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from experiments.reporting.comparison import Difference, difference
 from experiments.settings.jobs import OneShot, RunConfig
+from theory.intervals import interval, ratio_of_means
 from theory.records import to_json, write_atomically
 
 RECOVERY = {"own": "own", "none": "none, masked", "C_z": "B by least squares"}
@@ -99,7 +99,7 @@ def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "increase_of_svd": float(plain.mean()),
                 "difference": difference(np.array(own), np.array(increases["svd", rank]))._asdict(),
                 "ratio": float(mine.mean() / plain.mean()),
-                "ratio_interval": _ratio_interval(mine, plain),
+                "ratio_interval": list(interval(ratio_of_means, mine, plain)),
             }
         )
     return sorted(found, key=lambda c: (c["criterion"], c["rank"]))
@@ -124,16 +124,6 @@ def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
             f"({c['ratio_interval'][0]:.2f} to {c['ratio_interval'][1]:.2f})."
         )
     return text
-
-
-def _ratio_interval(mine: np.ndarray, plain: np.ndarray) -> list[float]:
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return a.mean(axis=axis) / b.mean(axis=axis)
-
-    found = bootstrap(
-        (mine, plain), ratio, paired=True, method="percentile", rng=np.random.default_rng(0)
-    )
-    return [float(x) for x in found.confidence_interval]
 
 
 def _named(row: pd.Series) -> str:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from experiments.tasks.hub_math import GSM8K, METAMATH
 from theory.records import to_json, write_atomically
 
@@ -24,7 +25,7 @@ def convert(record: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run was on another task, so that it cannot stand beside PEFT's.
     """
-    config = build(RunConfig, record["config"], "config")
+    config = validated(RunConfig, record["config"], "config")
     if config.task != TASK:
         raise ValueError(f"PEFT's comparison is on {TASK}; this run is on {config.task}")
     return {

@@ -1,18 +1,17 @@
 """Table 2 as a table: cost of a step relative to LoRA at the target rank, numbers trained, memory."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from experiments.reporting.table import Label, Results, Table
-from experiments.settings.jobs import Cost, RunConfig
+from experiments.settings.jobs import Cost, RunConfig, changed
 from experiments.settings.preset import Table2
 from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
+from theory.intervals import interval, ratio_of_means
 from theory.records import write_atomically
 
 #: Trainable share in % and hours of Table 2, Llama-3-8B on an H100.
@@ -45,7 +44,9 @@ def table_rank(table: Table) -> int:
 
 def costs(settings: Table2, table: Table) -> dict[Label, Cost]:
     """What is measured, by the label of the row: each run of Table 5 in the short form that the settings give."""
-    short = {label: asdict(replace(run, **settings.run)) for label, run in trained(table).items()}
+    short = {
+        label: changed(run, settings.run, "table2: run") for label, run in trained(table).items()
+    }
     return {label: Cost(run, short[LORA], settings.block) for label, run in short.items()}
 
 
@@ -128,18 +129,7 @@ def _ratio(cost: dict[str, Any]) -> tuple[float, float, float]:
         if event["block"] >= 0:
             run[event["block"]] -= event["seconds"]
 
-    def ratio(x: np.ndarray, y: np.ndarray) -> float:
-        return float(x.sum() / y.sum())
-
-    interval = bootstrap(
-        (run, reference),
-        ratio,
-        paired=True,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return ratio(run, reference), float(interval.low), float(interval.high)
+    return float(ratio_of_means(run, reference)), *interval(ratio_of_means, run, reference)
 
 
 def _share(event: float, events: int, run: RunConfig, cost: dict[str, Any]) -> float:

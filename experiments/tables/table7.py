@@ -1,6 +1,7 @@
 """Table 7: one-shot against dynamic pruning, by every rule."""
 
 from dataclasses import replace
+from typing import Literal
 
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig
@@ -24,6 +25,7 @@ from experiments.tables.labels import (
     one_budget,
 )
 from experiments.tables.tuning import Tune
+from prunedlora.choices import Scope
 
 #: Accuracies of Llama-3-8B on GSM8K, 128 to 64, one-shot / dynamic.
 PAPER = {
@@ -69,7 +71,9 @@ def table(settings: Encoder, tune: Tune) -> Table:
         cut = replace(run, method="truncate", criterion=criterion)
         return {"one-shot": each_seed(cut, settings.seeds)}
 
-    def dynamic(criterion: str, scope: str = "") -> dict[str, tuple[RunConfig, ...]]:
+    def dynamic(
+        criterion: str, scope: Scope | Literal[""] = ""
+    ) -> dict[str, tuple[RunConfig, ...]]:
         pruned = replace(run, method="prune", criterion=criterion, scope=scope)
         return {"dynamic": each_seed(pruned, settings.seeds)}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from experiments.reporting.comparison import difference, interval
+from experiments.reporting.comparison import difference, mean_interval
 from experiments.settings.preset import Table8
 from theory.records import write_atomically
 
@@ -131,7 +131,7 @@ def plain(losses: Losses) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"method": method, "pattern": pattern, "perplexity": _perplexity(found)}
-            | dict(zip(("low", "high"), np.exp(interval(found.mean(axis=0))), strict=True))
+            | dict(zip(("low", "high"), np.exp(mean_interval(found.mean(axis=0))), strict=True))
             | {"spread": _spread(found), "seeds": len(found), "sequences": found.shape[1]}
             | {"paper_llama_7b": PAPER.get(method, {}).get(pattern)}
             for (method, pattern), found in losses.items()
@@ -198,7 +198,7 @@ def _spread(losses: np.ndarray) -> float:
 
 
 def _written(losses: np.ndarray) -> str:
-    low, high = np.exp(interval(losses.mean(axis=0)))
+    low, high = np.exp(mean_interval(losses.mean(axis=0)))
     spread = f" ± {_number(_spread(losses))}" if len(losses) > 1 else ""
     return f"{_number(_perplexity(losses))} [{_number(low)}, {_number(high)}]{spread}"
 

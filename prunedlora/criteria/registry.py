@@ -93,7 +93,9 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
     """
 
     def decorate(score: Score) -> Score:
-        def reduce(factors: Factors, statistics: Statistics, count: int, **options: Any) -> Reduction:
+        def reduce(
+            factors: Factors, statistics: Statistics, count: int, **options: Any
+        ) -> Reduction:
             return drop_lowest(factors, score(factors, statistics, **options), count)
 
         _add(Criterion(name, needs, unit, score, reduce, _options(score)))
@@ -146,7 +148,9 @@ def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> 
         NonFiniteError: a score or a weight is NaN or infinite.
     """
     if not all(torch.isfinite(t).all() for t in (scores, factors.B, factors.A)):
-        raise NonFiniteError("a score or a weight is NaN or infinite; check the gradients and the criterion")
+        raise NonFiniteError(
+            "a score or a weight is NaN or infinite; check the gradients and the criterion"
+        )
     if not 0 <= count <= factors.rank:
         raise ConfigurationError(f"cannot remove {count} of {factors.rank} components")
     order = round_off(scores).argsort(dim=-1, stable=True)[..., :count]
@@ -160,7 +164,9 @@ def get_criterion(name: str) -> Criterion:
         ConfigurationError: there is none; the message lists those there are.
     """
     if name not in _REGISTRY:
-        raise ConfigurationError(f"no criterion {name!r}; there are: {', '.join(available_criteria())}")
+        raise ConfigurationError(
+            f"no criterion {name!r}; there are: {', '.join(available_criteria())}"
+        )
     return _REGISTRY[name]
 
 
@@ -184,7 +190,9 @@ def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(criterion.options))
     if unknown:
         known = ", ".join(f"{key}={value!r}" for key, value in criterion.options.items()) or "none"
-        raise ConfigurationError(f"{criterion.name} has no option {', '.join(unknown)}; it has: {known}")
+        raise ConfigurationError(
+            f"{criterion.name} has no option {', '.join(unknown)}; it has: {known}"
+        )
     for name, value in options.items():
         kind = _kind(criterion.options[name])
         if _kind(value) != kind and kind is not None:
@@ -208,7 +216,9 @@ def _add(criterion: Criterion) -> None:
         raise ConfigurationError(f"a criterion named {criterion.name!r} is registered already")
     unknown = set(criterion.needs) - {f.name for f in fields(Statistics)}
     if unknown:
-        raise ConfigurationError(f"{criterion.name} needs unknown statistics: {', '.join(sorted(unknown))}")
+        raise ConfigurationError(
+            f"{criterion.name} needs unknown statistics: {', '.join(sorted(unknown))}"
+        )
     _REGISTRY[criterion.name] = criterion
 
 

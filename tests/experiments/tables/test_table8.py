@@ -71,7 +71,6 @@ def test_a_dense_model_that_is_no_language_model_stops_everything(level):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ("obd",)}, "unknown method obd"),
         ({"run": replace(TABLE.run, text="Salesforce/wikitext@main")}, "full commit"),
         ({"run": replace(TABLE.run, patterns=("half",))}, "a pattern is"),
     ],

@@ -6,7 +6,8 @@ import pytest
 
 from experiments.folders import RESULTS
 from experiments.jobs.run import splits
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint
 
@@ -49,4 +50,4 @@ def test_the_data_are_those_of_the_committed_results(name):
     files = sorted((RESULTS / "cpu" / "runs").glob(f"{name}_*.json"))
     records = [json.loads(file.read_text()) for file in (files[0], files[-1])]
     for record in records:
-        assert splits(build(RunConfig, record["config"], "config")) == record["result"]["splits"]
+        assert splits(validated(RunConfig, record["config"], "config")) == record["result"]["splits"]
