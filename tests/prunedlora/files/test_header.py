@@ -38,14 +38,26 @@ BAD_FILES = {
     "a list": raw([1]),
     "deeply nested": raw(b'{"x":' + b"[" * 100_000),
     "a key twice": raw(b'{"x": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}, "x": 1}'),
-    "a huge number": raw(b'{"x": {"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}'),
-    "a key twice, alike": raw(f'{{"x": {json.dumps(GOOD["x"])}, "x": {json.dumps(GOOD["x"])}}}'.encode()),
-    "a text twice": raw(f'{{"__metadata__": {{"a": "b", "a": "b"}}, "x": {json.dumps(GOOD["x"])}}}'.encode()),
-    "huge integers": raw(b'{"x":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,8]}}'),
+    "a huge number": raw(
+        b'{"x": {"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}'
+    ),
+    "a key twice, alike": raw(
+        f'{{"x": {json.dumps(GOOD["x"])}, "x": {json.dumps(GOOD["x"])}}}'.encode()
+    ),
+    "a text twice": raw(
+        f'{{"__metadata__": {{"a": "b", "a": "b"}}, "x": {json.dumps(GOOD["x"])}}}'.encode()
+    ),
+    "huge integers": raw(
+        b'{"x":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,8]}}'
+    ),
     "an entry as a list": raw({"x": ["F32", [2], [0, 8]]}),
     "control characters in the dtype": raw({"x": {**GOOD["x"], "dtype": "F3\n\x1b[2J1"}}),
-    "overlapping": raw({**GOOD, "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12),
-    "a gap": raw({**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16),
+    "overlapping": raw(
+        {**GOOD, "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12
+    ),
+    "a gap": raw(
+        {**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16
+    ),
     "beyond the file": raw({"x": {"dtype": "F32", "shape": [200], "data_offsets": [0, 800]}}),
     "reversed": raw({"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}),
     "negative": raw({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}),
@@ -75,7 +87,9 @@ def test_a_bad_header_is_refused_as_such(tmp_path, content):
 def test_a_good_header_is_read(tmp_path):
     file = tmp_path / "a.safetensors"
     file.write_bytes(raw({**GOOD, "__metadata__": {"a": "b"}}))
-    assert read_header(file) == Header({"x": TensorEntry("F32", (2,), 8)}, {"a": "b"}, file.stat().st_size)
+    assert read_header(file) == Header(
+        {"x": TensorEntry("F32", (2,), 8)}, {"a": "b"}, file.stat().st_size
+    )
 
 
 def test_a_long_header_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -85,7 +99,9 @@ def test_a_long_header_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("prunedlora.files.header.MAX_HEADER", length)
     assert read_header(file).tensors.keys() == {"x"}
     monkeypatch.setattr("prunedlora.files.header.MAX_HEADER", length - 1)
-    with pytest.raises(AdapterFileError, match=f"would take {length} bytes.*{length - 1} are allowed"):
+    with pytest.raises(
+        AdapterFileError, match=f"would take {length} bytes.*{length - 1} are allowed"
+    ):
         read_header(file)
 
 
@@ -109,7 +125,13 @@ def test_a_bad_file_is_one_error_and_nothing_is_written(tmp_path, capsys, conten
 
 
 #: Bytes of a tensor of 8 numbers, and whether torch can read and convert it.
-OTHER_DTYPES = {"F4": (4, False), "F6_E2M3": (6, False), "F8_E4M3": (8, True), "F8_E8M0": (8, True), "C64": (64, True)}
+OTHER_DTYPES = {
+    "F4": (4, False),
+    "F6_E2M3": (6, False),
+    "F8_E4M3": (8, True),
+    "F8_E8M0": (8, True),
+    "C64": (64, True),
+}
 
 
 @pytest.mark.parametrize(("dtype", "size", "readable"), [(k, *v) for k, v in OTHER_DTYPES.items()])
@@ -132,7 +154,9 @@ def test_another_tensor_of_any_dtype_is_carried_over_or_refused(tmp_path, dtype,
 def test_a_scaling_of_any_float_dtype_is_read(tmp_path):
     file = kohya(tmp_path / "a.safetensors", alpha=2.0)
     tensors = load_file(file)
-    save_file({k: t.to(torch.float8_e4m3fn) if "alpha" in k else t for k, t in tensors.items()}, file)
+    save_file(
+        {k: t.to(torch.float8_e4m3fn) if "alpha" in k else t for k, t in tensors.items()}, file
+    )
     assert {module.scaling for module in open_adapter(file).modules} == {0.5}
 
 
