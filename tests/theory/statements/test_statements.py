@@ -34,5 +34,5 @@ def test_every_statement_has_a_proof_and_a_formula():
         assert statement.formula
 
 
-def test_statements_s1_to_s12_are_all_there():
-    assert {int(key[1:].split(".")[0]) for key in KEYS} == set(range(1, 13))
+def test_statements_s1_to_s14_are_all_there():
+    assert {int(key[1:].split(".")[0]) for key in KEYS} == set(range(1, 15))
