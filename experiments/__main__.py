@@ -3,29 +3,25 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
 import tyro
 
 from experiments.folders import FIGURES, ROOT
-from experiments.reporting import page as report
-from experiments.reporting import table as tables
+from experiments.reporting import page
+from experiments.reporting.table import Table
+from experiments.reporting.writing import write
 from experiments.running import dry_run
 from experiments.running.runner import Runner
-from experiments.settings.preset import Preset, load_preset
-from experiments.tables import code as code_table
-from experiments.tables import encoder as studies
-from experiments.tables import language as language_table
-from experiments.tables import math as math_tables
-from experiments.tables import one_shot as one_shot_table
-from experiments.tables import table2 as table2_table
-from experiments.tables import table8 as table8_table
-from experiments.tables.rows import CONT_SQUEEZE
-from experiments.tables.study import check_learnt
+from experiments.settings.jobs import RunConfig
+from experiments.settings.preset import Preset, Table2, Table8, load_preset, one_shot_runs
+from experiments.tables import one_shot, table2, table8
+from experiments.tables.labels import CONT_SQUEEZE
+from experiments.tables.studies import studies
+from experiments.tables.study import Study
+from experiments.tables.tuning import Tune
 from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
 
 Experiment = Literal[
@@ -46,8 +42,6 @@ Experiment = Literal[
     "code",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
-
-DRAWN = {"figure1": figure1, "figure3": figure3, "table7": rank_per_layer}
 
 
 @dataclass
@@ -77,7 +71,10 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Do what is missing, then print the tables and where the files are."""
     name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
-    preset, only = load_preset(name), arguments.only
+    try:
+        preset = load_preset(name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     if arguments.processes is not None:
         preset = replace(preset, processes=arguments.processes)
     if preset.processes > 1 and not preset.isolated:
@@ -85,79 +82,102 @@ def main(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(dry_run.report(preset))
         return
+
     runner = Runner(preset, arguments.fresh, arguments.workers, arguments.minutes)
-    figures_folder = FIGURES / name
-    for table, files in do_tables(math_tables, preset, only, runner):
-        announce([*files, *math_figures(table, runner, figures_folder)])
+    figures = FIGURES / name
+    only = arguments.only
+    parts = studies(preset)
+    for study in parts.values():
+        for table, files in do_tables(study, only, runner):
+            announce([*files, *draw(table, runner, figures)])
     if "table2" in only and preset.table2 is not None:
-        announce(do_table2(preset, runner))
+        announce(do_table2(preset.table2, parts["math"], runner))
     for kind in preset.one_shot if "one_shot" in only else ():
-        files = one_shot_table.write(preset, kind, runner.one_shot(kind), runner.folder)
-        announce([*files, *frontier.draw(runner.folder, figures_folder, kind)])
-    parts = ((studies, preset.study), (language_table, preset.language), (code_table, preset.code))
-    for part, settings in parts:
-        for table, files in do_tables(part, preset, only, runner) if settings is not None else ():
-            figures = DRAWN[table.name].draw(runner.folder, figures_folder) if table.name in DRAWN else []
-            announce([*files, *figures])
+        announce(do_one_shot(preset, kind, runner, figures))
     if "table8" in only and preset.table8 is not None:
-        announce(do_table8(preset, runner))
-    if name in report.PRESETS:
-        print(f"Everything in one page: {report.write().relative_to(ROOT)}")
+        announce(do_table8(name, preset.table8, runner))
+    if name in page.PRESETS:
+        print(f"Everything in one page: {page.write().relative_to(ROOT)}")
 
 
 def do_tables(
-    part: ModuleType, preset: Preset, only: Sequence[str], runner: Runner
-) -> Iterator[tuple[tables.Table, list[Path]]]:
-    """The tables of a module such as `studies`: the choice of learning rates, the gate, all runs, the files."""
-    builds = [build for name, build in part.TABLES.items() if name in only]
-    if not builds:
+    study: Study, only: Sequence[str], runner: Runner
+) -> Iterator[tuple[Table, list[Path]]]:
+    """The tables of a study that are asked for, each with the files that it is written to."""
+    builders = [build for name, build in study.tables.items() if name in only]
+    if not builders:
         return
-    tune = tuned(part, preset, builds, runner)
-    gated, least_gain = part.gated(preset, tune)
-    untuned, unpruned = runner.results(gated).values()
-    check_learnt(untuned, unpruned, least_gain)
-    made = [build(preset, tune) for build in builds]
-    results = runner.results(list({run.key: run for table in made for run in table.runs}.values()))
-    for table in made:
-        yield table, tables.write(table, results, runner.folder, part.heading(preset))
+    # Learning rates come first: which runs a table and the gate ask for depends on them.
+    tune = chosen_rates(study, builders, runner)
+    # Where the unpruned adapter has not learnt the task, nothing else is run.
+    gate = study.gate(tune)
+    gate.check(runner.results([gate.untuned, gate.unpruned]))
+    # All runs of all tables are done together: many are shared, and workers need a long list.
+    asked = [build(tune) for build in builders]
+    results = runner.results(list({run.key: run for table in asked for run in table.runs}.values()))
+    for table in asked:
+        yield table, write(table, results, runner.folder, study.heading)
 
 
-def tuned(
-    part: ModuleType, preset: Preset, builds: Sequence[Callable[..., tables.Table]], runner: Runner
-) -> tables.Tune:
-    """The choice of learning rates for some tables of a module, and for its gate."""
-    tuning, asking = part.tuning(preset), [partial(build, preset) for build in (*builds, part.gated)]
+def chosen_rates(study: Study, builders: Sequence[Callable[[Tune], Table]], runner: Runner) -> Tune:
+    """The choice of learning rates for some tables of a study and for its gate, searched by runs."""
+    asking = (*builders, study.gate)
     results: dict[str, dict[str, Any]] = {}
-    while wanted := tuning.wanted(results, *asking):
-        results |= runner.results(wanted)
-    return tuning.chooser(results)
+    while missing := study.tuning.missing(results, *asking):
+        results |= runner.results(missing)
+    return study.tuning.chooser(results)
 
 
-def do_table2(preset: Preset, runner: Runner) -> list[Path]:
-    """The cost of every row of Table 5, whose runs are done if they are missing."""
-    table = math_tables.table5(preset, tuned(math_tables, preset, [math_tables.table5], runner))
-    measured = {label: runner.cost(label, cost) for label, cost in table2_table.costs(preset, table).items()}
-    return table2_table.write(preset, table, runner.results(table.runs), measured, runner.folder)
-
-
-def math_figures(table: tables.Table, runner: Runner, folder: Path) -> list[Path]:
-    """Figure 2; and for Table 1 the course of training of what is pruned and of the LoRA rows beside it, first seed."""
-    runs = [runs[0] for row in table.rows if row.label != CONT_SQUEEZE for runs in row.cells.values()]
-    if table.name == "figure2":
-        return figure2.draw(runner.file(runs[0]), folder)
-    if table.name == "table1":
-        lines = [r for r in runs if r.method in ("lora", "prune") and not r.rslora]
-        return rank_and_loss.draw([runner.file(r) for r in lines], folder)
+def draw(table: Table, runner: Runner, folder: Path) -> list[Path]:
+    """The figure that goes with a table, where there is one; returns its files."""
+    match table.name:
+        case "figure1":
+            return figure1.draw(runner.folder, folder)
+        case "figure2":
+            ((run,),) = (runs for row in table.rows for runs in row.cells.values())
+            return figure2.draw(runner.file(run), folder)
+        case "figure3":
+            return figure3.draw(runner.folder, folder)
+        case "table1":
+            return rank_and_loss.draw([runner.file(run) for run in _with_a_course(table)], folder)
+        case "table7":
+            return rank_per_layer.draw(runner.folder, folder)
     return []
 
 
-def do_table8(preset: Preset, runner: Runner) -> list[Path]:
-    """The dense model first, which stops everything if it is no language model; then all rows."""
-    assert preset.table8 is not None
-    (dense,) = runner.compressed([preset.table8.dense])
-    table8_table.gate(preset.table8, dense)
-    rows = {method: runner.compressed(runs) for method, runs in preset.table8.rows.items()}
-    return table8_table.write(preset, dense, rows, runner.folder)
+def _with_a_course(table: Table) -> list[RunConfig]:
+    """The runs of Table 1 whose training is drawn: what is pruned and the LoRA rows beside it, first seed."""
+    rows = [row for row in table.rows if row.label != CONT_SQUEEZE]
+    firsts = [runs[0] for row in rows for runs in row.cells.values()]
+    return [run for run in firsts if run.method in ("lora", "prune") and not run.rslora]
+
+
+def do_table2(settings: Table2, math_study: Study, runner: Runner) -> list[Path]:
+    """The cost of every row of Table 5, whose runs are done if they are missing."""
+    build = math_study.tables["table5"]
+    table = build(chosen_rates(math_study, [build], runner))
+    measured = {
+        label: runner.cost(label, cost) for label, cost in table2.costs(settings, table).items()
+    }
+    return table2.write(
+        math_study.heading, table, runner.results(table.runs), measured, runner.folder
+    )
+
+
+def do_one_shot(preset: Preset, kind: str, runner: Runner, figures: Path) -> list[Path]:
+    """The ranking of all criteria on the adapters of an experiment, as tables and as a figure."""
+    run = one_shot_runs(preset, kind)[0]
+    records = runner.one_shot(kind)
+    files = one_shot.write(preset.name, kind, preset.one_shot[kind], run, records, runner.folder)
+    return [*files, *frontier.draw(runner.folder, figures, kind)]
+
+
+def do_table8(preset: str, settings: Table8, runner: Runner) -> list[Path]:
+    """The dense model first, which stops everything if it is not a language model; then all rows."""
+    (dense,) = runner.compressed([settings.run])
+    table8.gate(settings, dense)
+    rows = {method: runner.compressed(runs) for method, runs in settings.rows.items()}
+    return table8.write(preset, settings, dense, rows, runner.folder)
 
 
 def announce(files: list[Path]) -> None:

@@ -29,7 +29,9 @@ def draw(run: Path, output: Path) -> list[Path]:
     if not record["result"]["events"]:
         raise ValueError(f"{run}: nothing was pruned in this run")
     set_style()
-    figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), width_ratios=(1, 1.2), layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(7.5, 3.4), width_ratios=(1, 1.2), layout="constrained"
+    )
     _loop(axes[0], record["config"])
     _mask(axes[1], record)
     return save(figure, output, NAME)

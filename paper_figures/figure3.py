@@ -23,7 +23,12 @@ def draw(results: Path, output: Path) -> list[Path]:
     set_style()
     initials = sorted(frame["initial"].dropna().unique())
     figure, panels = plt.subplots(
-        1, len(initials), figsize=(2.6 * len(initials) + 1, 3.2), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(initials),
+        figsize=(2.6 * len(initials) + 1, 3.2),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axes, initial in zip(panels[0], initials, strict=True):
         shown = frame[(frame["initial"] == initial) | (frame["rule"] == LORA)]

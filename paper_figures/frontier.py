@@ -21,13 +21,20 @@ def draw(results: Path, output: Path, name: str) -> list[Path]:
     frame = frame[~frame["criterion"].str.contains("literal|capped|damping")]
     set_style()
     truncates = frame["criterion"].str.startswith("svd")
-    twice = (frame["criterion"] == "kfac") & (frame["recovery"] == "B by least squares")  # kfac's own recovery
+    twice = (frame["criterion"] == "kfac") & (
+        frame["recovery"] == "B by least squares"
+    )  # kfac's own recovery
     rest = frame[~truncates & ~twice & (frame["recovery"] != "none, masked")]
     recovery = rest["recovery"].str.replace("B by least squares", "of B")
     shown = {"truncation family": (frame[truncates], frame[truncates]["criterion"])}
     if len(rest):
-        shown["choice among components, with recovery"] = (rest, rest["criterion"] + ", recovery " + recovery)
-    figure, panels = plt.subplots(1, len(shown), figsize=(4.25 * len(shown), 4.2), squeeze=False, layout="constrained")
+        shown["choice among components, with recovery"] = (
+            rest,
+            rest["criterion"] + ", recovery " + recovery,
+        )
+    figure, panels = plt.subplots(
+        1, len(shown), figsize=(4.25 * len(shown), 4.2), squeeze=False, layout="constrained"
+    )
     for axes, (title, (part, labels)) in zip(panels[0], shown.items(), strict=True):
         _lines(axes, part, labels)
         axes.set(title=title, xlabel="rank", ylabel="increase of the test cross-entropy, nats")

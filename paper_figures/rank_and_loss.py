@@ -22,14 +22,25 @@ def draw(runs: list[Path], output: Path) -> list[Path]:
     """Draw the figure from result files, those without training left out; writes PNG and PDF, returns their paths."""
     frame = pd.concat([_curve(json.loads(file.read_text())) for file in sorted(runs)])
     set_style()
-    figure, axes = plt.subplots(2, 1, sharex=True, figsize=(5.5, 5.0), height_ratios=(1, 2), layout="constrained")
-    line = {"data": frame, "x": "step", "hue": "run", "style": "run", "dashes": True, "errorbar": None}
+    figure, axes = plt.subplots(
+        2, 1, sharex=True, figsize=(5.5, 5.0), height_ratios=(1, 2), layout="constrained"
+    )
+    line = {
+        "data": frame,
+        "x": "step",
+        "hue": "run",
+        "style": "run",
+        "dashes": True,
+        "errorbar": None,
+    }
     sns.lineplot(y="rank", ax=axes[0], legend=False, drawstyle="steps-post", **line)
     sns.lineplot(y="loss", ax=axes[1], **line)
     axes[0].set_ylabel("rank per module")
     axes[0].set_ylim(bottom=0)
     axes[1].set(
-        xlabel="optimiser step", ylabel=f"training loss\n(mean of {SMOOTHING} steps, nats per token)", yscale="log"
+        xlabel="optimiser step",
+        ylabel=f"training loss\n(mean of {SMOOTHING} steps, nats per token)",
+        yscale="log",
     )
     axes[1].yaxis.set_major_formatter("{x:g}")
     axes[1].yaxis.set_minor_formatter("{x:g}")
@@ -47,8 +58,19 @@ def _curve(file: dict[str, Any]) -> pd.DataFrame:
         each = list(event["ranks"].values())
         rank.loc[event["step"] :] = sum(each) / len(each)
     label = config["criterion"] or "LoRA"
-    ranks = f"{config['initial_rank']}→{config['target_rank']}" if config["criterion"] else config["initial_rank"]
-    return pd.DataFrame({"step": steps, "rank": rank.to_numpy(), "loss": losses.to_numpy(), "run": f"{label} {ranks}"})
+    ranks = (
+        f"{config['initial_rank']}→{config['target_rank']}"
+        if config["criterion"]
+        else config["initial_rank"]
+    )
+    return pd.DataFrame(
+        {
+            "step": steps,
+            "rank": rank.to_numpy(),
+            "loss": losses.to_numpy(),
+            "run": f"{label} {ranks}",
+        }
+    )
 
 
 if __name__ == "__main__":

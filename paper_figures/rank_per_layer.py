@@ -26,11 +26,21 @@ def draw(results: Path, output: Path) -> list[Path]:
     """
     files = sorted((results / "runs").glob(RUN))
     if not files:
-        raise FileNotFoundError(f"no result {RUN} in {results / 'runs'}: run table7 of this preset first")
+        raise FileNotFoundError(
+            f"no result {RUN} in {results / 'runs'}: run table7 of this preset first"
+        )
     frame = ranks(json.loads(files[-1].read_text()))
     set_style()
     figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.17 * len(frame)), layout="constrained")
-    sns.heatmap(frame, ax=axes, cmap="viridis", vmin=0, yticklabels=True, cbar_kws={"label": "rank"}, rasterized=True)
+    sns.heatmap(
+        frame,
+        ax=axes,
+        cmap="viridis",
+        vmin=0,
+        yticklabels=True,
+        cbar_kws={"label": "rank"},
+        rasterized=True,
+    )
     axes.set(xlabel="after the event at this step", ylabel="")
     axes.tick_params(axis="y", labelsize=6)
     return save(figure, output, "rank_per_layer")

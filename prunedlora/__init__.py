@@ -1,11 +1,11 @@
 """Rank pruning of LoRA adapters, during fine-tuning and after it.
 
-Reference implementation of PrunedLoRA (arXiv:2510.00192).  Start with :class:`LoraRankPruner` for a training loop
-of your own, with :class:`PruningCallback` for the transformers `Trainer`, or with :func:`compress_adapter` for an
-adapter that is trained already.
+Reference implementation of PrunedLoRA (arXiv:2510.00192).  Start with :class:`LoraRankPruner` for a
+training loop of your own, with :class:`PruningCallback` for the transformers `Trainer`, or with
+:func:`compress_adapter` for an adapter that is trained already.
 
-This page is the whole public interface.  Every name is imported when it is first used, so that importing the package
-takes no time.
+This page is the whole public interface.  Every name is imported when it is first used, so that
+importing the package takes no time.
 """
 
 from typing import TYPE_CHECKING
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from prunedlora.linalg.elimination import eliminate as eliminate
     from prunedlora.linalg.truncation import truncate as truncate
     from prunedlora.linalg.truncation import truncate_weighted as truncate_weighted
+    from prunedlora.ranks.adapter import reduce_adapter as reduce_adapter
     from prunedlora.statistics.data import Statistics as Statistics
+    from prunedlora.statistics.measurement import measure_statistics as measure_statistics
     from prunedlora.training.callback import PruningCallback as PruningCallback
     from prunedlora.training.config import PruneConfig as PruneConfig
     from prunedlora.training.pruner import LoraRankPruner as LoraRankPruner
@@ -60,6 +62,8 @@ _PLACES = {
     "find_lora_modules": "adapters.modules",  # the adapted modules of a model
     "LoraModule": "adapters.modules",  # one of them: B, A and scaling
     "truncate_adapter": "adapters.surgery",  # the best adapter of lower rank, by SVD
+    "reduce_adapter": "ranks.adapter",  # an adapter of lower rank, by any criterion
+    "measure_statistics": "statistics.measurement",  # what a criterion needs, measured on data
     "export_adapter": "files.export",  # write it so that every reader loads what is in memory
     # Criteria, and how to add your own.
     "available_criteria": "criteria",  # names of all that are registered

@@ -1,5 +1,6 @@
 """``python -m prunedlora`` is the command ``prunedlora``."""
 
-from prunedlora.cli.commands import main
+from prunedlora.cli.entry import main
 
-main()
+if __name__ == "__main__":
+    main()

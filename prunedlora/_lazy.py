@@ -1,4 +1,4 @@
-"""Names that a package or a module imports when they are first used (PEP 562), so that importing it costs nothing."""
+"""Names that are imported when they are first used (PEP 562), so that a package costs nothing."""
 
 import importlib
 import sys
@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy_names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy_names(
+    package: str, places: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose public names live in its modules.
 
     The modules themselves can be reached as attributes too, as if they had been imported already.
@@ -36,7 +38,9 @@ def lazy_names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str],
 
 
 def moved(old: str, new: str) -> Callable[[str], Any]:
-    """``__getattr__`` of a module that now lives elsewhere: its names still work, with a DeprecationWarning.
+    """``__getattr__`` of a module that now lives elsewhere.
+
+    Its names still work, with a DeprecationWarning that says where they are.
 
     Args:
         old: its ``__name__``.
@@ -48,7 +52,9 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(new), name)
-        warnings.warn(f"{old} is now {new}; import {name} from there", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            f"{old} is now {new}; import {name} from there", DeprecationWarning, stacklevel=2
+        )
         return value
 
     return get

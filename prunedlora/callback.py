@@ -1,4 +1,4 @@
-"""This module is now `prunedlora.training.callback`; the old name will go with the next release."""
+"""Now `prunedlora.training.callback`; this old name will go with the next release."""
 
 from prunedlora._lazy import moved
 

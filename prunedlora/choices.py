@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from prunedlora.errors import ConfigurationError
 
-#: Whether every module goes to its own rank, or the best components of all modules stay within one budget.
+#: Whether every module goes to a rank of its own, or all modules share one budget.
 Scope = Literal["module", "global"]
-#: What such a budget counts.
+#: What a shared budget counts.
 Budget = Literal["rank", "parameters"]
 #: How ranks and scalings are written to a file, see `prunedlora.files.layouts`.
 Layout = Literal["uniform", "ragged", "padded"]
@@ -30,7 +30,9 @@ def check_choices(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         known = _values(hint)
         if known and getattr(config, name) not in known:
-            raise ConfigurationError(f"{name} must be one of {known}, not {getattr(config, name)!r}")
+            raise ConfigurationError(
+                f"{name} must be one of {known}, not {getattr(config, name)!r}"
+            )
 
 
 def _values(hint: Any) -> tuple[Any, ...]:

@@ -40,7 +40,10 @@ def gather_over_processes(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "t
     """The samples of all processes, in the order of their ranks; processes may hold different numbers of them."""
     if not _several():
         return samples
-    sizes = [torch.zeros(1, dtype=torch.long, device=samples.device) for _ in range(dist.get_world_size())]
+    sizes = [
+        torch.zeros(1, dtype=torch.long, device=samples.device)
+        for _ in range(dist.get_world_size())
+    ]
     dist.all_gather(sizes, torch.tensor([len(samples)], device=samples.device))
     padded = samples.new_zeros((int(max(sizes)), *samples.shape[1:]))
     padded[: len(samples)] = samples

@@ -27,7 +27,9 @@ class Factors:
         """
         gone = torch.zeros(self.A.shape[:-1], dtype=torch.bool, device=self.A.device)
         gone = gone.scatter(-1, removed, True)
-        return Factors(self.B.masked_fill(gone.unsqueeze(-2), 0.0), self.A.masked_fill(gone.unsqueeze(-1), 0.0))
+        return Factors(
+            self.B.masked_fill(gone.unsqueeze(-2), 0.0), self.A.masked_fill(gone.unsqueeze(-1), 0.0)
+        )
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class Scaled:
 
 
 def squared_distance(
-    B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"], B2: Float[Tensor, "d_out k"], A2: Float[Tensor, "k d_in"]
+    B: Float[Tensor, "d_out r"],
+    A: Float[Tensor, "r d_in"],
+    B2: Float[Tensor, "d_out k"],
+    A2: Float[Tensor, "k d_in"],
 ) -> tuple[float, float]:
     r"""``||B A - B2 A2||_F^2`` and ``||B A||_F^2`` through Gram matrices, exact to about 1e-15 of the latter.
 

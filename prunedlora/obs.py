@@ -1,4 +1,4 @@
-"""This module is now `prunedlora.linalg.elimination`; the old name will go with the next release."""
+"""Now `prunedlora.linalg.elimination`; this old name will go with the next release."""
 
 from prunedlora._lazy import moved
 

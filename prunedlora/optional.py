@@ -1,4 +1,4 @@
-"""Packages that may not be installed: those that only part of the library needs, and this one itself."""
+"""Packages that may not be installed: those that few parts need, and this one itself."""
 
 import importlib
 import importlib.metadata
@@ -36,7 +36,7 @@ def require(name: str, install: str = '"prunedlora[cli]"', *, purpose: str = "th
 
 
 def installed_version() -> str:
-    """The version of this package; ``"unknown"`` where it is used from its source without being installed."""
+    """The version of this package; ``"unknown"`` where its source is used without installing it."""
     try:
         return importlib.metadata.version("prunedlora")
     except importlib.metadata.PackageNotFoundError:

@@ -49,10 +49,17 @@ def run(arguments: Arguments) -> list[Summary]:
     summaries = []
     for statement in select_statements(arguments.statement):
         summary = verify(
-            statement, arguments.instances, arguments.seed, arguments.device, arguments.tighten, arguments.steps
+            statement,
+            arguments.instances,
+            arguments.seed,
+            arguments.device,
+            arguments.tighten,
+            arguments.steps,
         )
         summaries.append(summary)
-        logging.info("%-16s %-12s %6.1f s  %s", summary.key, summary.verdict, summary.seconds, summary.title)
+        logging.info(
+            "%-16s %-12s %6.1f s  %s", summary.key, summary.verdict, summary.seconds, summary.title
+        )
     record = {
         "seed": arguments.seed,
         "tighten": arguments.tighten,

@@ -29,7 +29,14 @@ from experiments.finetuning.models import load_model
 from experiments.folders import RESULTS
 from prunedlora import CompressConfig, compress_adapter, export_adapter
 from prunedlora.adapters.modules import find_lora_modules
-from prunedlora.compress.benchmark import compare, fill_decaying, random_adapter, through_dense, through_factors, timed
+from prunedlora.compress.benchmark import (
+    compare,
+    fill_decaying,
+    random_adapter,
+    through_dense,
+    through_factors,
+    timed,
+)
 from theory.records import environment, to_json, write_atomically
 
 OUT = RESULTS / "benchmark_compress.json"
@@ -46,7 +53,9 @@ def adapted(case: str) -> nn.Module:
     if case == "4096x4096":
         return random_adapter([(4096, 4096)], RANK)
     model, _ = load_model("smollm2", torch.float32)
-    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     model = peft.get_peft_model(model, config)
     fill_decaying(find_lora_modules(model), seed=0)
     return model
@@ -68,8 +77,18 @@ def most_memory(call: Callable[[], object]) -> int:
 
 def peak(case: str, method: str, threads: int) -> int:
     """Most resident memory, beyond what the model takes, of a process that lowers it once, bytes."""
-    command = [sys.executable, "-m", "experiments.benchmarks.compress", "--case", case, "--method", method]
-    out = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.benchmarks.compress",
+        "--case",
+        case,
+        "--method",
+        method,
+    ]
+    out = subprocess.run(
+        [*command, "--threads", str(threads)], capture_output=True, text=True, check=True
+    )
     return int(out.stdout.split()[-1])
 
 
@@ -79,7 +98,12 @@ def file_to_file(model: nn.Module) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source = export_adapter(model, Path(folder) / "source")
         for i in range(5):
-            timed(partial(compress_adapter, source, Path(folder) / f"out{i}", CompressConfig(rank=TARGET)), times)
+            timed(
+                partial(
+                    compress_adapter, source, Path(folder) / f"out{i}", CompressConfig(rank=TARGET)
+                ),
+                times,
+            )
     return statistics.median(times)
 
 
@@ -113,12 +137,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.case:
         model = adapted(arguments.case)
-        METHODS[arguments.method](random_adapter([(8, 8)], 4), 2)  # what libraries take for themselves
+        METHODS[arguments.method](
+            random_adapter([(8, 8)], 4), 2
+        )  # what libraries take for themselves
         print(most_memory(lambda: METHODS[arguments.method](model, TARGET)))
         return
     cases = {case: measure(case, arguments.threads) for case in CASES}
     what = "rank 64 to 16 through the factors (float64) and by peft.convert_to_lora (float32, dense); random adapters"
-    device = {**environment("cpu"), "peft": peft.__version__, "precision": "factors float64, dense float32"}
+    device = {
+        **environment("cpu"),
+        "peft": peft.__version__,
+        "precision": "factors float64, dense float32",
+    }
     write_atomically(OUT, to_json({"what": what, "seed": 0, "cases": cases, "environment": device}))
     for case, row in cases.items():
         print(
@@ -126,7 +156,14 @@ def main() -> None:
             json.dumps(
                 {
                     k: row[k]
-                    for k in ("ratio", "reached", "errors_agree", "seconds", "seconds_dense", "file_to_file_seconds")
+                    for k in (
+                        "ratio",
+                        "reached",
+                        "errors_agree",
+                        "seconds",
+                        "seconds_dense",
+                        "file_to_file_seconds",
+                    )
                 }
             ),
         )

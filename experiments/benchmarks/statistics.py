@@ -26,7 +26,12 @@ from prunedlora.criteria import available_criteria, get_criterion
 from prunedlora.statistics.collector import Collector
 
 OUT = RESULTS / "benchmark_statistics.json"
-SHAPE = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 6}
+SHAPE = {
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+}
 BATCH, LENGTH, RANK = 8, 128, 64
 LIMITS = {"prunedlora2025": 1.05}
 LIMIT = 1.15
@@ -36,7 +41,9 @@ def model_and_optimizer(device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The same model for all variants."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=1024, num_key_value_heads=6, **SHAPE))
-    model = peft.get_peft_model(model, peft.LoraConfig(r=RANK, target_modules="all-linear")).to(device)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=RANK, target_modules="all-linear")).to(
+        device
+    )
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
 
@@ -71,7 +78,9 @@ def measure(steps: int, device: str) -> dict[tuple[str, ...], list[tuple[float, 
 
     seconds(())
     seconds(())
-    times: dict[tuple[str, ...], list[tuple[float, float]]] = {needs_of(name): [] for name in available_criteria()}
+    times: dict[tuple[str, ...], list[tuple[float, float]]] = {
+        needs_of(name): [] for name in available_criteria()
+    }
     for _ in range(steps):
         for needs, taken in times.items():
             taken.append((seconds(()), seconds(needs)))
@@ -80,7 +89,11 @@ def measure(steps: int, device: str) -> dict[tuple[str, ...], list[tuple[float, 
 
 def needs_of(name: str) -> tuple[str, ...]:
     """The statistics that are collected for a criterion; gradients and random numbers are there anyway."""
-    return tuple(sorted(n for n in get_criterion(name).needs if n != "noise" and not n.startswith("gradient_")))
+    return tuple(
+        sorted(
+            n for n in get_criterion(name).needs if n != "noise" and not n.startswith("gradient_")
+        )
+    )
 
 
 def report(times: dict[tuple[str, ...], list[tuple[float, float]]], device: str) -> dict[str, Any]:
@@ -99,7 +112,13 @@ def report(times: dict[tuple[str, ...], list[tuple[float, float]]], device: str)
         }
     return {
         "what": "step with statistics collected at every step / the plain step before it: median and quartiles",
-        "setting": {**SHAPE, "batch": BATCH, "length": LENGTH, "rank": RANK, "pairs": len(times[()])},
+        "setting": {
+            **SHAPE,
+            "batch": BATCH,
+            "length": LENGTH,
+            "rank": RANK,
+            "pairs": len(times[()]),
+        },
         "plain_step_seconds": round(statistics.median(without for without, _ in times[()]), 4),
         "criteria": rows,
         "environment": {
@@ -123,7 +142,9 @@ def main() -> None:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(out, indent=2) + "\n")
     for name, row in out["criteria"].items():
-        print(f"{name:18} {row['ratio']:.3f}  {'ok' if row['within_limit'] else 'OVER ' + str(row['limit'])}")
+        print(
+            f"{name:18} {row['ratio']:.3f}  {'ok' if row['within_limit'] else 'OVER ' + str(row['limit'])}"
+        )
 
 
 if __name__ == "__main__":

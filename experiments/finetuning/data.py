@@ -43,7 +43,11 @@ def collate(batch: list[Encoded], pad: int, device: torch.device) -> dict[str, T
         ids[row, : len(e)] = torch.tensor(e.prompt + e.target)
         mask[row, : len(e)] = 1
         labels[row, len(e.prompt) : len(e)] = torch.tensor(e.target)
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": mask.to(device),
+        "labels": labels.to(device),
+    }
 
 
 def at_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,7 +72,13 @@ def collate_texts(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """A batch for an encoder: its texts padded on the right, and the index of each label."""
-    texts = tokenizer([e.text for e in batch], padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    texts = tokenizer(
+        [e.text for e in batch],
+        padding=True,
+        truncation=True,
+        max_length=longest,
+        return_tensors="pt",
+    )
     answers = torch.tensor([labels.index(e.answer) for e in batch])
     return {**texts.to(device), "labels": answers.to(device)}
 
@@ -91,9 +101,13 @@ def training_batches(
         return
     short = [e for e in (encode(e, tokenizer) for e in examples) if len(e) <= config.max_length]
     if not short:
-        raise SystemExit(f"no training example of {config.task} fits into {config.max_length} tokens")
+        raise SystemExit(
+            f"no training example of {config.task} fits into {config.max_length} tokens"
+        )
     repeated = [short[i % len(short)] for i in range(count)]
-    for batch in batches([len(e) for e in repeated], config.batch_size, config.length_groups, config.seed):
+    for batch in batches(
+        [len(e) for e in repeated], config.batch_size, config.length_groups, config.seed
+    ):
         encoded = processes.share([repeated[i] for i in batch])
         yield at_targets(collate(encoded, tokenizer.pad_token_id, processes.device))
 

@@ -73,7 +73,9 @@ def evaluate(
     right = (
         judged
         if judged is not None
-        else [bool(e.answer) and judge(answer, e) for answer, e in zip(found, examples, strict=True)]
+        else [
+            bool(e.answer) and judge(answer, e) for answer, e in zip(found, examples, strict=True)
+        ]
     )
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return Score(
@@ -87,7 +89,10 @@ def evaluate(
 
 @torch.no_grad()
 def mean_loss(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    examples: list[Example],
 ) -> float:
     """The cross-entropy that `evaluate` gives, without any answers; restores the model's training mode."""
     training = model.training
@@ -103,7 +108,11 @@ def mean_loss(
 
 
 def answers(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], batch_size: int
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    examples: list[Example],
+    batch_size: int,
 ) -> list[str]:
     """What is read off the texts that a language model generates.
 
@@ -128,7 +137,9 @@ def generate(
     texts = [""] * len(prompts)
     for start in tqdm(range(0, len(order), batch_size), desc="decode", leave=False):
         chosen = order[start : start + batch_size]
-        batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(device)
+        batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(
+            device
+        )
         out = model.generate(  # type: ignore[operator]  # nn.Module does not tell that
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -145,7 +156,10 @@ def generate(
 
 @torch.no_grad()
 def target_losses(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    batch_size: int,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Negative log-likelihood of each target given its prompt, in nats, from float32 logits; and its tokens."""
     device = next(model.parameters()).device
@@ -160,14 +174,22 @@ def target_losses(
         logits = model(**batch).logits
         kept = labels != IGNORED
         each = torch.zeros(labels.shape, device=device)
-        each[kept] = torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept], reduction="none")
-        losses[chosen], tokens[chosen] = each.double().sum(dim=1).cpu(), kept.double().sum(dim=1).cpu()
+        each[kept] = torch.nn.functional.cross_entropy(
+            logits[kept].float(), labels[kept], reduction="none"
+        )
+        losses[chosen], tokens[chosen] = (
+            each.double().sum(dim=1).cpu(),
+            kept.double().sum(dim=1).cpu(),
+        )
     return losses, tokens
 
 
 @torch.no_grad()
 def class_logits(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, examples: list[Example]
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    examples: list[Example],
 ) -> Float[Tensor, "n classes"]:
     """What an encoder's head says of each example, float64 on the CPU."""
     device, labels = next(model.parameters()).device, TASKS[config.task].labels
@@ -175,7 +197,9 @@ def class_logits(
     logits = torch.zeros(len(examples), len(labels)).double()
     for start in range(0, len(order), config.eval_batch_size):
         chosen = order[start : start + config.eval_batch_size]
-        batch = collate_texts([examples[i] for i in chosen], labels, tokenizer, config.max_length, device)
+        batch = collate_texts(
+            [examples[i] for i in chosen], labels, tokenizer, config.max_length, device
+        )
         logits[chosen] = model(**batch).logits.double().cpu()
     return logits
 
@@ -197,7 +221,9 @@ def _by_likelihood(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], list[str]]:
     """Loss and tokens of the right label, and the label that is the likeliest continuation, end token included."""
     as_if = [replace(e, target=f" {label}", answer=label) for label in labels for e in examples]
-    losses, tokens = (x.view(len(labels), -1) for x in target_losses(model, tokenizer, as_if, batch_size))
+    losses, tokens = (
+        x.view(len(labels), -1) for x in target_losses(model, tokenizer, as_if, batch_size)
+    )
     own = torch.tensor([[labels.index(e.answer) for e in examples]])
     likeliest = [labels[i] for i in losses.argmin(dim=0)]
     return losses.gather(0, own).squeeze(0), tokens.gather(0, own).squeeze(0), likeliest

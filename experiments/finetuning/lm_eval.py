@@ -17,7 +17,11 @@ from experiments.tasks.base import Harness
 
 
 def right_answers(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, harness: Harness, examples: list[Example], size: int
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    harness: Harness,
+    examples: list[Example],
+    size: int,
 ) -> list[bool]:
     """Whether lm-eval finds the model's answer to each example right; greedy, without examples in the prompt.
 
@@ -37,11 +41,16 @@ def right_answers(
         from lm_eval import tasks as known
         from lm_eval.models.huggingface import HFLM
     except ImportError:
-        raise SystemExit("this task is evaluated by lm-eval: pip install 'prunedlora[hub]'") from None
+        raise SystemExit(
+            "this task is evaluated by lm-eval: pip install 'prunedlora[hub]'"
+        ) from None
     with _kept(tokenizer):
         found = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
-            tasks=[yaml.safe_load((Path(known.__file__).parent / harness.file).read_text()) | harness.changes],
+            tasks=[
+                yaml.safe_load((Path(known.__file__).parent / harness.file).read_text())
+                | harness.changes
+            ],
             num_fewshot=0,
             limit=len(examples),
             bootstrap_iters=0,
@@ -49,9 +58,13 @@ def right_answers(
         )
     assert found is not None
     (samples,) = found["samples"].values()
-    chosen = sorted((s for s in samples if s["filter"] == harness.filter), key=lambda s: s["doc_id"])
+    chosen = sorted(
+        (s for s in samples if s["filter"] == harness.filter), key=lambda s: s["doc_id"]
+    )
     if [harness.prompt(s["doc"]) for s in chosen] != [e.prompt for e in examples]:
-        raise RuntimeError("lm-eval's questions are not those of the test split; is its data set the pinned one?")
+        raise RuntimeError(
+            "lm-eval's questions are not those of the test split; is its data set the pinned one?"
+        )
     return [bool(s[harness.metric]) for s in chosen]
 
 

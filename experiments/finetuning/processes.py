@@ -36,14 +36,18 @@ class Processes:
             SystemExit: there are fewer examples than processes.
         """
         if len(examples) < self.count:
-            raise SystemExit(f"a batch of {len(examples)} examples cannot be shared by {self.count} processes")
+            raise SystemExit(
+                f"a batch of {len(examples)} examples cannot be shared by {self.count} processes"
+            )
         return examples[self.rank :: self.count]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward pass averages the gradients over the processes; the same one for a single one."""
         if self.count == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model, device_ids=[self.device] if self.device.type == "cuda" else None
+        )
 
     def weight(self, terms: int) -> float:
         """Factor that makes the average of the processes' mean losses the mean over all terms of the batch.

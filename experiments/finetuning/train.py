@@ -20,7 +20,10 @@ WARMUP_SHARE = 0.03
 
 
 def train(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, processes: Processes
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    processes: Processes,
 ) -> tuple[list[float], list[PruneEvent]]:
     """Fine-tune what the method trains, pruning it if the method says so.
 

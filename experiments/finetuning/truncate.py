@@ -1,20 +1,20 @@
 """Lower ranks without further training: of a trained adapter, by any criterion, or of what full fine-tuning changed."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.calibration import calibrate
+from experiments.finetuning.calibration import batches_of
 from experiments.finetuning.models import HEADS
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
-from prunedlora.choices import Scope
 from prunedlora.criteria import get_criterion
 from prunedlora.ranks.adapter import reduce_adapter
+from prunedlora.statistics.measurement import measure_statistics
 
 CHANGES = "changes.safetensors"
 
@@ -26,31 +26,48 @@ def truncated(
     if config.method == "truncate_full":
         return _truncated_changes(base, config, load_file(source / CHANGES))
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
+    needs = get_criterion(config.criterion).needs
     statistics = None
-    if get_criterion(config.criterion).needs:
+    if needs:
         examples = TASKS[config.task].train(config.calibration_examples, config.seed)
-        candidates = calibrate(model, tokenizer, config, examples, config.seed)
-        statistics = {c.module.name: c.statistics for c in candidates}
-    scope = cast(Scope, config.scope) if config.scope else None
-    reduce_adapter(model, config.target_rank, config.criterion, statistics, options=config.options, scope=scope)
+        batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
+        statistics = measure_statistics(
+            model, needs, tqdm(batches, desc="calibrate", leave=False), seed=config.seed
+        )
+    reduce_adapter(
+        model,
+        config.target_rank,
+        config.criterion,
+        statistics,
+        options=config.options,
+        scope=config.scope or None,
+    )
     return model
 
 
 def save_changes(model: torch.nn.Module, folder: Path) -> None:
     """The weights of a fully fine-tuned model."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, folder / CHANGES)
+    save_file(
+        {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
+        folder / CHANGES,
+    )
 
 
-def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str, torch.Tensor]) -> torch.nn.Module:
+def _truncated_changes(
+    base: torch.nn.Module, config: RunConfig, tuned: dict[str, torch.Tensor]
+) -> torch.nn.Module:
     """The base model plus the best rank-k part of each adapted layer's change; the head as it was tuned."""
     with torch.no_grad():
         for name, p in base.named_parameters():
             layer = name.removesuffix(".weight")
             if p.dim() == 2 and (
-                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules)) or _all_linear(config, base, layer)
+                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules))
+                or _all_linear(config, base, layer)
             ):
-                U, S, Vh = torch.linalg.svd((tuned[name].to(p.device) - p).double(), full_matrices=False)
+                U, S, Vh = torch.linalg.svd(
+                    (tuned[name].to(p.device) - p).double(), full_matrices=False
+                )
                 k = config.target_rank
                 p.add_(((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype))
             elif name.startswith(HEADS):
@@ -61,4 +78,8 @@ def _truncated_changes(base: torch.nn.Module, config: RunConfig, tuned: dict[str
 def _all_linear(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
     """Whether ``all-linear`` was asked for and this is such a layer; heads are not."""
     linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
-    return config.target_modules == ("all-linear",) and linear and not layer.startswith((*HEADS, "lm_head"))
+    return (
+        config.target_modules == ("all-linear",)
+        and linear
+        and not layer.startswith((*HEADS, "lm_head"))
+    )

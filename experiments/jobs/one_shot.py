@@ -21,7 +21,8 @@ from experiments.finetuning.calibration import calibrate
 from experiments.finetuning.evaluate import class_logits, label_losses, target_losses
 from experiments.finetuning.models import classifies, load_base
 from experiments.jobs.record import write_record
-from experiments.settings.jobs import OneShot, RunConfig, build
+from experiments.settings.jobs import OneShot, RunConfig
+from experiments.settings.validation import validated
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters.surgery import write_factors
 from prunedlora.criteria import available_criteria, get_criterion
@@ -84,7 +85,11 @@ def measure(config: OneShot, run: RunConfig, adapter: Path) -> dict[str, Any]:
         return {name: _losses(model, tokenizer, run, examples) for name, examples in sets.items()}
 
     unpruned, rows = losses(), []
-    jobs = [(v, r) for v in variants() for r in (config.truncation_ranks if v.truncates else config.ranks)]
+    jobs = [
+        (v, r)
+        for v in variants()
+        for r in (config.truncation_ranks if v.truncates else config.ranks)
+    ]
     for variant, rank in tqdm(jobs, desc="one-shot"):
         for candidate, factors in reduced(candidates, variant, rank):
             write_factors(candidate.module, candidate.live, factors.B, factors.A)
@@ -104,12 +109,17 @@ def measure(config: OneShot, run: RunConfig, adapter: Path) -> dict[str, Any]:
     }
 
 
-def reduced(candidates: list[Candidate], variant: Variant, rank: int) -> list[tuple[Candidate, Factors]]:
+def reduced(
+    candidates: list[Candidate], variant: Variant, rank: int
+) -> list[tuple[Candidate, Factors]]:
     """What each module's factors become."""
     criterion = get_criterion(variant.criterion)
     ranks = {c.module.name: rank for c in candidates}
     chosen = reduce_all(criterion, dict(variant.options), candidates, ranks)
-    return [(candidate, _recover(candidate, reduction, variant.recovery)) for candidate, reduction in chosen]
+    return [
+        (candidate, _recover(candidate, reduction, variant.recovery))
+        for candidate, reduction in chosen
+    ]
 
 
 def _recover(candidate: Candidate, reduction: Reduction, recovery: Recovery) -> Factors:
@@ -125,7 +135,9 @@ def _moves(criterion: str) -> bool:
     return "damping" in get_criterion(criterion).options
 
 
-def _losses(model: torch.nn.Module, tokenizer: Any, run: RunConfig, examples: list[Example]) -> Tensor:
+def _losses(
+    model: torch.nn.Module, tokenizer: Any, run: RunConfig, examples: list[Example]
+) -> Tensor:
     model.eval()
     if classifies(run.model):
         labels = TASKS[run.task].labels
@@ -138,7 +150,10 @@ def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file, adapter = (Path(argument) for argument in arguments)
     values = json.loads(config_file.read_text())
-    config, run = build(OneShot, values["one_shot"], "one_shot"), build(RunConfig, values["run"], "run")
+    config, run = (
+        validated(OneShot, values["one_shot"], "one_shot"),
+        validated(RunConfig, values["run"], "run"),
+    )
     result = measure(config, run, adapter)
     write_record(result_file, values, result)
 

@@ -12,13 +12,17 @@ from pathlib import Path
 from experiments.finetuning.processes import processes
 from experiments.jobs.record import peak_memory, write_record
 from experiments.jobs.step_cost import training
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 
 
 def main(arguments: list[str]) -> None:
     """Read the configuration, train, write the result."""
     config_file, result_file = map(Path, arguments)
-    config, alone = build(RunConfig, json.loads(config_file.read_text()), config_file.name), processes()
+    config, alone = (
+        validated(RunConfig, json.loads(config_file.read_text()), config_file.name),
+        processes(),
+    )
     deque(training(config, alone, []), maxlen=0)
     write_record(result_file, asdict(config), {"peak_memory_bytes": peak_memory(alone.device)})
 

@@ -20,9 +20,16 @@ from tqdm import tqdm
 from experiments.finetuning.models import load_model
 from experiments.jobs.record import write_record
 from experiments.pretrained.corpus import load_corpus, sequences
-from experiments.pretrained.layerwise import gradient_moments, linear_layers, prune_layers, second_moment, squares
+from experiments.pretrained.layerwise import (
+    gradient_moments,
+    linear_layers,
+    prune_layers,
+    second_moment,
+    squares,
+)
 from experiments.pretrained.pruning import Pattern, gradient_score, mask, sparsegpt, wanda_score
-from experiments.settings.jobs import Compression, build
+from experiments.settings.jobs import Compression, CompressionMethod
+from experiments.settings.validation import validated
 
 #: Prunes a model in place.
 Compress = Callable[[nn.Module, Pattern], None]
@@ -38,11 +45,15 @@ def measure(config: Compression) -> dict[str, Any]:
     model.to(device).eval()
     corpus = load_corpus(config.text)
     seen = sequences(tokenizer, corpus.calibration, config.length, config.sequences, config.seed)
-    test = sequences(tokenizer, corpus.test, config.length, config.test_sequences, TEST_SEED).to(device)
+    test = sequences(tokenizer, corpus.test, config.length, config.test_sequences, TEST_SEED).to(
+        device
+    )
     prune = METHODS[config.method](model, list(seen.to(device).split(config.batch_size)), config)
     dense = {linear: linear.weight.detach().clone() for linear in linear_layers(model)}
     rows = []
-    for name in tqdm(("dense",) if config.method == "dense" else config.patterns, desc=config.method, leave=False):
+    for name in tqdm(
+        ("dense",) if config.method == "dense" else config.patterns, desc=config.method, leave=False
+    ):
         if config.method != "dense":
             prune(model, Pattern.parse(name))
         losses = sequence_losses(model, test.split(config.batch_size))
@@ -51,7 +62,12 @@ def measure(config: Compression) -> dict[str, Any]:
         with torch.no_grad():
             for linear, weight in dense.items():
                 linear.weight.copy_(weight)
-    facts = {"text": corpus.name, "sha256": corpus.hashes, "layers": len(dense), "tokens": test[:, 1:].numel()}
+    facts = {
+        "text": corpus.name,
+        "sha256": corpus.hashes,
+        "layers": len(dense),
+        "tokens": test[:, 1:].numel(),
+    }
     return {**facts, "rows": rows, "seconds": time.perf_counter() - started}
 
 
@@ -91,12 +107,18 @@ def _magnitude(model: nn.Module, batches: list[Tensor], config: Compression) -> 
 
 def _random(model: nn.Module, batches: list[Tensor], config: Compression) -> Compress:
     generator = torch.Generator().manual_seed(config.seed)
-    return _by_score(lambda linear: torch.rand(linear.weight.shape, generator=generator).to(linear.weight.device))
+    return _by_score(
+        lambda linear: torch.rand(linear.weight.shape, generator=generator).to(linear.weight.device)
+    )
 
 
-def _gradient(model: nn.Module, batches: list[Tensor], config: Compression, power: int = 1) -> Compress:
+def _gradient(
+    model: nn.Module, batches: list[Tensor], config: Compression, power: int = 1
+) -> Compress:
     moments = gradient_moments(model, batches)
-    return _by_score(lambda linear: gradient_score(linear.weight, moments[linear], config.damping, power))
+    return _by_score(
+        lambda linear: gradient_score(linear.weight, moments[linear], config.damping, power)
+    )
 
 
 def _wanda(model: nn.Module, batches: list[Tensor], config: Compression) -> Compress:
@@ -111,14 +133,16 @@ def _wanda(model: nn.Module, batches: list[Tensor], config: Compression) -> Comp
 
 def _sparsegpt(model: nn.Module, batches: list[Tensor], config: Compression) -> Compress:
     def compress(model: nn.Module, pattern: Pattern) -> None:
-        prune = partial(sparsegpt, pattern=pattern, damping=config.damping, block_size=config.block_size)
+        prune = partial(
+            sparsegpt, pattern=pattern, damping=config.damping, block_size=config.block_size
+        )
         prune_layers(model, batches, second_moment, prune)
 
     return compress
 
 
 #: From the dense model and calibration batches to what prunes it; gradients are those of the dense model.
-METHODS: dict[str, Callable[[nn.Module, list[Tensor], Compression], Compress]] = {
+METHODS: dict[CompressionMethod, Callable[[nn.Module, list[Tensor], Compression], Compress]] = {
     "dense": _dense,
     "random": _random,
     "magnitude": _magnitude,
@@ -132,7 +156,7 @@ METHODS: dict[str, Callable[[nn.Module, list[Tensor], Compression], Compress]] =
 def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file = map(Path, arguments)
-    config = build(Compression, json.loads(config_file.read_text()), config_file.name)
+    config = validated(Compression, json.loads(config_file.read_text()), config_file.name)
     write_record(result_file, asdict(config), measure(config))
 
 

@@ -20,7 +20,9 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-
 
 def write_record(file: Path, config: dict[str, Any], result: Any) -> None:
     """Write what a job was told and what came out, with its environment."""
-    write_atomically(file, to_json({"config": config, "environment": environment(), "result": result}))
+    write_atomically(
+        file, to_json({"config": config, "environment": environment(), "result": result})
+    )
 
 
 def environment() -> dict[str, Any]:
@@ -56,7 +58,9 @@ def peak_memory(device: torch.device) -> int:
 
 def _commit() -> str:
     try:
-        out = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+        out = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
         return out.stdout.strip() or "unknown"
     except OSError:
         return "unknown"

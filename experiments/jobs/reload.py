@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.models import load_base
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from experiments.tasks import TASKS
 from theory.records import to_json, write_atomically
 
@@ -26,7 +27,9 @@ PROBE = "probe.safetensors"
 
 
 @torch.no_grad()
-def write_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, folder: Path) -> None:
+def write_probe(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, folder: Path
+) -> None:
     """Logits of a model on the first test examples, computed on the CPU, into the folder of its adapter."""
     device = next(model.parameters()).device
     prompts = [e.prompt for e in TASKS[config.task].test(PROBES)]
@@ -51,14 +54,16 @@ def check_reload(config: RunConfig, folder: Path) -> float:
     logits = model(**{k: v for k, v in probe.items() if k != "logits"}).logits
     found = (logits - probe["logits"]).abs().max().item()
     if config.dtype == "float32" and not found <= TOLERANCE:
-        raise RuntimeError(f"{folder}: reloaded logits differ by {found:.2e}, more than {TOLERANCE:.0e}")
+        raise RuntimeError(
+            f"{folder}: reloaded logits differ by {found:.2e}, more than {TOLERANCE:.0e}"
+        )
     return found
 
 
 def main(arguments: list[str]) -> None:
     """Check the adapter of a run, and write the run's record with what was found."""
     config_file, record_file, folder, result_file = (Path(argument) for argument in arguments)
-    config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
+    config = validated(RunConfig, json.loads(config_file.read_text()), config_file.name)
     record = json.loads(record_file.read_text())
     record["result"]["reload_max_difference"] = check_reload(config, folder)
     write_atomically(result_file, to_json(record))

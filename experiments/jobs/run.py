@@ -22,7 +22,8 @@ from experiments.finetuning.train import train
 from experiments.finetuning.truncate import save_changes, truncated
 from experiments.jobs.record import peak_memory, write_record
 from experiments.jobs.reload import write_probe
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint
 from prunedlora import PruneConfig, PruneEvent, export_adapter, find_lora_modules
@@ -86,7 +87,9 @@ def splits(config: RunConfig) -> dict[str, str]:
     return {name: fingerprint(examples) for name, examples in used.items()}
 
 
-def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any) -> dict[str, Any]:
+def _keep(
+    model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any
+) -> dict[str, Any]:
     """Write what a run made, and say what it is; an ordinary adapter with a probe that tells whether it reloads."""
     if config.method in ("untuned", "truncate_full"):
         return {}
@@ -99,10 +102,19 @@ def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: An
     modules = find_lora_modules(model)
     ranks, scalings = [m.rank for m in modules], {m.scaling for m in modules}
     scaling = config.scaling * (config.initial_rank**0.5 if config.rslora else 1.0)
-    one_rank = PruneConfig(config.target_rank, config.criterion or "svd", scope=config.scope or None).scope == "module"  # type: ignore[arg-type]
-    wrong = set(ranks) != {config.target_rank} if one_rank else sum(ranks) > config.target_rank * len(ranks)
+    one_rank = (
+        PruneConfig(config.target_rank, config.criterion or "svd", scope=config.scope or None).scope
+        == "module"
+    )
+    wrong = (
+        set(ranks) != {config.target_rank}
+        if one_rank
+        else sum(ranks) > config.target_rank * len(ranks)
+    )
     if wrong or any(abs(s - scaling) > 1e-9 * scaling for s in scalings):
-        raise RuntimeError(f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration")
+        raise RuntimeError(
+            f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration"
+        )
     export_adapter(model, folder)
     write_probe(model, tokenizer, config, folder)
     return {
@@ -115,7 +127,7 @@ def _keep(model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: An
 def main(arguments: list[str]) -> None:
     """Read the configuration, run it, write the result."""
     config_file, result_file, folder, *source = (Path(argument) for argument in arguments)
-    config = build(RunConfig, json.loads(config_file.read_text()), config_file.name)
+    config = validated(RunConfig, json.loads(config_file.read_text()), config_file.name)
     result = run(config, folder, source[0] if source else None)
     if result is not None:
         write_record(result_file, asdict(config), result)

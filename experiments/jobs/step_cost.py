@@ -21,21 +21,21 @@ from experiments.finetuning.models import load_base
 from experiments.finetuning.processes import Processes, processes
 from experiments.finetuning.train import train_steps
 from experiments.jobs.record import write_record
-from experiments.settings.jobs import Cost, RunConfig, build
+from experiments.settings.jobs import Cost, RunConfig
+from experiments.settings.validation import validated
 from prunedlora import PruneEvent
 
 
 def measure(config: Cost) -> dict[str, Any]:
     """Seconds of every block of steps but the first, of the run and of the reference; and of the run's events."""
-    together, run, reference = (
-        processes(),
-        build(RunConfig, config.run, "run"),
-        build(RunConfig, config.reference, "run"),
-    )
+    together = processes()
+    run = config.run
     events: list[PruneEvent] = []
-    both = training(run, together, events), training(reference, together, [])
+    both = training(run, together, events), training(config.reference, together, [])
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in tqdm(range(run.steps // config.block), desc=f"{run.method} {run.criterion}".strip(), leave=False):
+    for _ in tqdm(
+        range(run.steps // config.block), desc=f"{run.method} {run.criterion}".strip(), leave=False
+    ):
         for steps, taken in zip(both, seconds, strict=True):
             taken.append(_timed(steps, config.block, together.device))
     next(both[0], None)  # the run ends, and with it the list of its events is complete
@@ -71,7 +71,7 @@ def _events(events: list[PruneEvent], block: int) -> list[dict[str, Any]]:
 def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file = map(Path, arguments)
-    config = build(Cost, json.loads(config_file.read_text()), config_file.name)
+    config = validated(Cost, json.loads(config_file.read_text()), config_file.name)
     write_record(result_file, asdict(config), measure(config))
 
 

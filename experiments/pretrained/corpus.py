@@ -30,7 +30,10 @@ class Corpus:
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the documents of each split, in their order."""
         splits = {"calibration": self.calibration, "test": self.test}
-        return {name: hashlib.sha256("\0".join(texts).encode()).hexdigest() for name, texts in splits.items()}
+        return {
+            name: hashlib.sha256("\0".join(texts).encode()).hexdigest()
+            for name, texts in splits.items()
+        }
 
 
 def load_corpus(name: str) -> Corpus:
@@ -47,7 +50,9 @@ def load_corpus(name: str) -> Corpus:
     if name == "sotu":
         return _addresses()
     if "/" in name and "@" in name:
-        return Corpus(f"{name}, {WIKITEXT}", *(_wikitext(name, split) for split in ("train", "test")))
+        return Corpus(
+            f"{name}, {WIKITEXT}", *(_wikitext(name, split) for split in ("train", "test"))
+        )
     raise ValueError(f"unknown text {name!r}; there are: sotu, organisation/name@revision")
 
 
@@ -70,7 +75,11 @@ def _wikitext(name: str, split: str) -> tuple[str]:
 
 
 def sequences(
-    tokenizer: PreTrainedTokenizerBase, documents: tuple[str, ...], length: int, count: int, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    documents: tuple[str, ...],
+    length: int,
+    count: int,
+    seed: int,
 ) -> Tensor:
     """Token ids of windows of equal length, (count, length); none spans two documents, none overlap.
 
@@ -79,7 +88,9 @@ def sequences(
     """
     windows = _windows(tokenizer, documents, length)
     if len(windows) < count:
-        raise ValueError(f"the text has {len(windows)} sequences of {length} tokens, not {count}; ask for fewer")
+        raise ValueError(
+            f"the text has {len(windows)} sequences of {length} tokens, not {count}; ask for fewer"
+        )
     chosen = sorted(random.Random(seed).sample(range(len(windows)), count))
     return torch.tensor([windows[i] for i in chosen])
 

@@ -63,7 +63,9 @@ def collecting(linears: list[nn.Linear], statistic: Statistic) -> Iterator[dict[
 
 
 @torch.no_grad()
-def prune_layers(model: nn.Module, batches: list[Tensor], statistic: Statistic, prune: Prune) -> None:
+def prune_layers(
+    model: nn.Module, batches: list[Tensor], statistic: Statistic, prune: Prune
+) -> None:
     """Prune the blocks in turn, each from inputs that have passed through the pruned ones before it; in place."""
     entrances = [_entrance(model, batch) for batch in batches]
     for block in blocks(model):
@@ -73,7 +75,9 @@ def prune_layers(model: nn.Module, batches: list[Tensor], statistic: Statistic, 
                 block(hidden, **arguments)
         for linear in linears:
             linear.weight.copy_(prune(linear.weight, sums[linear]))
-        entrances = [(_hidden(block(hidden, **arguments)), arguments) for hidden, arguments in entrances]
+        entrances = [
+            (_hidden(block(hidden, **arguments)), arguments) for hidden, arguments in entrances
+        ]
 
 
 def _entrance(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -108,7 +112,9 @@ def gradient_moments(model: nn.Module, batches: list[Tensor]) -> dict[nn.Linear,
     model.requires_grad_(False)
     for linear in linears:
         linear.weight.requires_grad_(True)
-        sums[linear] = torch.zeros(linear.in_features, linear.in_features, device=linear.weight.device)
+        sums[linear] = torch.zeros(
+            linear.in_features, linear.in_features, device=linear.weight.device
+        )
     for batch in batches:
         model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
         for linear in linears:

@@ -70,7 +70,9 @@ def mask(scores: Tensor, pattern: Pattern, per_row: bool = False) -> Tensor:
     """
     if pattern.group is not None:
         if scores.shape[1] % pattern.group:
-            raise ValueError(f"{scores.shape[1]} inputs cannot be divided into groups of {pattern.group}")
+            raise ValueError(
+                f"{scores.shape[1]} inputs cannot be divided into groups of {pattern.group}"
+            )
         groups = scores.unflatten(1, (-1, pattern.group))
         return lowest(groups, pattern.count(pattern.group)).flatten(1)
     if per_row:
@@ -85,7 +87,9 @@ def damped_inverse(H: Tensor, damping: float) -> Tensor:
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     H = H.double()
-    return inverse(H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype, device=H.device))
+    return inverse(
+        H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype, device=H.device)
+    )
 
 
 def wanda_score(W: Tensor, squares: Tensor) -> Tensor:
@@ -114,7 +118,9 @@ def sparsegpt(W: Tensor, H: Tensor, pattern: Pattern, damping: float, block_size
         raise ValueError(
             f"{W.shape[1]} inputs in blocks of {block_size} cannot be divided in groups of {pattern.group}"
         )
-    columns = W.double().mT.clone(memory_format=torch.contiguous_format)  # a column of W lies in one piece
+    columns = W.double().mT.clone(
+        memory_format=torch.contiguous_format
+    )  # a column of W lies in one piece
     U = torch.linalg.cholesky(damped_inverse(H, damping), upper=True)
     for start in range(0, W.shape[1], block_size):
         end = min(start + block_size, W.shape[1])

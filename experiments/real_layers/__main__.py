@@ -58,7 +58,13 @@ def main(arguments: Arguments) -> None:
         settings = SETTINGS[name]
         if not (ARTIFACTS / settings.run.key).exists():
             run(settings.run, ARTIFACTS / settings.run.key)
-        found = measure(settings, ARTIFACTS / settings.run.key, ARTIFACTS, arguments.parts, fresh=arguments.fresh)
+        found = measure(
+            settings,
+            ARTIFACTS / settings.run.key,
+            ARTIFACTS,
+            arguments.parts,
+            fresh=arguments.fresh,
+        )
         record = {
             "settings": asdict(settings),
             "environment": environment(),
@@ -71,7 +77,12 @@ def main(arguments: Arguments) -> None:
 
 
 def measure(
-    settings: Settings, adapter: Path, artifacts: Path, parts: tuple[str, ...], *, fresh: bool = False
+    settings: Settings,
+    adapter: Path,
+    artifacts: Path,
+    parts: tuple[str, ...],
+    *,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Every part, measured or read from `artifacts`."""
     torch.manual_seed(settings.seed)
@@ -109,7 +120,9 @@ def losses(subject: Subject) -> dict[str, Any]:
     for place, candidate in subject.layers:
         old = candidate.factors
         with changed(candidate, replace(old, B=old.B * 3, A=old.A / 3)):
-            depths[f"{place.depth} {place.kind}"] = subject.scorer.increase(place.depth)["calibration"]
+            depths[f"{place.depth} {place.kind}"] = subject.scorer.increase(place.depth)[
+                "calibration"
+            ]
     return {"unpruned": unpruned(subject), "rounding": max(map(abs, depths.values()))}
 
 
@@ -120,7 +133,11 @@ def unpruned(subject: Subject) -> dict[str, float]:
 
 def scaled_prices(subject: Subject, magnitude: float) -> dict[str, Any]:
     """All layers cut at once, with every module of the adapter `magnitude` times as large and new statistics."""
-    return {"magnitude": magnitude, "unpruned": unpruned(subject), "joint": curvature.joint_prices(subject)}
+    return {
+        "magnitude": magnitude,
+        "unpruned": unpruned(subject),
+        "joint": curvature.joint_prices(subject),
+    }
 
 
 if __name__ == "__main__":

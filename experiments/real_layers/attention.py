@@ -34,12 +34,16 @@ RECORDED = "recorded"
 _record: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
 
-def _recording(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+def _recording(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> Any:
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     _record.append((query, key, value, mask))
     options.pop("is_causal", None)
-    repeated = type("Repeated", (), {"num_key_value_groups": 1, "is_causal": False, "training": False})()
+    repeated = type(
+        "Repeated", (), {"num_key_value_groups": 1, "is_causal": False, "training": False}
+    )()
     return sdpa_attention_forward(repeated, query, key, value, mask, is_causal=False, **options)
 
 
@@ -59,11 +63,15 @@ def recorded(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def heads_of(model: Any, batch: dict[str, Tensor], depths: tuple[int, ...]) -> dict[int, tuple[Any, ...]]:
+def heads_of(
+    model: Any, batch: dict[str, Tensor], depths: tuple[int, ...]
+) -> dict[int, tuple[Any, ...]]:
     """Queries, keys, values and mask of some blocks in float64, as (sentences, heads, tokens, d)."""
     _record.clear()
     model(**batch)
-    out = {depth: tuple(None if t is None else t.double() for t in _record[depth]) for depth in depths}
+    out = {
+        depth: tuple(None if t is None else t.double() for t in _record[depth]) for depth in depths
+    }
     _record.clear()
     return out
 
@@ -78,7 +86,9 @@ def sentences(subject: Subject) -> dict[str, Tensor]:
     else:
         lengths = [len(encode(e, tokenizer)) for e in examples]
     common = Counter(lengths).most_common(1)[0][0]
-    chosen = [e for e, n in zip(examples, lengths, strict=True) if n == common][: subject.settings.sentences]
+    chosen = [e for e, n in zip(examples, lengths, strict=True) if n == common][
+        : subject.settings.sentences
+    ]
     if classifies(run.model):
         batch = collate_texts(chosen, task.labels, tokenizer, run.max_length, device)
     else:
@@ -99,7 +109,12 @@ def bounds(subject: Subject) -> list[dict[str, Any]]:
             layers = [subject.candidates[Place(depth, kind)] for kind in settings.heads]
             for pruned in (layers, layers[2:]):
                 after = _after(subject, batch, depth, reduced(pruned, Variant(rule, "own"), rank))
-                row = {"depth": depth, "rule": rule, "rank": rank, "pruned": "qkv" if len(pruned) == 3 else "v"}
+                row = {
+                    "depth": depth,
+                    "rule": rule,
+                    "rank": rank,
+                    "pruned": "qkv" if len(pruned) == 3 else "v",
+                }
                 rows.append(row | compare(before[depth], after))
     return rows
 
@@ -116,7 +131,11 @@ def _after(
 
 def compare(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> dict[str, Any]:
     """Both bounds against the output error, head by head and sentence by sentence."""
-    mask = None if before[3] is None else (before[3] >= 0).expand(*before[0].shape[:2], *before[3].shape[-2:])
+    mask = (
+        None
+        if before[3] is None
+        else (before[3] >= 0).expand(*before[0].shape[:2], *before[3].shape[-2:])
+    )
     heads = Heads(*before[:3], *after[:3], mask)  # type: ignore[call-arg]  # three and three
     error, printed, corrected = output_error(heads), printed_bound(heads), corrected_bound(heads)
     epsilon = heads.epsilon

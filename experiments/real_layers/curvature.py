@@ -32,7 +32,9 @@ def spectra(subject: Subject) -> list[dict[str, Any]]:
         moments, B = subject.moments[place], candidate.factors.B.double()
         row = {"depth": place.depth, "kind": place.kind, "d_out": B.shape[0], "rank": B.shape[1]}
         row["norm"] = candidate.module.scaling * frobenius(core_of(candidate)).item()
-        row |= conditions(moments, candidate.factors) | single_removals(moments, candidate, generator)
+        row |= conditions(moments, candidate.factors) | single_removals(
+            moments, candidate, generator
+        )
         rows.append(row)
     return rows
 
@@ -43,7 +45,9 @@ def conditions(moments: LayerMoments, factors: Factors) -> dict[str, float]:
     statistics = moments.statistics(factors)
     R = torch.linalg.cholesky(B.mT @ B)
     on_range = torch.linalg.solve_triangular(R, statistics.U, upper=False)
-    on_range = torch.linalg.solve_triangular(R, on_range.mT, upper=False)  # eigenvalues of s² D on the range of B
+    on_range = torch.linalg.solve_triangular(
+        R, on_range.mT, upper=False
+    )  # eigenvalues of s² D on the range of B
     level = on_range.diagonal().mean() * torch.eye(len(R), dtype=R.dtype)
     eigenvalues = torch.linalg.eigvalsh(on_range).clamp(min=0)
     C_z = statistics.require("C_z")
@@ -71,7 +75,9 @@ def as_layer(moments: LayerMoments, factors: Factors) -> Layer:
     )
 
 
-def single_removals(moments: LayerMoments, candidate: Candidate, generator: Generator) -> dict[str, Any]:
+def single_removals(
+    moments: LayerMoments, candidate: Candidate, generator: Generator
+) -> dict[str, Any]:
     """What the model of S7 says of the removal of one component, and S10.pair under noise of one percent on B."""
     layer = as_layer(moments, candidate.factors)
     chosen, best = losses_of_choices(layer)
@@ -88,7 +94,12 @@ def single_removals(moments: LayerMoments, candidate: Candidate, generator: Gene
 
 def prices(subject: Subject) -> list[dict[str, Any]]:
     """Part c: loss of the choice by activations and of the loss-aware one, one layer pruned at a time."""
-    jobs = [(p, c, rank, pair) for p, c in subject.layers for rank in subject.settings.ranks for pair in PAIRS]
+    jobs = [
+        (p, c, rank, pair)
+        for p, c in subject.layers
+        for rank in subject.settings.ranks
+        for pair in PAIRS
+    ]
     rows = []
     for place, candidate, rank, pair in tqdm(jobs, desc="prices"):
         row = {"depth": place.depth, "kind": place.kind, "rank": rank, "pair": "/".join(pair)}
@@ -117,14 +128,24 @@ def contest(
     row: dict[str, Any] = {}
     lost = []
     for label, rule in zip(("activation", "loss"), pair, strict=True):
-        new = [get_criterion(rule).reduce(c.factors, c.statistics, c.factors.rank - rank).factors for c in candidates]
-        predicted = [quadratic_predictions(c.factors, c.statistics, f) for c, f in zip(candidates, new, strict=True)]
-        row[label] = {n: sum(p[n] for p in predicted) for n in ("kronecker", "core_fisher", "first_order")}
+        new = [
+            get_criterion(rule).reduce(c.factors, c.statistics, c.factors.rank - rank).factors
+            for c in candidates
+        ]
+        predicted = [
+            quadratic_predictions(c.factors, c.statistics, f)
+            for c, f in zip(candidates, new, strict=True)
+        ]
+        row[label] = {
+            n: sum(p[n] for p in predicted) for n in ("kronecker", "core_fisher", "first_order")
+        }
         lost.append(increases(subject, depth, candidates, new))
         row[label] |= {name: x.mean().item() for name, x in lost[-1].items()}
         if len(candidates) == 1:
             back = increases(subject, depth, candidates, [reflected(candidates[0].factors, new[0])])
-            row[label] |= {f"even_{name}": 0.5 * (x + lost[-1][name]).mean().item() for name, x in back.items()}
+            row[label] |= {
+                f"even_{name}": 0.5 * (x + lost[-1][name]).mean().item() for name, x in back.items()
+            }
     for name in lost[0]:
         difference = lost[0][name] - lost[1][name]
         row[f"{name}_difference"] = difference.mean().item()
@@ -132,7 +153,9 @@ def contest(
     return row
 
 
-def increases(subject: Subject, depth: int, candidates: list[Candidate], new: list[Factors]) -> dict[str, Tensor]:
+def increases(
+    subject: Subject, depth: int, candidates: list[Candidate], new: list[Factors]
+) -> dict[str, Tensor]:
     """Loss increases, example by example, with several layers changed."""
     with ExitStack() as stack:
         for candidate, factors in zip(candidates, new, strict=True):

@@ -45,7 +45,9 @@ def core_change(old: Factors, new: Factors) -> Float[Tensor, "r r"]:
             [0., 1.]], dtype=torch.float64)
     """
     left = torch.linalg.pinv(old.B.double()) @ new.B.double()
-    return left @ (new.A.double() @ torch.linalg.pinv(old.A.double())) - torch.eye(old.rank, dtype=torch.float64)
+    return left @ (new.A.double() @ torch.linalg.pinv(old.A.double())) - torch.eye(
+        old.rank, dtype=torch.float64
+    )
 
 
 def reflected(old: Factors, new: Factors) -> Factors:

@@ -62,7 +62,11 @@ class Subject:
     def layers(self) -> list[tuple[Place, Candidate]]:
         """The layers whose removals are measured."""
         chosen = self.settings
-        return [(p, c) for p, c in self.candidates.items() if p.depth in chosen.depths and p.kind in chosen.kinds]
+        return [
+            (p, c)
+            for p, c in self.candidates.items()
+            if p.depth in chosen.depths and p.kind in chosen.kinds
+        ]
 
 
 def load(settings: Settings, adapter: Path, *, magnitude: float = 1.0) -> Subject:
@@ -79,7 +83,11 @@ def load(settings: Settings, adapter: Path, *, magnitude: float = 1.0) -> Subjec
 
 
 def measure(
-    settings: Settings, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, magnitude: float = 1.0
+    settings: Settings,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    magnitude: float = 1.0,
 ) -> Subject:
     """The same for a model in memory, whose scalings `magnitude` changes for good."""
     run, task = settings.run, TASKS[settings.run.task]
@@ -92,7 +100,9 @@ def measure(
     candidates = {p: c for p, c in found.items() if p and p.depth in settings.depths}
     wanted = {p: c.module for p, c in candidates.items() if p.kind in settings.kinds}
     if len(wanted) < len(settings.depths) * len(settings.kinds):
-        raise SystemExit(f"the adapter lacks some of the layers {settings.kinds} in blocks {settings.depths}")
+        raise SystemExit(
+            f"the adapter lacks some of the layers {settings.kinds} in blocks {settings.depths}"
+        )
     observed = observe(model, tokenizer, run, seen, list(wanted.values()), settings.seed)
     sets = {"calibration": seen, "test": task.test(settings.calibration)}
     batches = {name: _sorted_batches(tokenizer, run, examples) for name, examples in sets.items()}
@@ -106,7 +116,9 @@ def _sorted_batches(
 ) -> list[dict[str, Tensor]]:
     """Batches with little padding."""
     by_length = sorted(examples, key=lambda e: len(e.text or e.prompt + e.target))
-    return batches_of(tokenizer, replace(run, batch_size=run.eval_batch_size), by_length, torch.device("cpu"))
+    return batches_of(
+        tokenizer, replace(run, batch_size=run.eval_batch_size), by_length, torch.device("cpu")
+    )
 
 
 def blocks_of(model: nn.Module, modules: list[LoraModule]) -> nn.ModuleList:

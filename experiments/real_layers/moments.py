@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.calibration import batches_of, fisher_number
+from experiments.finetuning.calibration import batches_of
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import Example
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.factors import Factors
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.hooks import by_sample, watch
+from prunedlora.statistics.measurement import model_fisher, model_loss
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,15 @@ def observe(
 
         return lambda: record
 
+    of_data, of_model = model_loss(model), model_fisher(model)
     handles = [watch(m.layer, recorder(m.name), keep="input") for m in modules]
     model.eval()
     try:
         for batch in batches_of(tokenizer, run, examples, next(model.parameters()).device):
             current["mask"] = None
-            model(**batch).loss.backward()
+            of_data(batch).backward()
             current["mask"] = batch["attention_mask"]
-            fisher_number(model, batch, run, generator).backward()
+            of_model(batch, generator).backward()
             model.zero_grad()
     finally:
         for handle in handles:

@@ -42,7 +42,9 @@ def int8(W: Tensor) -> Tensor:
     return (W / step).round() * step
 
 
-def perturbations(factors: Factors, draws: int, generator: Generator) -> Iterator[tuple[str, Factors]]:
+def perturbations(
+    factors: Factors, draws: int, generator: Generator
+) -> Iterator[tuple[str, Factors]]:
     """Every kind of noise: its name, and the noisy factors; rounding is drawn once."""
     for size in SIZES:
         for _ in range(draws):
@@ -54,7 +56,12 @@ def perturbations(factors: Factors, draws: int, generator: Generator) -> Iterato
 
 def choice(rule: str, moments: LayerMoments, factors: Factors, count: int) -> Tensor:
     """Components that a rule removes from a layer with these factors, sorted."""
-    return get_criterion(rule).reduce(factors, moments.statistics(factors), count).removed.sort().values
+    return (
+        get_criterion(rule)
+        .reduce(factors, moments.statistics(factors), count)
+        .removed.sort()
+        .values
+    )
 
 
 def differing(a: Tensor, b: Tensor) -> float:
@@ -89,20 +96,37 @@ def choices_under_noise(subject: Subject) -> list[dict[str, Any]]:
                     else _costs(subject, place.depth, candidate, d, measure=measured and i == 0)
                     for i, d in enumerate(draws)
                 ]
-                row = {"depth": place.depth, "kind": place.kind, "rule": rule, "noise": kind, "draws": len(draws)}
+                row = {
+                    "depth": place.depth,
+                    "kind": place.kind,
+                    "rule": rule,
+                    "noise": kind,
+                    "draws": len(draws),
+                }
                 row["changed"] = sum(differing(d, clean) for d in draws) / len(draws)
                 row["predicted"] = base["kronecker"]
-                row["predicted_cost"] = sum(c["kronecker"] for c in costs) / len(costs) - base["kronecker"]
+                row["predicted_cost"] = (
+                    sum(c["kronecker"] for c in costs) / len(costs) - base["kronecker"]
+                )
                 if measured:
                     row |= {name: base[name] for name in ("calibration", "test")}
-                    row |= {f"{name}_cost": costs[0][name] - base[name] for name in ("calibration", "test")}
+                    row |= {
+                        f"{name}_cost": costs[0][name] - base[name]
+                        for name in ("calibration", "test")
+                    }
                 rows.append(row)
     return rows
 
 
-def _costs(subject: Subject, depth: int, candidate: Candidate, removed: Tensor, *, measure: bool) -> dict[str, float]:
+def _costs(
+    subject: Subject, depth: int, candidate: Candidate, removed: Tensor, *, measure: bool
+) -> dict[str, float]:
     new = without(candidate, removed, recover=True)
-    found = {"kronecker": quadratic_predictions(candidate.factors, candidate.statistics, new)["kronecker"]}
+    found = {
+        "kronecker": quadratic_predictions(candidate.factors, candidate.statistics, new)[
+            "kronecker"
+        ]
+    }
     if measure:
         with changed(candidate, new):
             found |= subject.scorer.increase(depth)
@@ -123,7 +147,12 @@ def magnitudes_under_noise(subject: Subject) -> list[dict[str, Any]]:
         for magnitude in MAGNITUDES:
             for rule in RULES:
                 clean = choice(rule, moments, Factors(magnitude * B, A), B.shape[1] // 2)
-                row = {"depth": place.depth, "kind": place.kind, "rule": rule, "magnitude": magnitude}
+                row = {
+                    "depth": place.depth,
+                    "kind": place.kind,
+                    "rule": rule,
+                    "magnitude": magnitude,
+                }
                 for kind, factor in (("absolute", 1.0), ("relative", magnitude)):
                     noisy = [Factors(magnitude * B + factor * E, A) for E in noises]
                     shares = [differing(choice(rule, moments, f, len(clean)), clean) for f in noisy]

@@ -27,12 +27,23 @@ def removals(subject: Subject) -> list[dict[str, Any]]:
             for recover in (False, True):
                 row = {"depth": place.depth, "kind": place.kind, "count": count, "recover": recover}
                 whole = count > 1 and number == subject.settings.removals
-                rows.append(row | removal(subject, place.depth, candidate, removed, recover=recover, taylor=whole))
+                rows.append(
+                    row
+                    | removal(
+                        subject, place.depth, candidate, removed, recover=recover, taylor=whole
+                    )
+                )
     return rows
 
 
 def removal(
-    subject: Subject, depth: int, candidate: Candidate, removed: torch.Tensor, *, recover: bool, taylor: bool
+    subject: Subject,
+    depth: int,
+    candidate: Candidate,
+    removed: torch.Tensor,
+    *,
+    recover: bool,
+    taylor: bool,
 ) -> dict[str, Any]:
     """One removal: what each rule says, and what the loss does; with `taylor`, also its exact second-order model.
 
@@ -50,7 +61,9 @@ def removal(
     return found
 
 
-def taylor_model(subject: Subject, depth: int, candidate: Candidate, new: Factors) -> dict[str, dict[str, float]]:
+def taylor_model(
+    subject: Subject, depth: int, candidate: Candidate, new: Factors
+) -> dict[str, dict[str, float]]:
     """Second-order Taylor model of each set's loss along the change of BA, by central differences."""
     ahead, behind = (_part_way(subject, depth, candidate, new, t) for t in (STEP, -STEP))
     out = {}
@@ -61,7 +74,9 @@ def taylor_model(subject: Subject, depth: int, candidate: Candidate, new: Factor
     return out
 
 
-def _part_way(subject: Subject, depth: int, candidate: Candidate, new: Factors, t: float) -> dict[str, float]:
+def _part_way(
+    subject: Subject, depth: int, candidate: Candidate, new: Factors, t: float
+) -> dict[str, float]:
     """Loss increase at ``BA + t (B'A' - BA)``: B' is zero where A' is, so only B moves."""
     old = candidate.factors
     with changed(candidate, Factors(old.B + t * (new.B - old.B), old.A)):

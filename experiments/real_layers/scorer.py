@@ -22,7 +22,9 @@ def losses_of(logits: Tensor, labels: Tensor) -> tuple[Float[Tensor, " n"], Floa
         return losses, torch.ones_like(losses)
     labels, kept = labels[:, 1:], labels[:, 1:] != IGNORED
     each = torch.zeros(labels.shape, dtype=torch.float64)
-    each[kept] = torch.nn.functional.cross_entropy(logits[:, :-1][kept].double(), labels[kept], reduction="none")
+    each[kept] = torch.nn.functional.cross_entropy(
+        logits[:, :-1][kept].double(), labels[kept], reduction="none"
+    )
     return each.sum(dim=1), kept.double().sum(dim=1)
 
 
@@ -37,12 +39,17 @@ class Scorer:
     """
 
     def __init__(
-        self, model: nn.Module, blocks: nn.ModuleList, sets: dict[str, list[dict[str, Tensor]]], depths: tuple[int, ...]
+        self,
+        model: nn.Module,
+        blocks: nn.ModuleList,
+        sets: dict[str, list[dict[str, Tensor]]],
+        depths: tuple[int, ...],
     ) -> None:
         self._model, self._blocks, self._sets = model.eval(), blocks, sets
         self._kept: dict[int, list[Any]] = {depth - 1: [] for depth in depths if depth > 0}
         handles = [
-            blocks[i].register_forward_hook(lambda _, __, output, i=i: self._kept[i].append(output)) for i in self._kept
+            blocks[i].register_forward_hook(lambda _, __, output, i=i: self._kept[i].append(output))
+            for i in self._kept
         ]
         try:
             self.unpruned = self.by_example(0)
@@ -70,7 +77,9 @@ class Scorer:
 
     def increases(self, depth: int) -> dict[str, Float[Tensor, " n"]]:
         """What has been added to the loss of each set, example by example."""
-        return {name: losses - self.unpruned[name] for name, losses in self.by_example(depth).items()}
+        return {
+            name: losses - self.unpruned[name] for name, losses in self.by_example(depth).items()
+        }
 
     def increase(self, depth: int) -> dict[str, float]:
         """What has been added to the loss of each set."""

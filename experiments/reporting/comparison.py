@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap
+
+from theory.intervals import interval
 
 
 class Difference(NamedTuple):
@@ -33,21 +34,22 @@ class Difference(NamedTuple):
         >>> Difference(-0.2, -0.3, -0.1, agree=3, seeds=3).sign, Difference(-0.2, -0.3, -0.1, agree=2, seeds=3).sign
         (-1, 0)
         """
-        told = self.agree == self.seeds and not self.low <= 0 <= self.high
-        return int(np.sign(self.mean)) if told else 0
+        decided = self.agree == self.seeds and not self.low <= 0 <= self.high
+        return int(np.sign(self.mean)) if decided else 0
 
 
-def difference(one: Float[np.ndarray, "seeds examples"], other: Float[np.ndarray, "_ examples"]) -> Difference:
+def difference(
+    one: Float[np.ndarray, "seeds examples"], other: Float[np.ndarray, "_ examples"]
+) -> Difference:
     """Of the losses of `one` and `other`, which has as many seeds, or one that stands for all."""
     by_seed = one - other
     mean = float(by_seed.mean())
     agree = int((np.sign(by_seed.mean(axis=1)) == np.sign(mean)).sum())
-    return Difference(mean, *interval(by_seed.mean(axis=0)), agree, len(by_seed))
+    return Difference(mean, *mean_interval(by_seed.mean(axis=0)), agree, len(by_seed))
 
 
-def interval(sample: Float[np.ndarray, " examples"]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; the mean itself where all are equal."""
+def mean_interval(sample: Float[np.ndarray, " examples"]) -> tuple[float, float]:
+    """95 % interval of the mean, see `theory.intervals`; the mean itself where all are equal."""
     if np.ptp(sample) == 0:
         return float(sample[0]), float(sample[0])
-    found = bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    return float(found.low), float(found.high)
+    return interval(np.mean, sample)

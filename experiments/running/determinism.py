@@ -17,11 +17,18 @@ import torch
 
 from experiments.jobs.record import environment
 from experiments.jobs.run import run
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from theory.records import from_json, to_json
 
 #: What two runs of the same configuration may differ in.
-MEASURED = ("train_seconds", "evaluation_seconds", "peak_memory_bytes", "reload_max_difference", "seconds")
+MEASURED = (
+    "train_seconds",
+    "evaluation_seconds",
+    "peak_memory_bytes",
+    "reload_max_difference",
+    "seconds",
+)
 
 
 def differences(before: Any, after: Any, where: str = "result") -> list[str]:
@@ -46,7 +53,7 @@ def check(file: Path) -> list[str]:
         SystemExit: the run truncates what another run trained, which is not kept.
     """
     record = json.loads(file.read_text())
-    config = build(RunConfig, record["config"], file.name)
+    config = validated(RunConfig, record["config"], file.name)
     if config.method.startswith("truncate"):
         raise SystemExit(f"{file}: truncates what another run trained; check that one")
     threads = torch.get_num_threads()
@@ -67,7 +74,10 @@ def main(files: list[Path]) -> int:
         wrong += bool(found)
         print(f"{file.name}: {'differs' if found else 'the same'}", *found[:10], sep="\n  ")
         there = json.loads(file.read_text())["environment"]
-        for was, now in ((there["packages"]["torch"], torch.__version__), (there["device"], environment()["device"])):
+        for was, now in (
+            (there["packages"]["torch"], torch.__version__),
+            (there["device"], environment()["device"]),
+        ):
             if found and was != now:
                 print(f"  it was made with {was}, this is {now}")
     return wrong

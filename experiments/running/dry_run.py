@@ -1,17 +1,11 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
-from functools import partial
-
 from experiments.finetuning.models import classifies
-from experiments.jobs.pretrained import METHODS
 from experiments.pretrained.pruning import Pattern
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Estimate, Preset, Table8, one_shot_runs
-from experiments.tables import code as code_table
-from experiments.tables import encoder as studies
-from experiments.tables import language as language_table
-from experiments.tables import math as math_tables
-from experiments.tables import table2 as table2_table
+from experiments.tables import table2
+from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from experiments.tasks import TASKS
 from prunedlora import PruneConfig, Schedule, available_criteria
@@ -27,17 +21,15 @@ def check(preset: Preset) -> list[RunConfig]:
         ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
     """
     runs = [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
-    parts = ((math_tables, preset.math), (language_table, preset.language), (studies, preset.study))
-    for part, settings in (*parts, (code_table, preset.code)):
-        if settings is not None:
-            builds = [partial(build, preset) for build in part.TABLES.values()]
-            runs += part.tuning(preset).grid(*builds)
-            runs += [run for build in builds for run in build(unchanged).runs]
+    parts = studies(preset)
+    for study in parts.values():
+        runs += study.tuning.grid(*study.tables.values())
+        runs += [run for table in study.tables.values() for run in table(unchanged).runs]
     if preset.table8 is not None:
         _check_compression(preset.table8)
     if preset.table2 is not None:
-        costs = table2_table.costs(preset, math_tables.table5(preset, unchanged)).values()
-        runs += [build(RunConfig, cost.run, "table2: run") for cost in costs]
+        table5 = parts["math"].tables["table5"](unchanged)
+        runs += [cost.run for cost in table2.costs(preset.table2, table5).values()]
     for run in runs:
         _check_names(run)
         if run.method == "prune":
@@ -65,7 +57,9 @@ def report(preset: Preset) -> str:
         f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
     )
     if len(known) < len(runs):
-        lines.append(f"{len(runs) - len(known)} runs are of models that the preset says nothing about.")
+        lines.append(
+            f"{len(runs) - len(known)} runs are of models that the preset says nothing about."
+        )
     return "\n".join(lines)
 
 
@@ -73,16 +67,16 @@ def _check_names(run: RunConfig) -> None:
     if run.task not in TASKS:
         raise ValueError(f"unknown task {run.task!r}; there are: {', '.join(TASKS)}")
     if run.criterion and run.criterion not in available_criteria():
-        raise ValueError(f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}")
+        raise ValueError(
+            f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}"
+        )
     _check_pinned(run.model)
     if classifies(run.model) and not TASKS[run.task].labels:
         raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
 
 
 def _check_compression(table: Table8) -> None:
-    run = table.dense
-    if unknown := sorted(set(table.methods) - set(METHODS)):
-        raise ValueError(f"unknown method {', '.join(unknown)}; there are: {', '.join(METHODS)}")
+    run = table.run
     for pattern in run.patterns:
         Pattern.parse(pattern)
     for name in (run.model, run.text):
@@ -103,7 +97,13 @@ def _hours(run: RunConfig, e: Estimate) -> float:
 
     Evaluation: the weights are read once for each token of a batch.
     """
-    flops = (6 if run.method == "full" else 4) * e.parameters * e.tokens_per_example * run.steps * run.batch_size
+    flops = (
+        (6 if run.method == "full" else 4)
+        * e.parameters
+        * e.tokens_per_example
+        * run.steps
+        * run.batch_size
+    )
     batches = -(-run.test_examples // run.eval_batch_size)
     reading = 2 * e.parameters * e.generated_tokens * batches / e.bytes_per_second
     return (run.trains * flops / e.flops_per_second + reading) / 3600

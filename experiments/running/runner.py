@@ -36,7 +36,9 @@ class Runner:
         minutes: after which no run is started.
     """
 
-    def __init__(self, preset: Preset, fresh: bool, workers: int, minutes: float = math.inf) -> None:
+    def __init__(
+        self, preset: Preset, fresh: bool, workers: int, minutes: float = math.inf
+    ) -> None:
         self.folder, self.artifacts = RESULTS / preset.name, ARTIFACTS / preset.name
         self._preset, self._fresh = preset, fresh
         self._workers = workers if preset.isolated else 1
@@ -52,12 +54,20 @@ class Runner:
         """
         missing = [run for run in runs if self._wanted(self.file(run))]
         truncations = [run for run in runs if run.method.startswith("truncate")]
-        sources = {r.source.key: r.source for r in truncations if r in missing or self._wanted(self.file(r.source))}
+        sources = {
+            r.source.key: r.source
+            for r in truncations
+            if r in missing or self._wanted(self.file(r.source))
+        }
         anew = {key: s for key, s in sources.items() if self._wanted(self.file(s)) or self._lost(s)}
         again = [run for run in truncations if run.source.key in anew]
         cut = {run.key: run for run in (*missing, *again) if run.method.startswith("truncate")}
         trained = anew | {run.key: run for run in missing if run.key not in cut}
-        bar = tqdm(total=len(trained) + len(cut), desc=f"{self._preset.name}: runs", disable=not (trained or cut))
+        bar = tqdm(
+            total=len(trained) + len(cut),
+            desc=f"{self._preset.name}: runs",
+            disable=not (trained or cut),
+        )
         for batch in (trained.values(), cut.values()):
             with ThreadPoolExecutor(self._workers) as pool:
                 for _ in pool.map(self._run, batch):
@@ -79,7 +89,9 @@ class Runner:
             if self._wanted(file):
                 if self._lost(training):
                     self._run(training)
-                self._measure("experiments.jobs.one_shot", config, file, self.artifacts / training.key)
+                self._measure(
+                    "experiments.jobs.one_shot", config, file, self.artifacts / training.key
+                )
             records.append(from_json(file.read_text())["result"])
         return records
 
@@ -87,12 +99,13 @@ class Runner:
         """What a row of Table 2 costs: time beside the reference, and memory alone."""
         name = re.sub(r"[^a-z0-9]+", "_", label.lower())
         timed, alone = (
-            self.folder / "table2" / f"{name}_{key}.json" for key in (config.key, f"memory_{config.memory_key}")
+            self.folder / "table2" / f"{name}_{key}.json"
+            for key in (config.key, f"memory_{config.memory_key}")
         )
         if self._wanted(timed):
             self._measure("experiments.jobs.step_cost", asdict(config), timed)
         if self._wanted(alone):
-            self._measure("experiments.jobs.peak_memory", config.run, alone)
+            self._measure("experiments.jobs.peak_memory", asdict(config.run), alone)
         return from_json(timed.read_text())["result"] | from_json(alone.read_text())["result"]
 
     def compressed(self, configs: list[Compression]) -> list[dict[str, Any]]:
@@ -115,7 +128,9 @@ class Runner:
         folder, result = self.artifacts / run.key, self.file(run)
         shutil.rmtree(folder, ignore_errors=True)
         source = [self.artifacts / run.source.key] if run.method.startswith("truncate") else []
-        record = self.artifacts / f"{result.stem}.unchecked.json" if run.method in EXPORTED else result
+        record = (
+            self.artifacts / f"{result.stem}.unchecked.json" if run.method in EXPORTED else result
+        )
         config = self._written(asdict(run), result)
         self._do("experiments.jobs.run", config, record, folder, *source)
         if record != result:
@@ -143,7 +158,9 @@ class Runner:
             return
         start = launcher(self._preset.processes) if module == "experiments.jobs.run" else []
         if start:
-            status = subprocess.run([sys.executable, "-m", *start, module, *told], cwd=ROOT).returncode
+            status = subprocess.run(
+                [sys.executable, "-m", *start, module, *told], cwd=ROOT
+            ).returncode
         else:
             status = isolation.do(module, told, self._threads)
         if status:

@@ -1,1 +1,5 @@
-"""Room."""
+"""What can be set: dataclasses, and their files.
+
+`jobs` (RunConfig, OneShot, Compression, Cost: what a result depends on), `preset` (Preset, load_preset: what is made),
+`validation` (from JSON and YAML, with types kept to), ``presets/*.yaml``.
+"""

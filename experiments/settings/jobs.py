@@ -1,14 +1,26 @@
-"""Settings of single jobs: frozen dataclasses, read from JSON, unknown keys refused.
+"""Settings of single jobs: frozen dataclasses, read from JSON by `experiments.settings.validation.validated`.
 
 What is set for whole tables is in `experiments.settings.preset`.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from experiments.settings.validation import STRICT, validated
+from prunedlora.choices import Moments, Scope
 
 Method = Literal["untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"]
+CompressionMethod = Literal[
+    "dense", "random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared"
+]
+Dtype = Literal["float32", "bfloat16"]
+#: One run for each.
+Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 #: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that
 #: older results keep theirs.
 LATER = {"length_groups": 1}
@@ -20,7 +32,9 @@ def digest(settings: dict[str, Any]) -> str:
     >>> digest({"a": 1, "b": {"length_groups": 1}}) == digest({"b": {}, "a": 1})
     True
     """
-    return hashlib.sha256(json.dumps(_without_later(settings), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        json.dumps(_without_later(settings), sort_keys=True).encode()
+    ).hexdigest()[:12]
 
 
 def _without_later(value: Any) -> Any:
@@ -64,31 +78,33 @@ class RunConfig:
         seed: of initialisation, order of the data and random pruning.
     """
 
+    __pydantic_config__ = STRICT
+
     model: str
     task: str
     method: Method = "lora"
-    initial_rank: int = 0
-    target_rank: int = 0
+    initial_rank: NonNegativeInt = 0
+    target_rank: NonNegativeInt = 0
     criterion: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    scope: str = ""
-    moments: str = "follow"
+    scope: Literal[Scope, ""] = ""
+    moments: Moments = "follow"
     rslora: bool = False
-    calibration_examples: int = 512
-    scaling: float = 1.0
+    calibration_examples: NonNegativeInt = 512
+    scaling: PositiveFloat = 1.0
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    steps: int = 100
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    interval: int = 10
-    per_event: int = 2
-    warmup_steps: int = 10
-    max_length: int = 512
-    length_groups: int = 1
-    test_examples: int = 200
-    validation_examples: int = 0
-    eval_batch_size: int = 64
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: PositiveInt = 100
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    interval: PositiveInt = 10
+    per_event: PositiveInt = 2
+    warmup_steps: NonNegativeInt = 10
+    max_length: PositiveInt = 512
+    length_groups: PositiveInt = 1
+    test_examples: PositiveInt = 200
+    validation_examples: NonNegativeInt = 0
+    eval_batch_size: PositiveInt = 64
+    dtype: Dtype = "float32"
     seed: int = 0
 
     @property
@@ -105,11 +121,22 @@ class RunConfig:
     def source(self) -> "RunConfig":
         """For the two ways to truncate: the run that trained what is truncated."""
         plain: dict[str, Any] = {
-            f.name: f.default for f in fields(self) if f.name in ("criterion", "scope", "calibration_examples")
+            f.name: f.default
+            for f in fields(self)
+            if f.name in ("criterion", "scope", "calibration_examples")
         }
         if self.method == "truncate_full":
             return replace(self, method="full", initial_rank=0, target_rank=0, options={}, **plain)
         return replace(self, method="lora", target_rank=self.initial_rank, options={}, **plain)
+
+
+def changed(run: RunConfig, changes: Mapping[str, Any], where: str) -> RunConfig:
+    """A run with some other settings, as JSON or YAML has them.
+
+    Raises:
+        ValueError: see `validated`.
+    """
+    return validated(RunConfig, {**asdict(run), **changes}, where)
 
 
 @dataclass(frozen=True)
@@ -125,12 +152,14 @@ class OneShot:
         seeds: one adapter for each.
     """
 
+    __pydantic_config__ = STRICT
+
     run: dict[str, Any]
-    ranks: tuple[int, ...]
-    truncation_ranks: tuple[int, ...]
-    calibration_examples: int
-    calibration_scored: int
-    seeds: tuple[int, ...] = (0,)
+    ranks: tuple[PositiveInt, ...]
+    truncation_ranks: tuple[PositiveInt, ...]
+    calibration_examples: PositiveInt
+    calibration_scored: PositiveInt
+    seeds: Seeds = (0,)
 
 
 @dataclass(frozen=True)
@@ -139,7 +168,7 @@ class Compression:
 
     Attributes:
         model: as in `RunConfig`.
-        method: see `experiments.jobs.pretrained.METHODS`.
+        method: see `experiments.jobs.pretrained.METHODS`; the dense model is not compressed.
         text: see `experiments.pretrained.corpus.load_corpus`.
         patterns: ``50%`` for a share of the weights, ``2:4`` for two that stay of every four inputs.
         sequences: calibration sequences.
@@ -152,17 +181,19 @@ class Compression:
         seed: of the choice of calibration sequences and of random pruning.
     """
 
+    __pydantic_config__ = STRICT
+
     model: str
-    method: str
+    method: CompressionMethod
     text: str
     patterns: tuple[str, ...]
-    sequences: int
-    length: int
-    batch_size: int
-    test_sequences: int
-    damping: float = 1e-2
-    block_size: int = 128
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    sequences: PositiveInt
+    length: PositiveInt
+    batch_size: PositiveInt
+    test_sequences: PositiveInt
+    damping: PositiveFloat = 1e-2
+    block_size: PositiveInt = 128
+    dtype: Dtype = "float32"
     seed: int = 0
 
     @property
@@ -176,19 +207,27 @@ class Cost:
     """One measurement for Table 2.
 
     Attributes:
-        run: settings of `RunConfig`.
-        reference: of the run that it is compared with.
+        run: what is measured.
+        reference: what it is compared with.
         block: optimiser steps that are timed together.
     """
 
-    run: dict[str, Any]
-    reference: dict[str, Any]
-    block: int
+    __pydantic_config__ = STRICT
+
+    run: RunConfig
+    reference: RunConfig
+    block: PositiveInt
 
     @property
     def key(self) -> str:
         """Hash of all settings but the learning rates, on which no time depends; names the result file."""
-        return digest({"run": _rateless(self.run), "reference": _rateless(self.reference), "block": self.block})
+        return digest(
+            {
+                "run": _rateless(self.run),
+                "reference": _rateless(self.reference),
+                "block": self.block,
+            }
+        )
 
     @property
     def memory_key(self) -> str:
@@ -196,21 +235,5 @@ class Cost:
         return digest(_rateless(self.run))
 
 
-def _rateless(run: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in run.items() if key != "learning_rate"}
-
-
-def build(kind: type, values: dict[str, Any], where: str) -> Any:
-    """A dataclass from a mapping; lists become tuples.
-
-    Raises:
-        ValueError: unknown or missing keys, named with their place.
-    """
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+def _rateless(run: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in asdict(run).items() if key != "learning_rate"}

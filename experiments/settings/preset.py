@@ -1,13 +1,25 @@
-"""Presets: which tables are made, of which rows, with which settings; read from YAML, unknown keys refused."""
+"""Presets: which tables are made, of which rows, with which settings; read from YAML."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from experiments.settings.jobs import Compression, OneShot, RunConfig, build
+from experiments.settings.jobs import (
+    Compression,
+    CompressionMethod,
+    OneShot,
+    RunConfig,
+    Seeds,
+    changed,
+)
+from experiments.settings.validation import STRICT, read_yaml, validated
 
+#: Rows of `Finetuning` besides LoRA.
+Baseline = Literal["full", "rslora", "dora", "adalora", "cont_squeeze"]
+Ranks = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Tasks = Annotated[tuple[str, ...], Field(min_length=1)]
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -16,10 +28,10 @@ class Finetuning:
     """Fine-tuning a language model by every method, see `experiments.tables.rows`.
 
     Attributes:
+        run: what all runs share.
         target_rank: rank that every compared adapter has in the end.
         initial_ranks: ranks from which pruning starts.
-        run: settings of the runs, where they differ from the preset's.
-        baselines: rows besides LoRA, of ``full``, ``rslora``, ``dora``, ``adalora`` and ``cont_squeeze``.
+        baselines: rows besides LoRA.
         truncations: rules by which the skyline is truncated.
         criteria: pruning rules.
         learning_rates: among which the validation loss chooses; the preset's for all rows if there are none.
@@ -27,10 +39,12 @@ class Finetuning:
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
     """
 
-    target_rank: int
-    initial_ranks: tuple[int, ...]
-    run: dict[str, Any] = field(default_factory=dict)
-    baselines: tuple[str, ...] = ("full", "rslora", "dora", "adalora", "cont_squeeze")
+    __pydantic_config__ = STRICT
+
+    run: RunConfig
+    target_rank: PositiveInt
+    initial_ranks: Ranks
+    baselines: tuple[Baseline, ...] = ("full", "rslora", "dora", "adalora", "cont_squeeze")
     truncations: tuple[str, ...] = ("svd", "para2026", "svd_kfac", "svd_fisher")
     criteria: tuple[str, ...] = (
         "random",
@@ -42,8 +56,8 @@ class Finetuning:
         "svd",
         "para2026",
     )
-    learning_rates: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[PositiveFloat, ...] = ()
+    seeds: Seeds = (0,)
     least_gain: float = 0.0
 
 
@@ -55,15 +69,15 @@ class Language(Finetuning):
         tasks: one column each; the learning rates are chosen on the first.
     """
 
-    tasks: tuple[str, ...] = field(kw_only=True)
+    tasks: Tasks = field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class Study:
+class Encoder:
     """The tables and figures that are made on an encoder, see `experiments.tables.encoder`.
 
     Attributes:
-        run: settings of the runs, where they differ from the preset's.
+        run: what all runs share.
         tasks: of Table 3; the first is that of all other tables.
         target_rank: of all tables but Figure 3.
         initial_ranks: from which pruning starts; the largest where there is one only.
@@ -79,19 +93,21 @@ class Study:
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
     """
 
-    run: dict[str, Any]
-    tasks: tuple[str, ...]
-    target_rank: int
-    initial_ranks: tuple[int, ...]
-    schedule_rank: int
-    schedules: tuple[tuple[int, int], ...]
-    figure1_ranks: tuple[int, ...]
-    figure3_targets: tuple[int, ...]
-    tails: tuple[float, ...]
+    __pydantic_config__ = STRICT
+
+    run: RunConfig
+    tasks: Tasks
+    target_rank: PositiveInt
+    initial_ranks: Ranks
+    schedule_rank: PositiveInt
+    schedules: tuple[tuple[PositiveInt, PositiveInt], ...]
+    figure1_ranks: Ranks
+    figure3_targets: Ranks
+    tails: tuple[PositiveFloat, ...]
     when_criteria: tuple[str, ...]
-    learning_rates: tuple[float, ...]
-    seeds: tuple[int, ...] = (0,)
-    ablation_seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[PositiveFloat, ...]
+    seeds: Seeds = (0,)
+    ablation_seeds: Seeds = (0,)
     least_gain: float = 0.0
 
 
@@ -100,7 +116,7 @@ class Code:
     """Fine-tuning on code: functions of the standard library, tested on HumanEval.
 
     Attributes:
-        run: settings of the runs, where they differ from the preset's.
+        run: what all runs share.
         target_rank: rank that every compared adapter has in the end.
         initial_rank: from which pruning starts.
         criteria: pruning rules.
@@ -111,13 +127,15 @@ class Code:
             may well lose by training, so that this is a floor.
     """
 
-    run: dict[str, Any]
-    target_rank: int
-    initial_rank: int
+    __pydantic_config__ = STRICT
+
+    run: RunConfig
+    target_rank: PositiveInt
+    initial_rank: PositiveInt
     criteria: tuple[str, ...] = ("magnitude", "llmpruner2023", "prunedlora2025")
     truncations: tuple[str, ...] = ("svd",)
-    learning_rates: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[PositiveFloat, ...] = ()
+    seeds: Seeds = (0,)
     least_gain: float = -10.0
 
 
@@ -126,26 +144,33 @@ class Table8:
     """Table 8: perplexity after one-shot compression.
 
     Attributes:
-        run: settings of `Compression` that all rows share.
+        run: that of the dense model, whose settings all rows share.
         max_perplexity: of the dense model; above it, nothing is compressed.
         methods: rows besides the dense model.
         seeds: one run per row and seed.
     """
 
-    run: dict[str, Any]
-    max_perplexity: float
-    methods: tuple[str, ...] = ("random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared")
-    seeds: tuple[int, ...] = (0,)
+    __pydantic_config__ = STRICT
 
-    @property
-    def dense(self) -> Compression:
-        """The run of the dense model."""
-        return build(Compression, {**self.run, "method": "dense"}, "table8: run")
+    run: Compression
+    max_perplexity: PositiveFloat
+    methods: tuple[CompressionMethod, ...] = (
+        "random",
+        "magnitude",
+        "sparsegpt",
+        "wanda",
+        "gradient",
+        "gradient_squared",
+    )
+    seeds: Seeds = (0,)
 
     @property
     def rows(self) -> dict[str, list[Compression]]:
         """The runs of every compressed row, by method."""
-        return {m: [replace(self.dense, method=m, seed=seed) for seed in self.seeds] for m in self.methods}
+        return {
+            method: [replace(self.run, method=method, seed=seed) for seed in self.seeds]
+            for method in self.methods
+        }
 
 
 @dataclass(frozen=True)
@@ -157,8 +182,10 @@ class Table2:
         block: optimiser steps that are timed together; the first block is not counted.
     """
 
+    __pydantic_config__ = STRICT
+
     run: dict[str, Any]
-    block: int
+    block: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -174,12 +201,14 @@ class Estimate:
         bytes_per_second: of weights read in decoding.
     """
 
-    parameters: int
-    adapted_width: int
-    tokens_per_example: int
-    generated_tokens: int
-    flops_per_second: float
-    bytes_per_second: float
+    __pydantic_config__ = STRICT
+
+    parameters: PositiveInt
+    adapted_width: PositiveInt
+    tokens_per_example: PositiveInt
+    generated_tokens: NonNegativeInt
+    flops_per_second: PositiveFloat
+    bytes_per_second: PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -188,10 +217,10 @@ class Preset:
 
     Attributes:
         name: of its file.
-        run: settings shared by all runs.
+        run: settings shared by all runs; those of a part come before them.
         math: Tables 1 and 5.
         one_shot: experiments of one-shot pruning, by name.
-        study: the tables that are made on an encoder.
+        encoder: the tables that are made on an encoder.
         language: language understanding with a language model.
         code: fine-tuning on code.
         table2: cost of training.
@@ -202,13 +231,15 @@ class Preset:
         processes: among which ``accelerate launch`` shares the training of every run, one for each GPU.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     run: RunConfig
     isolated: bool = field(default=True, kw_only=True)
-    processes: int = field(default=1, kw_only=True)
+    processes: PositiveInt = field(default=1, kw_only=True)
     math: Finetuning = field(kw_only=True)
     one_shot: dict[str, OneShot] = field(default_factory=dict)
-    study: Study | None = None
+    encoder: Encoder | None = None
     language: Language | None = None
     code: Code | None = None
     table2: Table2 | None = None
@@ -216,43 +247,63 @@ class Preset:
     estimates: dict[str, Estimate] = field(default_factory=dict)
 
 
+#: Parts that have settings of runs; what they leave out is as in the preset's.
+WITH_RUNS = ("math", "encoder", "language", "code")
+
+
 def load_preset(name: str) -> Preset:
-    """The preset of that name, from ``experiments/presets``.
+    """The preset of that name, from ``experiments/settings/presets``.
 
     Raises:
-        ValueError: there is none, or its file has unknown or missing keys.
+        ValueError: there is none, or its file has unknown or missing keys or values that do not fit; the message
+            names file, part and key.
     """
     file = PRESETS / f"{name}.yaml"
     if not file.exists():
-        raise ValueError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in PRESETS.glob('*.yaml')))}")
-    values = yaml.safe_load(file.read_text())
-    kinds: dict[str, type] = {
-        "run": RunConfig,
-        "math": Finetuning,
-        "language": Language,
-        "study": Study,
-        "code": Code,
-        "table2": Table2,
-        "table8": Table8,
-    }
-    unknown = sorted(set(values) - {*kinds, "one_shot", "estimates", "isolated", "processes"})
-    if unknown:
-        raise ValueError(f"{file.name}: unknown key {', '.join(unknown)}")
-    built = {key: build(kinds[key], values[key], f"{file.name}: {key}") for key in kinds if key in values}
-    one_shot = {
-        kind: build(OneShot, settings, f"{file.name}: one_shot: {kind}")
-        for kind, settings in values.get("one_shot", {}).items()
-    }
-    estimates = {
-        model: build(Estimate, numbers, f"{file.name}: estimates: {model}")
-        for model, numbers in values.get("estimates", {}).items()
-    }
-    plain = {key: values[key] for key in ("isolated", "processes") if key in values}
-    return Preset(name, one_shot=one_shot, estimates=estimates, **plain, **built)
+        known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+        raise ValueError(f"no preset {name!r}; there are: {', '.join(known)}")
+    return read_preset(name, file.read_text(), file.name)
+
+
+def read_preset(name: str, text: str, where: str) -> Preset:
+    """A preset from YAML.
+
+    Args:
+        name: of the preset.
+        text: its content.
+        where: the text comes from, for errors.
+
+    Raises:
+        ValueError: see `load_preset`.
+    """
+    values = read_yaml(text)
+    # The shared settings alone, so that an error in them is reported once and not for every part.
+    validated(RunConfig, values.get("run", {}), f"{where}: run")
+    values |= {part: _with_run(values[part], values["run"]) for part in WITH_RUNS if part in values}
+    if "table8" in values:
+        values["table8"] = _with_run(values["table8"], {}, method="dense")
+    preset = validated(Preset, values | {"name": name}, where)
+    # What stays a mapping, since it changes settings that come from elsewhere, is checked by doing so.
+    for kind in preset.one_shot:
+        one_shot_runs(preset, kind)
+    if preset.table2 is not None:
+        changed(preset.math.run, preset.table2.run, f"{where}: table2: run")
+    return preset
+
+
+def _with_run(part: Any, shared: dict[str, Any], **fixed: Any) -> Any:
+    """A part of a preset whose run has the shared settings where it has none of its own, and some that are fixed.
+
+    What is not a mapping stays as it is, to be refused with its place.
+    """
+    run = part.get("run", {}) if isinstance(part, dict) else None
+    if not isinstance(run, dict):
+        return part
+    return part | {"run": shared | run | fixed}
 
 
 def one_shot_runs(preset: Preset, name: str) -> list[RunConfig]:
     """The training runs whose adapters a one-shot experiment starts from, one for each seed."""
     one_shot = preset.one_shot[name]
-    settings = asdict(preset.run) | one_shot.run | {"method": "lora"}
-    return [build(RunConfig, settings | {"seed": seed}, "one_shot: run") for seed in one_shot.seeds]
+    run = changed(preset.run, one_shot.run, f"{preset.name}: one_shot: {name}: run")
+    return [replace(run, method="lora", seed=seed) for seed in one_shot.seeds]

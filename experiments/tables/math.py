@@ -1,13 +1,22 @@
 """Tables 1 and 5, Figure 2: math with a language model, from the paper's default initial rank, and from all."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
-from experiments.reporting.table import ADALORA, DORA, FULL, LORA, PRUNED, UNTUNED, Row, Table, Tune
-from experiments.settings.jobs import RunConfig, build
-from experiments.settings.preset import Preset
-from experiments.tables import rows as finetuning
-from experiments.tables.tuning import Tuning
+from experiments.reporting.table import Row, Table
+from experiments.settings.jobs import RunConfig
+from experiments.settings.preset import Finetuning
+from experiments.tables.labels import (
+    ADALORA,
+    DORA,
+    FULL,
+    LORA,
+    PRUNED_BY_OURS,
+    UNTUNED,
+    pruned_by,
+)
+from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows
+from experiments.tables.tuning import Tune
 
 #: Accuracies of Tables 1 and 5 (Llama-3-8B on GSM8K, to rank 64): where nothing is pruned.
 PAPER = {UNTUNED: "51.34", FULL: "73.31", LORA: "64.43", DORA: "65.12", ADALORA: "65.91"}
@@ -19,64 +28,53 @@ PAPER_PRUNED = {
 }
 
 
-def base(preset: Preset) -> RunConfig:
-    """What all runs share."""
-    return build(RunConfig, asdict(preset.run) | preset.math.run, "math: run")
+def from_largest_rank(settings: Finetuning) -> RunConfig:
+    """A run at the largest initial rank."""
+    return replace(settings.run, initial_rank=max(settings.initial_ranks))
 
 
-def tuning(preset: Preset) -> Tuning:
-    """How learning rates are chosen."""
-    return Tuning(preset.math.learning_rates, preset.math.seeds)
+def table1(settings: Finetuning, tune: Tune) -> Table:
+    """Accuracy at the target rank, pruned from the least initial rank, the paper's default."""
+    title = f"Table 1: {settings.run.task}, rank {settings.target_rank}"
+    return _table("table1", title, settings, tune, sorted(settings.initial_ranks)[:1])
 
 
-def table1(preset: Preset, tune: Tune) -> Table:
-    """Accuracy at the target rank, pruned from the least initial rank, as the paper does where it says nothing."""
-    title = f"Table 1: {base(preset).task}, rank {preset.math.target_rank}"
-    return _table("table1", title, preset, tune, sorted(preset.math.initial_ranks)[:1])
-
-
-def table5(preset: Preset, tune: Tune) -> Table:
+def table5(settings: Finetuning, tune: Tune) -> Table:
     """The same from every initial rank."""
-    title = f"Table 5: {base(preset).task}, rank {preset.math.target_rank} from every initial rank"
-    return _table("table5", title, preset, tune, sorted(preset.math.initial_ranks))
+    title = f"Table 5: {settings.run.task}, rank {settings.target_rank} from every initial rank"
+    return _table("table5", title, settings, tune, sorted(settings.initial_ranks))
 
 
-def figure2(preset: Preset, tune: Tune) -> Table:
+def figure2(settings: Finetuning, tune: Tune) -> Table:
     """The run that Figure 2 shows: the paper's rule from the least initial rank."""
-    start = replace(base(preset), method="prune", criterion="prunedlora2025", target_rank=preset.math.target_rank)
-    rank = min(preset.math.initial_ranks)
-    run = replace(tune(replace(start, initial_rank=rank)), seed=preset.math.seeds[0])
+    rank = min(settings.initial_ranks)
+    start = replace(
+        settings.run,
+        method="prune",
+        criterion="prunedlora2025",
+        initial_rank=rank,
+        target_rank=settings.target_rank,
+    )
+    run = replace(tune(start), seed=settings.seeds[0])
     note = (
         f"One event every {run.interval} steps after {run.warmup_steps}, {run.per_event} components of every module at "
         f"each, from rank {rank} to {run.target_rank}: a column of B and the row of A that belongs to it go together, "
         "and stay zero. The picture shows one module of this run; the paper's is a schematic."
     )
-    rows = (Row(PRUNED.format("prunedlora2025"), {f"from rank {rank}": (run,)}),)
+    rows = (Row(PRUNED_BY_OURS, {f"from rank {rank}": (run,)}),)
     return Table("figure2", "Figure 2: the loop of pruning, and the joint mask", rows, note=note)
 
 
-TABLES: dict[str, Callable[[Preset, Tune], Table]] = {f.__name__: f for f in (table1, table5, figure2)}
-
-
-def gated(preset: Preset, tune: Tune) -> tuple[list[RunConfig], float]:
-    """What `experiments.tables.study.check_learnt` is told: at the largest initial rank."""
-    column = replace(base(preset), initial_rank=max(preset.math.initial_ranks))
-    return finetuning.gated(preset.math, column, tune)
-
-
-def heading(preset: Preset) -> str:
-    """The setting, in a sentence."""
-    return finetuning.heading(preset.name, preset.math, base(preset))
-
-
-def _table(name: str, title: str, preset: Preset, tune: Tune, ranks: Iterable[int]) -> Table:
-    columns = {f"from rank {r}": replace(base(preset), initial_rank=r) for r in ranks}
-    paper = PAPER | {PRUNED.format(c): " / ".join(numbers[: len(columns)]) for c, numbers in PAPER_PRUNED.items()}
+def _table(name: str, title: str, settings: Finetuning, tune: Tune, ranks: Iterable[int]) -> Table:
+    columns = {f"from rank {rank}": replace(settings.run, initial_rank=rank) for rank in ranks}
+    paper = PAPER | {
+        pruned_by(c): " / ".join(numbers[: len(columns)]) for c, numbers in PAPER_PRUNED.items()
+    }
     return Table(
         name,
         title,
-        finetuning.rows(preset.math, columns, tune, paper),
-        finetuning.comparisons(preset.math),
+        finetuning_rows(settings, columns, tune, paper),
+        comparisons(settings),
         "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data."
-        + (f" {finetuning.SQUEEZE_NOTE}" if "cont_squeeze" in preset.math.baselines else ""),
+        + (f" {SQUEEZE_NOTE}" if "cont_squeeze" in settings.baselines else ""),
     )

@@ -5,31 +5,46 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from experiments.reporting.comparison import Difference, difference
-from experiments.settings.preset import Preset
+from experiments.settings.jobs import OneShot, RunConfig
+from theory.intervals import interval, ratio_of_means
 from theory.records import to_json, write_atomically
 
 RECOVERY = {"own": "own", "none": "none, masked", "C_z": "B by least squares"}
 
 
-def write(preset: Preset, name: str, records: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Markdown and CSV of the ranking, and the paired comparisons as JSON."""
-    config = preset.one_shot[name]
+def write(
+    preset: str,
+    name: str,
+    settings: OneShot,
+    run: RunConfig,
+    records: list[dict[str, Any]],
+    folder: Path,
+) -> list[Path]:
+    """Markdown and CSV of the ranking, and the paired comparisons as JSON.
+
+    Args:
+        preset: name of the preset.
+        name: of the experiment in the preset.
+        settings: of the experiment.
+        run: that trained an adapter, of any seed.
+        records: what was measured of each adapter.
+        folder: where the files go.
+    """
     frame = ranking(records)
     compared = comparisons(records)
     files = [folder / f"one_shot_{name}.{kind}" for kind in ("md", "csv", "json")]
-    run = vars(preset.run) | config.run
     first = records[0]
     unpruned = {k: np.mean([r["unpruned"][k] for r in records]) for k in first["unpruned"]}
-    scored, examples = first["sentences"], config.calibration_examples
+    scored = first["sentences"]
     title = (
-        f"# One-shot pruning, preset {preset.name}: {run['model']} on {run['task']}, {first['modules']} modules of "
-        f"rank {run['initial_rank']}, {run['steps']} steps, {len(records)} seed{'s' * (len(records) > 1)}\n\n"
+        f"# One-shot pruning, preset {preset}: {run.model} on {run.task}, {first['modules']} modules of "
+        f"rank {run.initial_rank}, {run.steps} steps, {len(records)} seed{'s' * (len(records) > 1)}\n\n"
         f"Increase of the cross-entropy over the unpruned adapter ({unpruned['test']:.4f} on {scored['test']} test "
-        f"examples, {unpruned['calibration']:.4f} on {scored['calibration']} of the {examples} calibration "
-        "examples), mean over seeds; ± is the standard error over test examples. No training follows.\n"
+        f"examples, {unpruned['calibration']:.4f} on {scored['calibration']} of the "
+        f"{settings.calibration_examples} calibration examples), mean over seeds; ± is the "
+        "standard error over test examples. No training follows.\n"
     )
     parts = [title]
     for rank in sorted(set(frame["rank"]), reverse=True):
@@ -44,7 +59,9 @@ def write(preset: Preset, name: str, records: list[dict[str, Any]], folder: Path
 
 def ranking(records: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per criterion, recovery and rank; within a rank, the least loss first."""
-    rows = pd.DataFrame([{**row, "seed": i} for i, record in enumerate(records) for row in record["rows"]])
+    rows = pd.DataFrame(
+        [{**row, "seed": i} for i, record in enumerate(records) for row in record["rows"]]
+    )
     rows["criterion"] = [_named(row) for _, row in rows.iterrows()]
     rows["recovery"] = rows["recovery"].map(RECOVERY)
     columns = ["test_increase", "test_standard_error", "calibration_increase"]
@@ -52,7 +69,11 @@ def ranking(records: list[dict[str, Any]]) -> pd.DataFrame:
     means = means.sort_values(["rank", "test_increase"], ascending=[False, True], ignore_index=True)
     means["test_standard_error"] /= len(records) ** 0.5
     return means.rename(
-        columns={"test_increase": "test", "test_standard_error": "±", "calibration_increase": "calibration"}
+        columns={
+            "test_increase": "test",
+            "test_standard_error": "±",
+            "calibration_increase": "calibration",
+        }
     )
 
 
@@ -63,7 +84,9 @@ def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         for row in record["rows"]:
             if "test_increases" in row:
-                increases.setdefault((row["criterion"], row["rank"]), []).append(np.array(row["test_increases"]))
+                increases.setdefault((row["criterion"], row["rank"]), []).append(
+                    np.array(row["test_increases"])
+                )
     for (criterion, rank), own in increases.items():
         if criterion == "svd":
             continue
@@ -76,7 +99,7 @@ def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "increase_of_svd": float(plain.mean()),
                 "difference": difference(np.array(own), np.array(increases["svd", rank]))._asdict(),
                 "ratio": float(mine.mean() / plain.mean()),
-                "ratio_interval": _ratio_interval(mine, plain),
+                "ratio_interval": list(interval(ratio_of_means, mine, plain)),
             }
         )
     return sorted(found, key=lambda c: (c["criterion"], c["rank"]))
@@ -101,14 +124,6 @@ def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
             f"({c['ratio_interval'][0]:.2f} to {c['ratio_interval'][1]:.2f})."
         )
     return text
-
-
-def _ratio_interval(mine: np.ndarray, plain: np.ndarray) -> list[float]:
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return a.mean(axis=axis) / b.mean(axis=axis)
-
-    found = bootstrap((mine, plain), ratio, paired=True, method="percentile", rng=np.random.default_rng(0))
-    return [float(x) for x in found.confidence_interval]
 
 
 def _named(row: pd.Series) -> str:

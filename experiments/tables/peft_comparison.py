@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.settings.jobs import RunConfig, build
+from experiments.settings.jobs import RunConfig
+from experiments.settings.validation import validated
 from experiments.tasks.hub_math import GSM8K, METAMATH
 from theory.records import to_json, write_atomically
 
@@ -24,7 +25,7 @@ def convert(record: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run was on another task, so that it cannot stand beside PEFT's.
     """
-    config = build(RunConfig, record["config"], "config")
+    config = validated(RunConfig, record["config"], "config")
     if config.task != TASK:
         raise ValueError(f"PEFT's comparison is on {TASK}; this run is on {config.task}")
     return {
@@ -37,7 +38,11 @@ def convert(record: dict[str, Any]) -> dict[str, Any]:
 def _run_info(config: RunConfig, record: dict[str, Any]) -> dict[str, Any]:
     model = config.model.partition("@")[0]
     result = record["result"]
-    name = "-".join(part for part in (model.rpartition("/")[2], config.criterion, f"rank{config.target_rank}") if part)
+    name = "-".join(
+        part
+        for part in (model.rpartition("/")[2], config.criterion, f"rank{config.target_rank}")
+        if part
+    )
     return {
         "created_at": record["environment"]["date"],
         "total_time": result["train_seconds"] + result["evaluation_seconds"],
@@ -105,7 +110,9 @@ def _meta_info(config: RunConfig, environment: dict[str, Any]) -> dict[str, Any]
             "metamath": {"sha": METAMATH.partition("@")[2], "created_at": None},
             "gsm8k": {"sha": GSM8K.partition("@")[2], "created_at": None},
         },
-        "package_info": {f"{name}-version": packages[name] for name in ("transformers", "peft", "torch")},
+        "package_info": {
+            f"{name}-version": packages[name] for name in ("transformers", "peft", "torch")
+        },
         "system_info": {"gpu": environment["device"]},
         "pytorch_info": None,
     }

@@ -3,22 +3,39 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.reporting.table import ADALORA, CUT, DORA, FULL, LORA, PRUNED, RSLORA, SKYLINE, UNTUNED, Row, Tune
-from experiments.settings.jobs import RunConfig
+from experiments.reporting.table import Label, Row
+from experiments.settings.jobs import Method, RunConfig
 from experiments.settings.preset import Finetuning
+from experiments.tables.labels import (
+    ADALORA,
+    CONT_SQUEEZE,
+    CONT_SQUEEZE_TAIL,
+    DORA,
+    FULL,
+    LORA,
+    PRUNED_BY_OURS,
+    PRUNED_BY_SVD,
+    RSLORA,
+    SKYLINE,
+    TRUNCATED_BY_SVD,
+    UNTUNED,
+    pruned_by,
+    truncated_by,
+)
+from experiments.tables.study import Gate
+from experiments.tables.tuning import Tune
 
-OURS = PRUNED.format("prunedlora2025")
-#: LoRA-Squeeze (arXiv:2602.10993) has three forms; one of them trains on for a while at the target rank.
-CONT_SQUEEZE_TAIL = 0.1
-CONT_SQUEEZE = f"truncated by svd, then {CONT_SQUEEZE_TAIL:.0%} of the steps (Cont-Squeeze)"
+#: The label of a row, and what becomes of LoRA at the initial rank in it.
+Kind = tuple[Label, Callable[[RunConfig], RunConfig]]
+
 SQUEEZE_NOTE = (
-    f"{CUT.format('svd')} is Post-Squeeze, {PRUNED.format('svd')} is In-Squeeze on the schedule of all rules, "
-    f"{CUT.format('para2026')} is PARA."
+    f"{TRUNCATED_BY_SVD} is Post-Squeeze, {PRUNED_BY_SVD} is In-Squeeze on the schedule of all "
+    f"rules, {truncated_by('para2026')} is PARA."
 )
 
 
-def rows(
-    settings: Finetuning, columns: Mapping[str, RunConfig], tune: Tune, paper: Mapping[str, str]
+def finetuning_rows(
+    settings: Finetuning, columns: Mapping[str, RunConfig], tune: Tune, paper: Mapping[Label, str]
 ) -> tuple[Row, ...]:
     """All rows of a table.
 
@@ -29,62 +46,90 @@ def rows(
         paper: what the paper prints, by the label of the row.
     """
     k = settings.target_rank
-    baselines: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
+    baselines: dict[str, Kind] = {
         "full": (FULL, lambda run: replace(run, method="full", initial_rank=0)),
         "rslora": (RSLORA, lambda run: replace(run, initial_rank=k, target_rank=k, rslora=True)),
         "dora": (DORA, lambda run: replace(run, method="dora", initial_rank=k, target_rank=k)),
-        "adalora": (ADALORA, lambda run: replace(run, method="adalora", initial_rank=k, target_rank=k)),
-        "cont_squeeze": (CONT_SQUEEZE, lambda run: pruned_once(_pruned("prune", "svd", k)(run), CONT_SQUEEZE_TAIL)),
+        "adalora": (
+            ADALORA,
+            lambda run: replace(run, method="adalora", initial_rank=k, target_rank=k),
+        ),
+        "cont_squeeze": (
+            CONT_SQUEEZE,
+            lambda run: pruned_once(_lowered("prune", "svd", k)(run), CONT_SQUEEZE_TAIL),
+        ),
     }
-    kinds = [
+    kinds: list[Kind] = [
         (UNTUNED, lambda run: replace(run, method="untuned", initial_rank=0)),
         (LORA, lambda run: replace(run, initial_rank=k, target_rank=k)),
         *(baselines[name] for name in settings.baselines),
         (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
-        *((CUT.format(c), _pruned("truncate", c, k)) for c in settings.truncations),
-        *((PRUNED.format(c), _pruned("prune", c, k)) for c in settings.criteria),
+        *((truncated_by(c), _lowered("truncate", c, k)) for c in settings.truncations),
+        *((pruned_by(c), _lowered("prune", c, k)) for c in settings.criteria),
     ]
-    made = []
+    rows = []
     for label, change in kinds:
         cells = {name: seeded(tune(change(run)), settings.seeds) for name, run in columns.items()}
-        made.append(Row(label, cells, paper.get(label, "")))
-    return tuple(made)
+        rows.append(Row(label, cells, paper.get(label, "")))
+    return tuple(rows)
 
 
 def seeded(run: RunConfig, seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
     """One run a seed; one that stands for all of the untuned language model, in which nothing is drawn."""
-    return tuple(replace(run, seed=seed) for seed in (seeds[:1] if run.method == "untuned" else seeds))
+    return tuple(
+        replace(run, seed=seed) for seed in (seeds[:1] if run.method == "untuned" else seeds)
+    )
 
 
 def pruned_once(run: RunConfig, tail: float) -> RunConfig:
     """A run that prunes at one event, with a share of its steps to go."""
     steps = run.steps - round(tail * run.steps)
-    return replace(run, method="prune", warmup_steps=0, interval=steps, per_event=run.initial_rank - run.target_rank)
+    return replace(
+        run,
+        method="prune",
+        warmup_steps=0,
+        interval=steps,
+        per_event=run.initial_rank - run.target_rank,
+    )
 
 
-def comparisons(settings: Finetuning) -> tuple[tuple[str, str], ...]:
+def comparisons(settings: Finetuning) -> tuple[tuple[Label, Label], ...]:
     """The rows that the text under a table compares: the paper's rule with all others, and what it left out."""
-    cuts, pruned = (tuple(map(label.format, names)) for label, names in _named(settings))
     plain = (LORA, RSLORA) if "rslora" in settings.baselines else (LORA,)
     full = (FULL,) if "full" in settings.baselines else ()
-    rivals = (*plain, *full, SKYLINE, *cuts, *(rule for rule in pruned if rule != OURS))
-    own = tuple((OURS, rival) for rival in rivals) if OURS in pruned else ()
+    truncated = [truncated_by(c) for c in settings.truncations]
+    pruned = [pruned_by(c) for c in settings.criteria]
+    others = [*truncated, *(rule for rule in pruned if rule != PRUNED_BY_OURS)]
+    # The paper's rule with everything else in the table.
+    rivals = (*plain, *full, SKYLINE, *others)
+    own = ((PRUNED_BY_OURS, rival) for rival in rivals if PRUNED_BY_OURS in pruned)
+    # What a high rank is worth, every other rule beside plain training, and pruning beside truncation.
+    ranks = (*((row, SKYLINE) for row in plain), *((SKYLINE, row) for row in full))
+    beside = ((rule, rival) for rule in others for rival in (LORA, *full))
     both = [c for c in settings.criteria if c in settings.truncations]
-    dynamic = ((PRUNED.format(c), CUT.format(c)) for c in both)
-    beside = ((rule, rival) for rule in (*cuts, *pruned) if rule != OURS for rival in (LORA, *full))
-    return (*own, *((row, SKYLINE) for row in plain), *((SKYLINE, row) for row in full), *beside, *dynamic)
+    dynamic = ((pruned_by(c), truncated_by(c)) for c in both)
+    return (*own, *ranks, *beside, *dynamic)
 
 
-def gated(settings: Finetuning, column: RunConfig, tune: Tune) -> tuple[list[RunConfig], float]:
-    """The untuned model, the unpruned adapter of a column, and the points of accuracy that must lie between them."""
+def gate(settings: Finetuning, column: RunConfig, tune: Tune) -> Gate:
+    """In one column of a table, on the first seed.
+
+    Args:
+        settings: of the table.
+        column: a run of LoRA at the initial rank of the column, on its task.
+        tune: chooses the learning rate of a run.
+    """
     run = replace(column, seed=settings.seeds[0])
-    skyline = tune(replace(run, target_rank=run.initial_rank))
-    return [replace(run, method="untuned", initial_rank=0), skyline], settings.least_gain
+    unpruned = tune(replace(run, target_rank=run.initial_rank))
+    return Gate(replace(run, method="untuned", initial_rank=0), unpruned, settings.least_gain)
 
 
-def heading(preset: str, settings: Finetuning, run: RunConfig) -> str:
+def heading(preset: str, settings: Finetuning) -> str:
     """The setting, in a sentence."""
-    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates) or f"{run.learning_rate:g} only"
+    run = settings.run
+    rates = (
+        ", ".join(f"{rate:g}" for rate in settings.learning_rates) or f"{run.learning_rate:g} only"
+    )
     return (
         f"Preset {preset}: {run.model}, adapters on {', '.join(run.target_modules)}, {run.steps} steps of "
         f"{run.batch_size} examples, s = {run.scaling:g}, learning rates chosen from "
@@ -92,9 +137,5 @@ def heading(preset: str, settings: Finetuning, run: RunConfig) -> str:
     )
 
 
-def _pruned(method: str, criterion: str, k: int) -> Callable[[RunConfig], RunConfig]:
-    return lambda run: replace(run, method=method, criterion=criterion, target_rank=k)  # type: ignore[arg-type]
-
-
-def _named(settings: Finetuning) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return (CUT, settings.truncations), (PRUNED, settings.criteria)
+def _lowered(method: Method, criterion: str, k: int) -> Callable[[RunConfig], RunConfig]:
+    return lambda run: replace(run, method=method, criterion=criterion, target_rank=k)

@@ -1,22 +1,60 @@
-"""Nothing is compared where the unpruned adapter has not learnt the task."""
+"""A study: tables whose rows share the search for learning rates, and what must hold before anything is compared."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from experiments.reporting.table import Table
+from experiments.settings.jobs import RunConfig
+from experiments.tables.tuning import Tune, Tuning
 
-def check_learnt(untuned: dict[str, Any], unpruned: dict[str, Any], least_gain: float) -> None:
-    """Stop if the unpruned adapter is not far enough above the untuned model.
 
-    Args:
-        untuned: result of the untuned model.
-        unpruned: result of LoRA at the initial rank.
-        least_gain: points of accuracy that it must have gained.
+@dataclass(frozen=True)
+class Gate:
+    """Nothing is compared where the unpruned adapter has not learnt the task.
 
-    Raises:
-        SystemExit: it has not.
+    Attributes:
+        untuned: run of the untuned model.
+        unpruned: run of LoRA at the initial rank.
+        least_gain: points of accuracy by which the unpruned adapter must be ahead.
     """
-    gain = 100 * (unpruned["accuracy"] - untuned["accuracy"])
-    if gain < least_gain:
-        raise SystemExit(
-            f"the unpruned adapter is {gain:+.1f} points from the untuned model, less than {least_gain}: it has not "
-            "learnt the task, and nothing can be compared; see steps and learning_rates of the preset"
-        )
+
+    untuned: RunConfig
+    unpruned: RunConfig
+    least_gain: float
+
+    def check(self, results: Mapping[str, dict[str, Any]]) -> None:
+        """Stop if the unpruned adapter is not far enough ahead of the untuned model.
+
+        Args:
+            results: of both runs, by key.
+
+        Raises:
+            SystemExit: it is not.
+        """
+        untuned = results[self.untuned.key]["accuracy"]
+        unpruned = results[self.unpruned.key]["accuracy"]
+        gain = 100 * (unpruned - untuned)
+        if gain < self.least_gain:
+            raise SystemExit(
+                f"the unpruned adapter is {gain:+.1f} points from the untuned model, less than "
+                f"{self.least_gain:g}: it has not learnt the task, and nothing can be compared; see steps and "
+                "learning_rates of the preset"
+            )
+
+
+@dataclass(frozen=True)
+class Study:
+    """One part of a preset, ready to be run: see `experiments.tables.studies` for all of them.
+
+    Attributes:
+        heading: the setting in a sentence, which stands above every table.
+        tuning: how the learning rate of every row is chosen.
+        gate: what must hold, once the rates are chosen.
+        tables: builders by the name of their table; each asks for the rates of its rows.
+    """
+
+    heading: str
+    tuning: Tuning
+    gate: Callable[[Tune], Gate]
+    tables: Mapping[str, Callable[[Tune], Table]]

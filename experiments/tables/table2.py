@@ -1,19 +1,17 @@
 """Table 2 as a table: cost of a step relative to LoRA at the target rank, numbers trained, memory."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
-from experiments.reporting.table import ADALORA, DORA, FULL, LORA, Results, Table
-from experiments.settings.jobs import Cost, RunConfig
-from experiments.settings.preset import Preset
-from experiments.tables import math as math_tables
-from experiments.tables.rows import CONT_SQUEEZE
+from experiments.reporting.table import Label, Results, Table
+from experiments.settings.jobs import Cost, RunConfig, changed
+from experiments.settings.preset import Table2
+from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
+from theory.intervals import interval, ratio_of_means
 from theory.records import write_atomically
 
 #: Trainable share in % and hours of Table 2, Llama-3-8B on an H100.
@@ -21,12 +19,12 @@ PAPER = {FULL: "100, 4 h 23", LORA: "0.84, 2 h 28", DORA: "0.89, 2 h 34", ADALOR
 PAPER_PRUNED = ("1.68 → 0.84, 2 h 33", "3.36 → 0.84, 2 h 46", "6.71 → 0.84, 3 h 21")
 
 
-def trained(table: Table) -> dict[str, RunConfig]:
+def trained(table: Table) -> dict[Label, RunConfig]:
     """The runs of Table 5 that train something, first seed, by what they are called here.
 
     A row that prunes once is left out: its steps cost what those of the initial and of the target rank do.
     """
-    found: dict[str, RunConfig] = {}
+    found: dict[Label, RunConfig] = {}
     for row in table.rows:
         if row.label == CONT_SQUEEZE:
             continue
@@ -35,7 +33,7 @@ def trained(table: Table) -> dict[str, RunConfig]:
             if run.method in ("untuned", "truncate") or run in found.values():
                 continue
             many = run.method == "prune" or run.initial_rank > table_rank(table)
-            found[f"{row.label}, from {run.initial_rank}" if many else row.label] = run
+            found[from_rank(row.label, run.initial_rank) if many else row.label] = run
     return found
 
 
@@ -44,89 +42,98 @@ def table_rank(table: Table) -> int:
     return min(run.target_rank for run in table.runs if run.target_rank)
 
 
-def costs(preset: Preset, table: Table) -> dict[str, Cost]:
-    """What is measured, by the label of the row: each run in the short form that the preset gives."""
-    assert preset.table2 is not None
-    runs, settings = trained(table), preset.table2
-    short = {label: asdict(replace(run, **settings.run)) for label, run in runs.items()}
+def costs(settings: Table2, table: Table) -> dict[Label, Cost]:
+    """What is measured, by the label of the row: each run of Table 5 in the short form that the settings give."""
+    short = {
+        label: changed(run, settings.run, "table2: run") for label, run in trained(table).items()
+    }
     return {label: Cost(run, short[LORA], settings.block) for label, run in short.items()}
 
 
-def frame(preset: Preset, table: Table, results: Results, measured: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+def frame(table: Table, results: Results, measured: Mapping[Label, dict[str, Any]]) -> pd.DataFrame:
     """One line per row.
 
     Args:
-        preset: the preset.
         table: Table 5.
         results: of its runs, by key.
-        measured: what `experiments.jobs.step_cost` and `experiments.jobs.peak_memory` measured, by the label of the row.
+        measured: by the label of the row, what `experiments.jobs.step_cost` and `experiments.jobs.peak_memory`
+            measured.
     """
-    ranks, lines = sorted(preset.math.initial_ranks), []
-    for label, run in trained(table).items():
-        result, found = results[run.key], measured[label]
-        ratio, low, high = _ratio(found)
-        event = float(np.mean([e["seconds"] for e in found["events"]])) if found["events"] else None
+    runs = trained(table)
+    pruned_from = sorted({run.initial_rank for run in runs.values() if run.method == "prune"})
+    papers = dict(zip(pruned_from, PAPER_PRUNED, strict=False))
+    lines = []
+    for label, run in runs.items():
+        result = results[run.key]
+        cost = measured[label]
+        ratio, low, high = _ratio(cost)
+        event = float(np.mean([e["seconds"] for e in cost["events"]])) if cost["events"] else None
         pruned = run.method == "prune"
         share = 100 * result["trainable_parameters"] / result["base_parameters"]
         after = 100 * result["adapter_parameters"] / result["base_parameters"] if pruned else share
-        taken = "" if event is None else f"{_share(event, len(result['events']), run, found):.1%}"
-        ours = run.criterion == "prunedlora2025" and ranks.index(run.initial_rank) < len(PAPER_PRUNED)
+        paper = (
+            papers.get(run.initial_rank, "")
+            if run.criterion == "prunedlora2025"
+            else PAPER.get(label, "")
+        )
         lines.append(
             {
                 "method": label,
                 "trained %": f"{share:.3g} → {after:.3g}" if pruned else f"{share:.3g}",
                 "step, relative to LoRA": f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
                 "seconds of an event": "" if event is None else f"{event:.2f}",
-                "events, share of training": taken,
-                "adapter MB": f"{result['adapter_bytes'] / 1e6:.2f}" if "adapter_bytes" in result else "",
-                "peak GiB": f"{found['peak_memory_bytes'] / 2**30:.2f}",
-                "paper: trained %, time": PAPER_PRUNED[ranks.index(run.initial_rank)] if ours else PAPER.get(label, ""),
+                "events, share of training": ""
+                if event is None
+                else f"{_share(event, len(result['events']), run, cost):.1%}",
+                "adapter MB": f"{result['adapter_bytes'] / 1e6:.2f}"
+                if "adapter_bytes" in result
+                else "",
+                "peak GiB": f"{cost['peak_memory_bytes'] / 2**30:.2f}",
+                "paper: trained %, time": paper,
             }
         )
     return pd.DataFrame(lines)
 
 
 def write(
-    preset: Preset, table: Table, results: Results, measured: Mapping[str, dict[str, Any]], folder: Path
+    heading: str,
+    table: Table,
+    results: Results,
+    measured: Mapping[Label, dict[str, Any]],
+    folder: Path,
 ) -> list[Path]:
-    """Markdown with the generated text, and CSV."""
-    made = frame(preset, table, results, measured)
-    ratios = {label: _ratio(found) for label, found in measured.items()}
+    """Markdown with the generated text, and CSV; `heading` is that of the study of Table 5."""
+    lines = frame(table, results, measured)
+    ratios = {label: _ratio(cost) for label, cost in measured.items()}
     slower = [label for label, (_, low, _) in ratios.items() if low > 1]
     dearest = max(ratios, key=lambda label: ratios[label][0])
     text = (
-        f"{math_tables.heading(preset)} A step is timed between events, in turn with one of LoRA at the target rank "
+        f"{heading} A step is timed between events, in turn with one of LoRA at the target rank "
         "in the same process; 95 % bootstrap interval over pairs of blocks. Memory is the most that a "
         "process had in all that did nothing but train. Paper: Llama-3-8B on an H100.\n\n"
-        f"{made.to_markdown(index=False, disable_numparse=True)}\n\n"
+        f"{lines.to_markdown(index=False, disable_numparse=True)}\n\n"
         f"Slower than LoRA at the target rank, with the interval above 1: {', '.join(slower) or 'none'}. "
         f"The dearest step is that of {dearest}, {ratios[dearest][0]:.2f} times.\n"
     )
     files = [folder / "table2.md", folder / "table2.csv"]
     write_atomically(files[0], f"# Table 2: cost of training\n\n{text}")
-    write_atomically(files[1], made.to_csv(index=False))
+    write_atomically(files[1], lines.to_csv(index=False))
     return files
 
 
-def _ratio(found: dict[str, Any]) -> tuple[float, float, float]:
+def _ratio(cost: dict[str, Any]) -> tuple[float, float, float]:
     """Seconds of the run's steps over those of the reference, with its interval; events are taken out."""
-    run, reference = np.array(found["run"]), np.array(found["reference"])
-    for event in found["events"]:
+    run = np.array(cost["run"])
+    reference = np.array(cost["reference"])
+    for event in cost["events"]:
         if event["block"] >= 0:
             run[event["block"]] -= event["seconds"]
 
-    def ratio(x: np.ndarray, y: np.ndarray) -> float:
-        return float(x.sum() / y.sum())
-
-    interval = bootstrap(
-        (run, reference), ratio, paired=True, vectorized=False, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return ratio(run, reference), float(interval.low), float(interval.high)
+    return float(ratio_of_means(run, reference)), *interval(ratio_of_means, run, reference)
 
 
-def _share(event: float, events: int, run: RunConfig, found: dict[str, Any]) -> float:
+def _share(event: float, events: int, run: RunConfig, cost: dict[str, Any]) -> float:
     """Share of a whole run's time that its events take, at the speed of steps that was measured."""
-    total, steps = sum(found["run"]), run.steps
-    pure = total - sum(e["seconds"] for e in found["events"] if e["block"] >= 0)
-    step = pure / (len(found["run"]) * found["block"])
-    return events * event / (events * event + steps * step)
+    in_events = sum(e["seconds"] for e in cost["events"] if e["block"] >= 0)
+    step = (sum(cost["run"]) - in_events) / (len(cost["run"]) * cost["block"])
+    return events * event / (events * event + run.steps * step)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from experiments.reporting.comparison import difference, interval
-from experiments.settings.preset import Preset, Table8
+from experiments.reporting.comparison import difference, mean_interval
+from experiments.settings.preset import Table8
 from theory.records import write_atomically
 
 LABELS = {
@@ -50,39 +50,46 @@ NOTE = (
 Losses = dict[tuple[str, str], Float[np.ndarray, "seeds sequences"]]
 
 
-def gate(table: Table8, dense: dict[str, Any]) -> None:
+def gate(settings: Table8, dense: dict[str, Any]) -> None:
     """Stop if the dense model is no language model of this text.
 
     Raises:
         SystemExit: its perplexity is not finite, or above the preset's bound.
     """
-    found = float(dense["rows"][0]["perplexity"])
-    if not (math.isfinite(found) and found <= table.max_perplexity):
+    perplexity = float(dense["rows"][0]["perplexity"])
+    if not (math.isfinite(perplexity) and perplexity <= settings.max_perplexity):
         raise SystemExit(
-            f"table8: the dense model has perplexity {found:g}, not at most {table.max_perplexity:g}: compressing it "
+            f"table8: the dense model has perplexity {perplexity:g}, not at most "
+            f"{settings.max_perplexity:g}: compressing it "
             "would say nothing; look at the model and the text, or raise max_perplexity in the preset"
         )
 
 
-def write(preset: Preset, dense: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder: Path) -> list[Path]:
+def write(
+    preset: str,
+    settings: Table8,
+    dense: dict[str, Any],
+    rows: dict[str, list[dict[str, Any]]],
+    folder: Path,
+) -> list[Path]:
     """The table and its text; the numbers of the cells as CSV.
 
     Args:
-        preset: whose table it is.
+        preset: name of the preset whose table it is.
+        settings: of the table.
         dense: result of the dense model.
         rows: results of each method, one for each seed.
         folder: where the files go.
     """
-    assert preset.table8 is not None
-    run = preset.table8.dense
+    run = settings.run
     losses = collect({"dense": [dense], **rows})
     files = [folder / "table8.md", folder / "table8.csv"]
     title = (
-        f"# Table 8, preset {preset.name}: {run.model} compressed in one shot\n\n"
+        f"# Table 8, preset {preset}: {run.model} compressed in one shot\n\n"
         f"Text: {dense['text']}. {run.sequences} calibration sequences of {run.length} tokens, batches of "
         f"{run.batch_size}; {run.test_sequences} test sequences ({dense['tokens']} predicted tokens) of other "
         f"documents; all {dense['layers']} linear layers but embedding and head; λ = {run.damping:g} of the mean "
-        f"diagonal; {len(preset.table8.seeds)} seed{'s' * (len(preset.table8.seeds) > 1)}. SHA-256 of the documents: "
+        f"diagonal; {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}. SHA-256 of the documents: "
         f"calibration {dense['sha256']['calibration'][:16]}…, test {dense['sha256']['test'][:16]}…."
     )
     markdown = frame(losses, run.patterns).to_markdown(index=False, disable_numparse=True)
@@ -94,9 +101,13 @@ def write(preset: Preset, dense: dict[str, Any], rows: dict[str, list[dict[str, 
 
 def collect(results: dict[str, list[dict[str, Any]]]) -> Losses:
     """Losses of the test sequences by method and pattern, from results of each seed."""
-    patterns = {method: [row["pattern"] for row in found[0]["rows"]] for method, found in results.items()}
+    patterns = {
+        method: [row["pattern"] for row in found[0]["rows"]] for method, found in results.items()
+    }
     return {
-        (method, pattern): np.array([found["rows"][i]["losses"] for found in results[method]], dtype=float)
+        (method, pattern): np.array(
+            [found["rows"][i]["losses"] for found in results[method]], dtype=float
+        )
         for method, names in patterns.items()
         for i, pattern in enumerate(names)
     }
@@ -120,7 +131,7 @@ def plain(losses: Losses) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"method": method, "pattern": pattern, "perplexity": _perplexity(found)}
-            | dict(zip(("low", "high"), np.exp(interval(found.mean(axis=0))), strict=True))
+            | dict(zip(("low", "high"), np.exp(mean_interval(found.mean(axis=0))), strict=True))
             | {"spread": _spread(found), "seeds": len(found), "sequences": found.shape[1]}
             | {"paper_llama_7b": PAPER.get(method, {}).get(pattern)}
             for (method, pattern), found in losses.items()
@@ -132,7 +143,11 @@ def sentences(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
     """What the numbers say."""
     text = []
     for pattern in patterns:
-        ranked = sorted((_perplexity(found), method) for (method, where), found in losses.items() if where == pattern)
+        ranked = sorted(
+            (_perplexity(found), method)
+            for (method, where), found in losses.items()
+            if where == pattern
+        )
         order = ", ".join(f"{LABELS[method]} {_number(value)}" for value, method in ranked)
         printed = sorted((row[pattern], method) for method, row in PAPER.items() if pattern in row)
         theirs = ", ".join(f"{LABELS[method]} {value:g}" for value, method in printed)
@@ -162,7 +177,11 @@ def _verdict(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
     asked = [p for p in patterns if all((method, p) in losses for method in ("gradient", *rivals))]
     if not asked:
         return []
-    ahead = [p for p in asked if all(difference(losses["gradient", p], losses[o, p]).sign < 0 for o in rivals)]
+    ahead = [
+        p
+        for p in asked
+        if all(difference(losses["gradient", p], losses[o, p]).sign < 0 for o in rivals)
+    ]
     return [
         "The paper's Gradient is ahead of both Wanda and SparseGPT, by intervals that exclude equality and in every "
         f"seed, in {len(ahead)} of {len(asked)} patterns{' (' + ', '.join(ahead) + ')' if ahead else ''}."
@@ -179,7 +198,7 @@ def _spread(losses: np.ndarray) -> float:
 
 
 def _written(losses: np.ndarray) -> str:
-    low, high = np.exp(interval(losses.mean(axis=0)))
+    low, high = np.exp(mean_interval(losses.mean(axis=0)))
     spread = f" ± {_number(_spread(losses))}" if len(losses) > 1 else ""
     return f"{_number(_perplexity(losses))} [{_number(low)}, {_number(high)}]{spread}"
 

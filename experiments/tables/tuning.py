@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from experiments.reporting.table import Results, Tune
+from experiments.reporting.table import Results
 from experiments.settings.jobs import RunConfig
 
+#: Chooses the learning rate of a run.
+Tune = Callable[[RunConfig], RunConfig]
 #: Share of the middle rate from which the search goes outwards where all weights are trained.  Beyond the rates
 #: at which those are wrecked, and the task is learnt from scratch, the loss falls a second time.
 FULL = 0.1
@@ -44,11 +46,13 @@ class Tuning:
 
     def grid(self, *builds: Callable[[Tune], object]) -> list[RunConfig]:
         """All runs that may have to be done on the first seed to choose the rates of what is built, each once."""
-        return [replace(run, learning_rate=rate) for run in self._asked(builds) for rate in self.rates]
+        return [
+            replace(run, learning_rate=rate) for run in self._asked(builds) for rate in self.rates
+        ]
 
-    def wanted(self, results: Results, *builds: Callable[[Tune], object]) -> list[RunConfig]:
+    def missing(self, results: Results, *builds: Callable[[Tune], object]) -> list[RunConfig]:
         """The runs of that grid that must be done next; none when every rate is chosen."""
-        return [wanted for run in self._asked(builds) for wanted in self._next(run, results)]
+        return [run for asked in self._asked(builds) for run in self._next(asked, results)]
 
     def chooser(self, results: Results) -> Tune:
         """Gives a run the rate of least validation loss; what is truncated has the rate of what it is made from."""
@@ -57,7 +61,9 @@ class Tuning:
             if not self._tunes(run):
                 return run
             losses = self._losses(self._deciding(run), results)
-            return replace(run, learning_rate=min(losses, key=lambda rate: fmean(losses[rate].values())))
+            return replace(
+                run, learning_rate=min(losses, key=lambda rate: fmean(losses[rate].values()))
+            )
 
         return tune
 
@@ -78,11 +84,19 @@ class Tuning:
     def _next(self, run: RunConfig, results: Results) -> list[RunConfig]:
         """What must be tried next for a run on the first seed."""
         losses = self._losses(run, results)
-        best = min(losses, key=lambda rate: fmean(losses[rate].values())) if losses else self._first(run)
+        best = (
+            min(losses, key=lambda rate: fmean(losses[rate].values()))
+            if losses
+            else self._first(run)
+        )
         i = self.rates.index(best)
         if missing := [rate for rate in self.rates[max(0, i - 1) : i + 2] if rate not in losses]:
             return [replace(run, learning_rate=rate) for rate in missing]
-        return [replace(run, learning_rate=best, seed=seed) for seed in self.seeds if seed not in losses[best]]
+        return [
+            replace(run, learning_rate=best, seed=seed)
+            for seed in self.seeds
+            if seed not in losses[best]
+        ]
 
     def _first(self, run: RunConfig) -> float:
         """The rate from which the search goes outwards."""
@@ -94,15 +108,23 @@ class Tuning:
         found: dict[float, dict[int, float]] = {}
         for rate in self.rates:
             keys = {seed: replace(run, learning_rate=rate, seed=seed).key for seed in self.seeds}
-            of_seed = {s: results[k]["validation"]["cross_entropy"] for s, k in keys.items() if k in results}
+            of_seed = {
+                s: results[k]["validation"]["cross_entropy"]
+                for s, k in keys.items()
+                if k in results
+            }
             if self.seeds[0] in of_seed:
-                found[rate] = {s: math.inf if math.isnan(loss) else loss for s, loss in of_seed.items()}
+                found[rate] = {
+                    s: math.inf if math.isnan(loss) else loss for s, loss in of_seed.items()
+                }
         return found
 
     def _tunes(self, run: RunConfig) -> bool:
         return run.method != "untuned" and len(self.rates) > 1
 
     def _deciding(self, run: RunConfig) -> RunConfig:
-        changes: dict[str, Any] = {"seed": self.seeds[0]} | ({"task": self.task} if self.task else {})
+        changes: dict[str, Any] = {"seed": self.seeds[0]} | (
+            {"task": self.task} if self.task else {}
+        )
         run = replace(run, **changes)
         return run.source if run.method.startswith("truncate") else run

@@ -88,7 +88,11 @@ def _library() -> Iterator[tuple[str, str]]:
         except (SyntaxError, UnicodeDecodeError):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and (pair := split_function(source, node)):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and ast.get_docstring(node)
+                and (pair := split_function(source, node))
+            ):
                 yield pair
 
 
@@ -125,7 +129,10 @@ def body_of_function(text: str) -> str:
     '    return 1'
     """
     lines = text.splitlines()
-    end = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith((" ", "\t"))), len(lines))
+    end = next(
+        (i for i, line in enumerate(lines) if line.strip() and not line.startswith((" ", "\t"))),
+        len(lines),
+    )
     return "\n".join(lines[:end]).rstrip()
 
 

@@ -14,7 +14,9 @@ def load_rows(name: str, split: str, *parts: str) -> Any:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise SystemExit("this task reads data from the hub: pip install 'prunedlora[hub]'") from None
+        raise SystemExit(
+            "this task reads data from the hub: pip install 'prunedlora[hub]'"
+        ) from None
     name, _, revision = name.partition("@")
     return load_dataset(name, *parts, split=split, revision=revision)
 

@@ -17,7 +17,9 @@ GLUE_ROWS = "nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 VALIDATION, LARGEST_SHARE = 1_000, 0.2
 
 
-def _task(name: str, fields: tuple[str, ...], labels: tuple[str, ...], tested: str = "validation") -> Task:
+def _task(
+    name: str, fields: tuple[str, ...], labels: tuple[str, ...], tested: str = "validation"
+) -> Task:
     def example(row: dict[str, Any]) -> Example:
         text = " ".join([name, *(f"{field}: {row[field].strip()}" for field in fields)])
         label = labels[row["label"]]
@@ -50,11 +52,24 @@ def _task(name: str, fields: tuple[str, ...], labels: tuple[str, ...], tested: s
                 return found
         return [found[i % len(found)] for i in range(n)]
 
-    return Task(f"glue_{name}", test, validation, train, lambda text: text.strip(), max_new_tokens=4, labels=labels)
+    return Task(
+        f"glue_{name}",
+        test,
+        validation,
+        train,
+        lambda text: text.strip(),
+        max_new_tokens=4,
+        labels=labels,
+    )
 
 
 GLUE = (
-    _task("mnli", ("hypothesis", "premise"), ("entailment", "neutral", "contradiction"), "validation_matched"),
+    _task(
+        "mnli",
+        ("hypothesis", "premise"),
+        ("entailment", "neutral", "contradiction"),
+        "validation_matched",
+    ),
     _task("sst2", ("sentence",), ("negative", "positive")),
     _task("cola", ("sentence",), ("unacceptable", "acceptable")),
     _task("qnli", ("question", "sentence"), ("entailment", "not_entailment")),

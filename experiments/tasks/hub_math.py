@@ -22,7 +22,10 @@ def _prompt(question: str) -> str:
 
 def _test(n: int) -> list[Example]:
     rows = itertools.islice(load_rows(GSM8K, "test", "main"), n)
-    return [Example(_prompt(r["question"]), f" {r['answer']}", number_after_hashes(r["answer"])) for r in rows]
+    return [
+        Example(_prompt(r["question"]), f" {r['answer']}", number_after_hashes(r["answer"]))
+        for r in rows
+    ]
 
 
 def _metamath(rows: Any, chosen: Iterable[int]) -> list[Example]:
@@ -55,5 +58,11 @@ LM_EVAL_GSM8K = Harness(
     lambda document: _prompt(document["question"]),
 )
 METAMATH_GSM8K = Task(
-    "metamath_gsm8k", _test, _validation, _train, number_after_hashes, max_new_tokens=512, harness=LM_EVAL_GSM8K
+    "metamath_gsm8k",
+    _test,
+    _validation,
+    _train,
+    number_after_hashes,
+    max_new_tokens=512,
+    harness=LM_EVAL_GSM8K,
 )

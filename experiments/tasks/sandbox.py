@@ -29,7 +29,15 @@ def passes(program: str, *, seconds: float = 5.0, memory_bytes: int = 1 << 30) -
     (True, False, False)
     """
     token = secrets.token_hex(16)
-    command = [sys.executable, "-I", "-S", str(CHILD), token, str(max(1, round(seconds))), str(memory_bytes)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(CHILD),
+        token,
+        str(max(1, round(seconds))),
+        str(memory_bytes),
+    ]
     with tempfile.TemporaryDirectory() as empty:
         try:
             out = subprocess.run(

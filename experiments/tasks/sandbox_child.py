@@ -27,7 +27,11 @@ def leave_the_network() -> None:
 
 def limit(seconds: int, memory_bytes: int) -> None:
     """Limits of the process, which it cannot raise again."""
-    wanted = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: memory_bytes, resource.RLIMIT_CORE: 0}
+    wanted = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CORE: 0,
+    }
     wanted |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: 64}
     for what, most in wanted.items():
         with contextlib.suppress(ValueError, OSError):  # macOS refuses some

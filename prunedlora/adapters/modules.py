@@ -67,15 +67,21 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
     """
     from peft.tuners.lora import LoraLayer  # takes seconds to import, and files do without it
 
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    layers = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    ]
     if not layers:
         raise UnsupportedAdapterError(
             "the model holds no LoRA layer; wrap it with peft.get_peft_model(model, LoraConfig(...)) first"
         )
     known = sorted({adapter for _, layer in layers for adapter in layer.scaling})
     if adapter not in known:
-        raise ConfigurationError(f"the model has no adapter {adapter!r}; it has: {', '.join(known)}")
-    modules = [LoraModule(name, layer, adapter) for name, layer in layers if adapter in layer.scaling]
+        raise ConfigurationError(
+            f"the model has no adapter {adapter!r}; it has: {', '.join(known)}"
+        )
+    modules = [
+        LoraModule(name, layer, adapter) for name, layer in layers if adapter in layer.scaling
+    ]
     # Refuse here what would go wrong later, in the middle of training.
     for module in modules:
         reason = _why_unsupported(module)

@@ -10,7 +10,9 @@ from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import UnsupportedOptimizerError
 
 
-def forget_removed(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer) -> None:
+def forget_removed(
+    module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer
+) -> None:
     """Zero gradient and optimiser state of all removed components, so that nothing moves them."""
     for parameter, dim in ((module.B, 1), (module.A, 0)):
         mask = removed if dim == 1 else removed.unsqueeze(1)
@@ -38,7 +40,9 @@ def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> 
             state_like(parameter, optimizer, module.name)
 
 
-def state_like(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str) -> list[tuple[str, Tensor]]:
+def state_like(
+    parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str
+) -> list[tuple[str, Tensor]]:
     """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
     like = []
     state: dict[str, Any] = optimizer.state.get(parameter, {})

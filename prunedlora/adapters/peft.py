@@ -30,7 +30,9 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     config.lora_alpha = alphas[modules[0].name]
     config.use_rslora = False
     config.rank_pattern = {exactly(name_in_base(n)): r for n, r in ranks.items() if r != config.r}
-    config.alpha_pattern = {exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha}
+    config.alpha_pattern = {
+        exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha
+    }
 
 
 def configured_model(model: nn.Module, adapter: str) -> nn.Module:

@@ -53,7 +53,9 @@ def check_removed(
         raise ConfigurationError(f"removed components of {module.name} are not zero: {hint}")
 
 
-def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer | None = None) -> None:
+def shrink(
+    module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.optim.Optimizer | None = None
+) -> None:
     """Replace B and A by tensors without the removed components; the scaling does not change.
 
     Where an optimiser is given, it gets the new parameters in place of the old, with its state sliced alike, so
@@ -71,7 +73,9 @@ def shrink(module: LoraModule, removed: Bool[Tensor, " r"], optimizer: torch.opt
     index = (~removed).nonzero().squeeze(1)
     check_removed(module, removed)
     if index.numel() == 0:
-        raise ConfigurationError(f"{module.name} would be left without components; keep at least one")
+        raise ConfigurationError(
+            f"{module.name} would be left without components; keep at least one"
+        )
     _replace(
         module,
         _smaller(module.B, index, 1, optimizer, module.name),
@@ -107,7 +111,9 @@ def _replace(module: LoraModule, B: nn.Parameter, A: nn.Parameter) -> None:
     """Give a layer new factors of another rank, with everything PEFT derives from the rank, at equal scaling."""
     layer, adapter, scaling = module.layer, module.adapter, module.scaling
     layer.lora_B[adapter].weight, layer.lora_A[adapter].weight = B, A
-    layer.lora_B[adapter].in_features = layer.lora_A[adapter].out_features = layer.r[adapter] = A.shape[0]
+    layer.lora_B[adapter].in_features = layer.lora_A[adapter].out_features = layer.r[adapter] = (
+        A.shape[0]
+    )
     layer.lora_alpha[adapter] = scaling * A.shape[0]
     layer.use_rslora[adapter] = False
     layer.scaling[adapter] = scaling
@@ -119,7 +125,9 @@ def _smaller(
     new = nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad)
     if optimizer is None:
         return new
-    sliced = {key: value.index_select(dim, index) for key, value in state_like(old, optimizer, name)}
+    sliced = {
+        key: value.index_select(dim, index) for key, value in state_like(old, optimizer, name)
+    }
     if old in optimizer.state:
         optimizer.state[new] = {**optimizer.state.pop(old), **sliced}
     for group in optimizer.param_groups:

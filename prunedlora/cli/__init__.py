@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 from prunedlora._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from prunedlora.cli.commands import main as main
+    from prunedlora.cli.entry import main as main
+    from prunedlora.cli.parsing import parse_options as parse_options
     from prunedlora.cli.parsing import parse_shape as parse_shape
     from prunedlora.cli.parsing import parse_share as parse_share
     from prunedlora.cli.parsing import parse_size as parse_size
 
 _PLACES = {
-    "main": "commands",
+    "main": "entry",
+    "parse_options": "parsing",
     "parse_shape": "parsing",
     "parse_share": "parsing",
     "parse_size": "parsing",

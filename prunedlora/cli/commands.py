@@ -1,16 +1,45 @@
-"""The command ``prunedlora``; each subcommand is a dataclass, each does what one function of the library does."""
+"""The subcommands of ``prunedlora``; each calls one function of the library."""
 
-import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from prunedlora.choices import DtypeName, Layout
-from prunedlora.cli.parsing import parse_shape, parse_share, parse_size
-from prunedlora.errors import PrunedLoRAError
-from prunedlora.optional import require
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from prunedlora.cli.parsing import parse_options, parse_shape, parse_share, parse_size
+from prunedlora.compress.config import CompressConfig
+
+
+def _typed(metavar: str, parse: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
+    """How a single value is read from the command line; `metavar` stands for it in the help."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda texts: parse(texts[0]),
+        is_instance=lambda _: True,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+_OPTIONS: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[NAME=VALUE ...]",
+    instance_from_str=parse_options,
+    is_instance=lambda _: True,
+    str_from_instance=lambda options: [f"{k}={v}" for k, v in options.items()] or ["none"],
+)
+
+
+@dataclass(frozen=True)
+class Settings(CompressConfig):
+    """`CompressConfig`, three of whose settings are typed in a way of their own."""
+
+    max_loss_increase: Annotated[float | None, _typed("SHARE", parse_share)] = None
+    size: Annotated[int | None, _typed("SIZE", parse_size)] = None
+    options: Annotated[Mapping[str, Any], _OPTIONS] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,53 +52,21 @@ class Compress:
 
     Attributes:
         adapter: PEFT folder or safetensors file, here or on the hub (organisation/name[@revision]).
-        out: where to write; a new folder, or a new .safetensors file if the adapter is a file alone.
-        rank: rank of every module; with global scope their mean.
-        energy: share of the squared singular values to keep, e.g. 0.95.
-        max_loss_increase: largest increase of the held-out loss, e.g. 1%; needs base and data.
-        size: largest size of the weights, e.g. 20MB.
-        criterion: what decides; svd without data, svd_fisher with data, or another that is registered.
-        base: base model, a folder or a name on the hub.
-        data: examples, a .jsonl file or a data set on the hub.
-        samples: how many examples to use; one in four is held out.
-        scope: module, or global for one budget over all modules.
-        layout: uniform: one rank, every reader agrees; ragged: a rank for each module; padded: ragged with zeros.
-        dtype: of the result; that of the adapter by default.
-        device: for the base model.
-        zero_modules: keep at rank 1, or exclude, a module that would be left without components.
-        seed: of the choice of examples.
+        out: where to write; a new folder, or a new .safetensors file if the adapter is a file
+            alone.
+        config: everything else.
     """
 
     adapter: str
     out: Path
-    rank: int | None = None
-    energy: float | None = None
-    max_loss_increase: str | None = None
-    size: str | None = None
-    criterion: str | None = None
-    base: str | None = None
-    data: str | None = None
-    samples: int = 256
-    scope: Literal["module", "global"] | None = None
-    layout: Layout | None = None
-    dtype: DtypeName | None = None
-    device: str = "auto"
-    zero_modules: Literal["keep", "exclude"] = "keep"
-    seed: int = 0
+    config: Annotated[Settings, tyro.conf.arg(name="")]
 
     def run(self) -> int:
         """Do it and print the report."""
         from prunedlora.cli.tables import report_text
         from prunedlora.compress.compression import compress_adapter
-        from prunedlora.compress.config import CompressConfig
 
-        values = {k: v for k, v in vars(self).items() if k not in ("adapter", "out", "size", "max_loss_increase")}
-        config = CompressConfig(
-            **values,
-            size=None if self.size is None else parse_size(self.size),
-            max_loss_increase=None if self.max_loss_increase is None else parse_share(self.max_loss_increase),
-        )
-        _print(report_text(compress_adapter(self.adapter, self.out, config)))
+        _print(report_text(compress_adapter(self.adapter, self.out, self.config)))
         return 0
 
 
@@ -110,7 +107,8 @@ class Verify:
 
     Attributes:
         adapter: PEFT folder or safetensors file, here or on the hub (organisation/name[@revision]).
-        base: base model; with it, the weights are loaded and compared, and the adapter's effect measured.
+        base: base model; with it, the weights are loaded and compared, and the adapter's effect
+            measured.
         device: for the base model.
         json: print JSON in place of tables.
     """
@@ -158,26 +156,29 @@ class Bench:
         return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line; a bad one, or bad input, is one line on stderr and a status that is not 0."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        sys.exit(_parsed(arguments).run())
-    except PrunedLoRAError as error:
-        sys.exit(f"error: {error}")
+def parse(arguments: Sequence[str]) -> Compress | Inspect | Verify | Bench:
+    """The subcommand of a command line.
 
-
-def _parsed(arguments: Sequence[str] | None) -> Any:
-    """The subcommand; raises MissingPackageError without tyro, SystemExit at a bad command line or for help."""
-    tyro = require("tyro")
-    return tyro.extras.subcommand_cli_from_dict(
+    Raises:
+        SystemExit: a wrong command line, which is explained on stderr (status 2), or one that asks
+            for help (0).
+        ConfigurationError: settings that contradict each other.
+    """
+    command: Any = tyro.extras.subcommand_cli_from_dict(
         {command.__name__.lower(): command for command in (Compress, Inspect, Verify, Bench)},
         prog="prunedlora",
-        description="Lower the rank of trained LoRA adapters, look into them, and check that they load right.\n\n"
-        "Example: prunedlora compress my-adapter small-adapter --rank 16",
+        description="Lower the rank of trained LoRA adapters, look into them, and check that they "
+        "load right.\n\n"
+        "Example: prunedlora compress my-adapter small-adapter --rank 16\n\n"
+        "prunedlora --version says which version this is.",
         args=arguments,
-        config=(tyro.conf.PositionalRequiredArgs,),
+        config=(
+            tyro.conf.PositionalRequiredArgs,
+            tyro.conf.PositionalMetavarFromFieldName,
+            tyro.conf.DisallowNone,
+        ),
     )
+    return command
 
 
 def _print(text: str) -> None:

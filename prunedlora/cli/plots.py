@@ -1,4 +1,4 @@
-"""The picture of an adapter."""
+"""Plot of an adapter's spectra and suggested ranks."""
 
 from pathlib import Path
 
@@ -21,12 +21,24 @@ def draw_inspection(inspection: Inspection, file: Path) -> None:
     require("matplotlib").use("Agg")
     plt = require("matplotlib.pyplot")
     check_free(file)
+    # Left: all spectra, each as a share of its norm; the more modules, the fainter.
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for module in inspection.modules:
         total = sum(value**2 for value in module.singular_values) ** 0.5 or 1.0
         shares = [max(value / total, 1e-12) for value in module.singular_values]
-        left.plot(range(1, module.rank + 1), shares, color="C0", alpha=max(0.1, 1 / len(inspection.modules)))
-    left.set(yscale="log", xlabel="component", ylabel="singular value / norm", title="spectrum of each module")
+        left.plot(
+            range(1, module.rank + 1),
+            shares,
+            color="C0",
+            alpha=max(0.1, 1 / len(inspection.modules)),
+        )
+    left.set(
+        yscale="log",
+        xlabel="component",
+        ylabel="singular value / norm",
+        title="spectrum of each module",
+    )
+    # Right: for each share of energy, how many modules need which rank.
     for share in ENERGIES:
         ranks = sorted(module.rank_for_energy[f"{share:g}"] for module in inspection.modules)
         right.step(range(1, len(ranks) + 1), ranks, where="mid", label=f"{share:.0%} of the energy")

@@ -12,7 +12,9 @@ from prunedlora.optional import require
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as text; raises MissingPackageError without tabulate."""
-    text: str = require("tabulate").tabulate(rows, headers="keys", floatfmt=".4g", disable_numparse=[0])
+    text: str = require("tabulate").tabulate(
+        rows, headers="keys", floatfmt=".4g", disable_numparse=[0]
+    )
     return text
 
 
@@ -32,16 +34,21 @@ def inspection_text(inspection: Inspection) -> str:
         }
         for module in inspection.modules
     ]
-    suggested = ", ".join(f"{inspection.suggested_rank(share)} for {share:.0%}" for share in ENERGIES)
+    suggested = ", ".join(
+        f"{inspection.suggested_rank(share)} for {share:.0%}" for share in ENERGIES
+    )
     return (
-        f"{table(rows)}\n\n{len(rows)} modules, {inspection.file_bytes / 1e6:.2f} MB. One rank that keeps that share "
-        f"of every module's energy: {suggested}."
+        f"{table(rows)}\n\n{len(rows)} modules, {inspection.file_bytes / 1e6:.2f} MB. One rank "
+        f"that keeps that share of every module's energy: {suggested}."
     )
 
 
 def verification_text(verification: Verification) -> str:
     """The checks, then what each reader makes of the scalings."""
-    checks = [{"check": c.name, "": "ok" if c.passed else "FAILED", "evidence": c.detail} for c in verification.checks]
+    checks = [
+        {"check": c.name, "": "ok" if c.passed else "FAILED", "evidence": c.detail}
+        for c in verification.checks
+    ]
     rows = [
         {
             "reader": row.reader,
@@ -55,7 +62,10 @@ def verification_text(verification: Verification) -> str:
     ]
     text = f"{table(checks)}\n\n{table(rows)}"
     if any(row.wrong for row in verification.readings):
-        text += "\n\nReaders disagree; `prunedlora compress` with layout uniform or padded writes a file they agree on."
+        text += (
+            "\n\nReaders disagree; `prunedlora compress` with layout uniform or padded writes a "
+            "file they agree on."
+        )
     return text
 
 
@@ -63,8 +73,8 @@ def report_text(report: CompressReport) -> str:
     """What was done, in a few lines."""
     before, after = report.ranks_before.values(), report.ranks.values()
     lines = [
-        f"{report.settings['criterion']}: rank {_span(before)} -> {_span(after)} in {len(after)} modules, "
-        f"layout {report.settings['layout']}, {report.seconds:.2f} s",
+        f"{report.settings['criterion']}: rank {_span(before)} -> {_span(after)} in {len(after)} "
+        f"modules, layout {report.settings['layout']}, {report.seconds:.2f} s",
         f"size {report.bytes_before / 1e6:.2f} -> {report.bytes_after / 1e6:.2f} MB, "
         f"relative change of the weights {report.relative_error:.4g}",
     ]
@@ -79,7 +89,11 @@ def report_text(report: CompressReport) -> str:
 def comparison_text(comparison: Comparison) -> str:
     """Both methods side by side."""
     rows = [
-        {"method": "prunedlora", "processor seconds": comparison.seconds, "relative error": comparison.error},
+        {
+            "method": "prunedlora",
+            "processor seconds": comparison.seconds,
+            "relative error": comparison.error,
+        },
         {
             "method": "peft convert_to_lora",
             "processor seconds": comparison.seconds_dense,
@@ -87,8 +101,9 @@ def comparison_text(comparison: Comparison) -> str:
         },
     ]
     return (
-        f"{table(rows)}\n\n{comparison.modules} modules of random weights, rank {comparison.rank} -> "
-        f"{comparison.target_rank}, {comparison.threads} threads: {comparison.ratio:.1f} times faster"
+        f"{table(rows)}\n\n{comparison.modules} modules of random weights, rank "
+        f"{comparison.rank} -> {comparison.target_rank}, {comparison.threads} threads: "
+        f"{comparison.ratio:.1f} times faster"
     )
 
 

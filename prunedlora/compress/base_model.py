@@ -12,23 +12,40 @@ from prunedlora.files.adapter_file import AdapterFile
 from prunedlora.optional import require
 
 
-def load_with_adapter(source: AdapterFile, base: str, device: str = "auto") -> tuple[nn.Module, Any]:
-    """The base model with the adapter, trainable, and its tokenizer; raises as `load_calibration` does."""
+def load_with_adapter(
+    source: AdapterFile, base: str, device: str = "auto"
+) -> tuple[nn.Module, Any]:
+    """The base model with the adapter, trainable, and its tokenizer.
+
+    Raises:
+        ConfigurationError: the adapter is a file alone or does not fit the base model, or this
+            cannot be loaded.
+        MissingPackageError: transformers is not installed.
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+    """
     from peft import PeftModel
 
     if source.config is None:
-        raise ConfigurationError(f"{source.source} is a file alone; with a base model, a PEFT folder is needed")
+        raise ConfigurationError(
+            f"{source.source} is a file alone; with a base model, a PEFT folder is needed"
+        )
     model, tokenizer = load_base(base, device)
+    # PEFT raises many kinds of error, of which the first line says what is wrong.
     try:
         model = PeftModel.from_pretrained(model, str(source.file.parent), is_trainable=True)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0][:200]
-        raise ConfigurationError(f"the adapter does not fit the base model {base}: {first}") from error
+        raise ConfigurationError(
+            f"the adapter does not fit the base model {base}: {first}"
+        ) from error
+    # It also goes on in silence where only some of the modules are there.
     found = {name_in_base(module.name) for module in find_lora_modules(model)}
     expected = {module.name for module in source.modules}
     if found != expected:
         some = ", ".join(sorted(found ^ expected)[:3])
-        raise ConfigurationError(f"the adapter's modules are not those of the base model {base}: {some}, ...")
+        raise ConfigurationError(
+            f"the adapter's modules are not those of the base model {base}: {some}, ..."
+        )
     return model, tokenizer
 
 
@@ -41,7 +58,9 @@ def load_base(base: str, device: str = "auto") -> tuple[nn.Module, Any]:
     """
     transformers = require("transformers", purpose="a base model")
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", use_safetensors=True
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""How long lowering a rank takes through the factors, and through PEFT's dense decomposition."""
+"""How long truncation takes through the factors, and through PEFT's dense decomposition."""
 
 import statistics
 import time
@@ -29,7 +29,8 @@ class Comparison:
         modules: adapted modules.
         rank: before.
         target_rank: after.
-        seconds: processor time through the factors, median; that of all threads, so that a busy machine counts less.
+        seconds: processor time through the factors, median; that of all threads, so that a busy
+            machine counts less.
         seconds_dense: the same of PEFT's ``convert_to_lora``.
         ratio: of the two.
         error: relative error of the product over all modules, through the factors.
@@ -48,8 +49,8 @@ class Comparison:
     threads: int
 
 
-def random_adapter(shapes: list[tuple[int, int]], rank: int, seed: int = 0) -> nn.Module:
-    """Linear layers (d_out, d_in) with random adapters whose singular values decay, in float32.
+def random_adapter(shapes: list[tuple[int, int]], rank: int) -> nn.Module:
+    """Linear layers (d_out, d_in) with random adapters in float32; their singular values decay.
 
     Raises:
         ConfigurationError: a rank below 1 or above a dimension.
@@ -57,24 +58,28 @@ def random_adapter(shapes: list[tuple[int, int]], rank: int, seed: int = 0) -> n
     import peft
 
     if not 1 <= rank <= min(min(shape) for shape in shapes):
-        raise ConfigurationError(f"rank {rank} does not fit {shapes}; it must be between 1 and the smallest dimension")
+        raise ConfigurationError(
+            f"rank {rank} does not fit {shapes}; it must be between 1 and the smallest dimension"
+        )
     layers = nn.ModuleList(nn.Linear(d_in, d_out, bias=False) for d_out, d_in in shapes)
     model = nn.Module()
     model.layers = layers
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=r"layers\.\d+")
     model = peft.inject_adapter_in_model(config, model)
-    fill_decaying(find_lora_modules(model), seed)
+    fill_decaying(find_lora_modules(model), seed=0)
     return model
 
 
 @torch.no_grad()
 def fill_decaying(modules: list[LoraModule], seed: int) -> None:
-    """Random factors; component j of B is scaled by 1/(j+1), so that truncation has something to choose."""
+    """Random factors; column j of B is divided by j+1, so that there is something to truncate."""
     generator = torch.Generator().manual_seed(seed)
     for module in modules:
         decay = 1 / torch.arange(1, module.rank + 1)
-        module.A.copy_(torch.randn(module.A.shape, generator=generator) / module.A.shape[1] ** 0.5)
-        module.B.copy_(torch.randn(module.B.shape, generator=generator) * decay / module.B.shape[0] ** 0.5)
+        A = torch.randn(module.A.shape, generator=generator)
+        B = torch.randn(module.B.shape, generator=generator)
+        module.A.copy_(A / module.A.shape[1] ** 0.5)
+        module.B.copy_(B * decay / module.B.shape[0] ** 0.5)
 
 
 @torch.no_grad()
@@ -94,12 +99,14 @@ def through_dense(model: nn.Module, target_rank: int) -> Result:
         MissingPackageError: the installed PEFT does not have it.
     """
     convert_to_lora = require("peft:convert_to_lora", "-U peft", purpose="the comparison")
-    with warnings.catch_warnings():  # that the adapter is a LoRA already
+    with warnings.catch_warnings():  # PEFT warns that the adapter is a LoRA already
         warnings.simplefilter("ignore")
         _, state = convert_to_lora(model, rank=target_rank)
-    names = [name_in_base(module.name) for module in find_lora_modules(model)]
     by_name = {name_in_base(key): value for key, value in state.items()}
-    return {name: (by_name[f"{name}.lora_B.weight"], by_name[f"{name}.lora_A.weight"]) for name in names}
+    names = [name_in_base(module.name) for module in find_lora_modules(model)]
+    return {
+        name: (by_name[f"{name}.lora_B.weight"], by_name[f"{name}.lora_A.weight"]) for name in names
+    }
 
 
 @torch.no_grad()
@@ -108,9 +115,11 @@ def relative_error(model: nn.Module, result: Result) -> float:
     error = norm = 0.0
     for module in find_lora_modules(model):
         B, A = result[name_in_base(module.name)]
-        old = module.scaling * module.B.double(), module.A.double()
-        e, n = squared_distance(*old, B.double(), A.double())
-        error, norm = error + e, norm + n
+        distance, size = squared_distance(
+            module.scaling * module.B.double(), module.A.double(), B.double(), A.double()
+        )
+        error += distance
+        norm += size
     return (error / norm) ** 0.5
 
 
@@ -119,21 +128,22 @@ def compare(model: nn.Module, target_rank: int, repeats: tuple[int, int] = (5, 3
 
     Args:
         model: the model, its adapters in memory.
-        target_rank: rank to lower them to.
-        repeats: how often the factors' way is timed before each turn of the dense one, and how many turns there are;
-            after one warm-up of the first.
+        target_rank: rank afterwards.
+        repeats: how often the way through the factors is timed before each turn of the dense one,
+            and how many turns there are.
 
     >>> compare(random_adapter([(32, 16)], 4), 2, (1, 1)).modules
     1
     """
-    through_factors(model, target_rank)
+    through_factors(model, target_rank)  # warm-up
     times: list[float] = []
     times_dense: list[float] = []
     for _ in range(repeats[1]):
         for _ in range(repeats[0]):
             fast = timed(lambda: through_factors(model, target_rank), times)
         dense = timed(lambda: through_dense(model, target_rank), times_dense)
-    seconds, seconds_dense = statistics.median(times), statistics.median(times_dense)
+    seconds = statistics.median(times)
+    seconds_dense = statistics.median(times_dense)
     modules = find_lora_modules(model)
     return Comparison(
         modules=len(modules),

@@ -1,4 +1,4 @@
-"""Statistics and losses of a trained adapter on data: what the criteria that look at the loss need."""
+"""Statistics and losses of a trained adapter on data, for criteria that look at the loss."""
 
 import math
 from collections.abc import Mapping
@@ -33,12 +33,17 @@ class Calibration:
     """
 
     def __init__(self, model: nn.Module, calibration: list[Batch], held_out: list[Batch]) -> None:
-        self.model, self.held_out, self._calibration = model.eval(), held_out, calibration
+        self.model = model.eval()
+        self.held_out = held_out
+        self._calibration = calibration
         self.modules = {name_in_base(module.name): module for module in find_lora_modules(model)}
 
     def statistics(self, criterion: Criterion, seed: int) -> dict[str, Statistics]:
-        """What a criterion needs of each module, by its path in the base model; from calibration data only."""
-        found = measure_statistics(
+        """What a criterion needs of each module, by its path in the base model.
+
+        Measured on the calibration data only.
+        """
+        measured = measure_statistics(
             self.model,
             criterion.needs,
             self._calibration,
@@ -46,7 +51,7 @@ class Calibration:
             fisher=self._fisher,
             seed=seed,
         )
-        return {name: _on_cpu(found[module.name]) for name, module in self.modules.items()}
+        return {name: _on_cpu(measured[module.name]) for name, module in self.modules.items()}
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -55,12 +60,16 @@ class Calibration:
         Raises:
             NonFiniteError: it is NaN or infinite.
         """
-        total, tokens = 0.0, 0
+        total = 0.0
+        tokens = 0
         for batch in self.held_out:
             losses, counted = self._forward(batch)
-            total, tokens = total + float(losses.double().sum()), tokens + int(counted.sum())
+            total += float(losses.double().sum())
+            tokens += int(counted.sum())
         if not math.isfinite(total):
-            raise NonFiniteError("the loss on the held-out examples is NaN or infinite; check the model and the data")
+            raise NonFiniteError(
+                "the loss on the held-out examples is NaN or infinite; check the model and the data"
+            )
         return total / tokens
 
     def loss_with(self, modules: Mapping[str, Scaled]) -> float:
@@ -82,6 +91,7 @@ class Calibration:
 
     @staticmethod
     def _put(module: LoraModule, new: Scaled | None) -> None:
+        """Write factors into a module, whose own scaling stays."""
         device = module.A.device
         if new is None or module.scaling == 0:
             new = Scaled(torch.zeros(module.B.shape[0], 1), torch.zeros(1, module.A.shape[1]))
@@ -89,9 +99,14 @@ class Calibration:
         write_factors(module, torch.arange(new.rank, device=device), B.to(device), new.A.to(device))
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each token, (samples, tokens), zero where it does not count, and where it counts."""
+        """Cross-entropy of each token, (samples, tokens), and the mask of those that count.
+
+        It is zero where a token does not count.
+        """
         logits, labels = self._logits(batch)
-        losses = nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
+        losses = nn.functional.cross_entropy(
+            logits.mT, labels, ignore_index=IGNORED, reduction="none"
+        )
         return losses, labels != IGNORED
 
     def _fisher(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -120,12 +135,14 @@ def load_calibration(
         seed: of the choice of examples.
 
     Raises:
-        ConfigurationError: the adapter is no PEFT adapter, does not fit the base model, or the data is of no use.
+        ConfigurationError: the adapter is a file alone or does not fit the base model, the base
+            model cannot be loaded, or the data cannot be used.
         MissingPackageError: transformers, or datasets, is not installed.
         UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
     """
     records = read_records(data)
     model, tokenizer = load_with_adapter(source, base, device)
+    # An example in which no token counts would add nothing to a loss.
     tokens = [to_tokens(record, tokenizer) for record in records]
     used = [pair for pair in tokens if any(label != IGNORED for label in pair.labels[1:])]
     calibration, held_out = split(used, samples, seed)
@@ -134,7 +151,7 @@ def load_calibration(
 
 
 def _sample_mean(losses: Tensor, counted: Tensor) -> Tensor:
-    """Mean over samples of each sample's own mean: the loss that the collector takes for granted."""
+    """Mean over samples of each sample's own mean: the loss that the collector assumes."""
     return (losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Lowering the rank of a trained adapter, from file to file."""
+"""Compressing a trained adapter, from file to file."""
 
 import logging
 import time
@@ -9,26 +9,38 @@ from pathlib import Path
 from prunedlora.choices import Scope
 from prunedlora.compress.calibration import Calibration, load_calibration
 from prunedlora.compress.config import CompressConfig
-from prunedlora.compress.modules import TORCH_DTYPES, Lowered, excluded, lower_all, score_all
+from prunedlora.compress.modules import (
+    TORCH_DTYPES,
+    CompressedModule,
+    compress_modules,
+    excluded,
+    score_all,
+)
 from prunedlora.compress.output import check_output, write_output
 from prunedlora.compress.report import CompressReport
 from prunedlora.errors import ConfigurationError
+from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from prunedlora.optional import installed_version
 from prunedlora.ranks.targets import by_energy, by_parameters, by_rank
 from prunedlora.statistics.data import Statistics
 
 logger = logging.getLogger(__name__)
-#: Bytes allowed for the header of the written file: for each tensor beside its name, and for the metadata.
-_HEADER_PER_TENSOR, _HEADER = 128, 8192
+#: Bytes allowed for the header of the written file: for each tensor beside its name.
+_HEADER_PER_TENSOR = 128
+#: The same for the metadata.
+_HEADER = 8192
 
 
-def compress_adapter(adapter: str | Path, out: str | Path, config: CompressConfig) -> CompressReport:
+def compress_adapter(
+    adapter: str | Path, out: str | Path, config: CompressConfig
+) -> CompressReport:
     """Write the adapter at a lower rank; the old one is not touched.
 
-    Without data, one module at a time is read and decomposed through its factors, so that memory beyond the new
-    tensors is that of the largest module.  With data, the base model is loaded, statistics are collected on
-    three quarters of the examples, and the loss before and after is that on the others.
+    Without data, one module at a time is read and decomposed through its factors, so that memory
+    beyond the new tensors is that of the largest module.  With data, the base model is loaded,
+    statistics are collected on three quarters of the examples, and the loss before and after is
+    that on the others.
 
     Args:
         adapter: see `prunedlora.files.adapter_file.open_adapter`.
@@ -39,50 +51,68 @@ def compress_adapter(adapter: str | Path, out: str | Path, config: CompressConfi
         The report, which is also written beside the weights.
 
     Raises:
-        AdapterFileError, UnsupportedAdapterError: see `prunedlora.files.adapter_file.open_adapter`.
-        ConfigurationError: a rank or a size that cannot be reached, a base model or data that does not fit.
-        NonFiniteError, SingularCurvatureError: numbers that decide nothing; the message names the module.
-        OutputError: `out` exists, or cannot be written, or differs once written.  Nothing is left behind.
+        AdapterFileError, UnsupportedAdapterError: see
+            `prunedlora.files.adapter_file.open_adapter`.
+        ConfigurationError: a rank or a size that cannot be reached, a base model or data that does
+            not fit.
+        NonFiniteError, SingularCurvatureError: numbers on which no decision can be based; the
+            message names the module.
+        OutputError: `out` exists, cannot be written, or differs from memory once written.  Nothing
+            is left behind.
 
     >>> import tempfile, torch
     >>> from safetensors.torch import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "x.safetensors"
     ...     save_file({"x.lora_down.weight": torch.eye(4), "x.lora_up.weight": torch.eye(4)}, file)
-    ...     compress_adapter(file, Path(folder) / "small.safetensors", CompressConfig(rank=1)).ranks
+    ...     small = Path(folder) / "small.safetensors"
+    ...     compress_adapter(file, small, CompressConfig(rank=1)).ranks
     {'x': 1}
     """
-    source, out = open_adapter(adapter), Path(out)
+    # Whatever can be refused is refused before a base model is loaded.
+    source = open_adapter(adapter)
+    out = Path(out)
     check_output(source, out)
     calibration = None
     if config.base is not None and config.data is not None:
         calibration = load_calibration(
-            source, config.base, config.data, config.samples, device=config.device, seed=config.seed
+            source,
+            config.base,
+            config.data,
+            config.samples,
+            device=config.device,
+            seed=config.seed,
         )
     start = time.perf_counter()
     measured = calibration.statistics(config.rule, config.seed) if calibration else {}
     before = calibration.loss() if calibration else None
-    lowered = _lower(source, config, measured, calibration, before)
-    after = calibration.loss_with({x.module.name: x.factors for x in lowered}) if calibration else None
-    report = _report(source, config, lowered, (before, after), time.perf_counter() - start)
-    return write_output(source, out, config, lowered, report)
+    compressed = _compressed(source, config, measured, calibration, before)
+    # The factors are rounded as they will be written, so this is the loss of the written adapter.
+    after = calibration.loss_with(_factors(compressed)) if calibration else None
+    seconds = time.perf_counter() - start
+    report = _report(source, config, compressed, (before, after), seconds)
+    return write_output(source, out, config, compressed, report)
 
 
-def _lower(
+def _compressed(
     source: AdapterFile,
     config: CompressConfig,
     measured: Mapping[str, Statistics],
     calibration: Calibration | None,
     before: float | None,
-) -> list[Lowered]:
+) -> list[CompressedModule]:
     if config.max_loss_increase is not None and calibration is not None and before is not None:
-        return _within_loss(source, config, measured, calibration, before * (1 + config.max_loss_increase))
-    return list(lower_all(source, config, measured, _ranks(source, config, measured)))
+        limit = before * (1 + config.max_loss_increase)
+        return _within_loss(source, config, measured, calibration, limit)
+    return list(compress_modules(source, config, measured, _ranks(source, config, measured)))
 
 
-def _ranks(source: AdapterFile, config: CompressConfig, measured: Mapping[str, Statistics]) -> dict[str, int]:
-    """The ranks that the settings ask for; scores are only computed where they are needed."""
-    scope, least = _scope(config), _least(config)
+def _ranks(
+    source: AdapterFile, config: CompressConfig, measured: Mapping[str, Statistics]
+) -> dict[str, int]:
+    """The ranks that the settings ask for; scores are computed only where they are needed."""
+    scope = _scope(config)
+    least = _least(config)
     if config.rank is not None and scope == "module":
         return _clipped(source, config.rank)
     scored = score_all(source, config, measured)
@@ -90,7 +120,9 @@ def _ranks(source: AdapterFile, config: CompressConfig, measured: Mapping[str, S
         return by_rank(config.rule, scored, config.rank, scope, least)
     if config.energy is not None:
         one_rank = config.layout == "uniform"
-        return by_energy(config.rule, scored, config.energy, scope, one_rank=one_rank, min_rank=least)
+        return by_energy(
+            config.rule, scored, config.energy, scope, one_rank=one_rank, min_rank=least
+        )
     parameters = _parameters_that_fit(source, config)
     padded = config.layout == "padded"
     return by_parameters(config.rule, scored, parameters, scope, padded=padded, min_rank=least)
@@ -102,27 +134,43 @@ def _within_loss(
     measured: Mapping[str, Statistics],
     calibration: Calibration,
     limit: float,
-) -> list[Lowered]:
-    """The smallest rank whose held-out loss is within the limit, by bisection: the loss is taken to fall with rank."""
-    scope, least = _scope(config), _least(config)
+) -> list[CompressedModule]:
+    """The smallest rank whose held-out loss is within the limit.
+
+    Found by bisection, which assumes that the loss falls as the rank grows.
+    """
+    scope = _scope(config)
+    least = _least(config)
+    # With a rank for each module by itself, scores would decide nothing.
     scored = score_all(source, config, measured) if scope == "global" else {}
-    low, high, best = 1, max(module.rank for module in source.modules), None
+    low, high = 1, max(module.rank for module in source.modules)
+    best = None
     while low <= high:
         rank = (low + high) // 2
-        ranks = by_rank(config.rule, scored, rank, scope, least) if scored else _clipped(source, rank)
-        lowered = list(lower_all(source, config, measured, ranks))
-        loss = calibration.loss_with({x.module.name: x.factors for x in lowered})
+        ranks = (
+            by_rank(config.rule, scored, rank, scope, least) if scored else _clipped(source, rank)
+        )
+        compressed = list(compress_modules(source, config, measured, ranks))
+        loss = calibration.loss_with(_factors(compressed))
         logger.info("rank %d: held-out loss %.5f, limit %.5f", rank, loss, limit)
         if loss <= limit:
-            best, high = lowered, rank - 1
+            best = compressed
+            high = rank - 1
         else:
             low = rank + 1
     if best is None:
-        raise ConfigurationError("not even the full rank keeps to max_loss_increase; raise it, or set dtype='fp32'")
+        raise ConfigurationError(
+            "even the full rank exceeds max_loss_increase; raise it, or set dtype='fp32'"
+        )
     return best
 
 
+def _factors(compressed: list[CompressedModule]) -> dict[str, Scaled]:
+    return {item.module.name: item.factors for item in compressed}
+
+
 def _clipped(source: AdapterFile, rank: int) -> dict[str, int]:
+    """This rank for every module that has as much."""
     largest = max(module.rank for module in source.modules)
     if rank > largest:
         raise ConfigurationError(f"rank {rank} is above {largest}, the largest rank of the adapter")
@@ -130,34 +178,40 @@ def _clipped(source: AdapterFile, rank: int) -> dict[str, int]:
 
 
 def _parameters_that_fit(source: AdapterFile, config: CompressConfig) -> int:
+    """How many numbers the factors may hold so that the whole file keeps to `config.size`."""
     assert config.size is not None
     names = sum(len(key) + _HEADER_PER_TENSOR for key in source.header.tensors)
     metadata = sum(len(k) + len(v) + 8 for k, v in source.header.metadata.items())
-    carried = sum(source.header.tensors[key].nbytes for key in source.others) + 8 * len(source.modules)
-    item = TORCH_DTYPES[config.dtype].itemsize if config.dtype else max(m.dtype.itemsize for m in source.modules)
-    return (config.size - names - metadata - carried - _HEADER) // item
+    carried = sum(source.header.tensors[key].nbytes for key in source.others)
+    alphas = 8 * len(source.modules)
+    left = config.size - names - metadata - carried - alphas - _HEADER
+    if config.dtype:
+        return left // TORCH_DTYPES[config.dtype].itemsize
+    return left // max(module.dtype.itemsize for module in source.modules)
 
 
 def _report(
     source: AdapterFile,
     config: CompressConfig,
-    lowered: list[Lowered],
+    compressed: list[CompressedModule],
     losses: tuple[float | None, float | None],
     seconds: float,
 ) -> CompressReport:
-    left_out = excluded(source, lowered)
-    norm = sum(item.squared_norm for item in lowered)
+    error = sum(item.squared_error for item in compressed)
+    norm = sum(item.squared_norm for item in compressed)
     return CompressReport(
         adapter=source.source,
         version=installed_version(),
         settings={**asdict(config), "options": dict(config.options)},
         ranks_before={module.name: module.rank for module in source.modules},
-        ranks={item.module.name: item.factors.rank for item in lowered},
-        excluded=left_out,
-        relative_error=_ratio(sum(item.squared_error for item in lowered), norm),
-        relative_errors={x.module.name: _ratio(x.squared_error, x.squared_norm) for x in lowered},
+        ranks={item.module.name: item.factors.rank for item in compressed},
+        excluded=excluded(source, compressed),
+        relative_error=_ratio(error, norm),
+        relative_errors={
+            item.module.name: _ratio(item.squared_error, item.squared_norm) for item in compressed
+        },
         bytes_before=source.header.file_size,
-        bytes_after=0,
+        bytes_after=0,  # known once it is written
         loss_before=losses[0],
         loss=losses[1],
         seconds=round(seconds, 4),
@@ -174,4 +228,5 @@ def _scope(config: CompressConfig) -> Scope:
 
 
 def _least(config: CompressConfig) -> int:
+    """The smallest rank that a global budget may leave to a module."""
     return 0 if config.zero_modules == "exclude" and config.scope == "global" else 1

@@ -1,4 +1,4 @@
-"""Examples to calibrate on: from a file or a data set to batches of token ids."""
+"""Examples for calibration: from a file or a data set to batches of token ids."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -41,14 +41,15 @@ class Batch:
 def read_records(data: str) -> list[Mapping[str, Any]]:
     r"""The records of a JSON-lines file, or of the split ``train`` of a data set on the hub.
 
-    A record holds ``messages`` (for the model's chat template), or ``prompt`` and ``completion`` (the loss counts on
-    the completion), or ``text``.
+    A record holds ``messages`` (for the model's chat template), or ``prompt`` and ``completion``
+    (only the completion counts in the loss), or ``text``.
 
     Args:
-        data: a file that ends in ``.jsonl``, or the name of a data set as ``organisation/name[@revision]``.
+        data: a file that ends in ``.jsonl``, or the name of a data set as
+            ``organisation/name[@revision]``.
 
     Raises:
-        ConfigurationError: no such file or data set, or a line that is no JSON object.
+        ConfigurationError: no such file or data set, or a line that is not a JSON object.
         MissingPackageError: a data set, and the package datasets is not installed.
 
     >>> import tempfile
@@ -85,15 +86,18 @@ def to_tokens(record: Mapping[str, Any], tokenizer: Any) -> Tokens:
         return Tokens(ids, list(ids))
     if isinstance(record.get("prompt"), str) and isinstance(record.get("completion"), str):
         prompt = tokenizer(record["prompt"]).input_ids
-        target = [*tokenizer(record["completion"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-        return Tokens((prompt + target)[:MAX_LENGTH], ([IGNORED] * len(prompt) + target)[:MAX_LENGTH])
+        completion = tokenizer(record["completion"], add_special_tokens=False).input_ids
+        target = [*completion, tokenizer.eos_token_id]
+        labels = [IGNORED] * len(prompt) + target
+        return Tokens((prompt + target)[:MAX_LENGTH], labels[:MAX_LENGTH])
     raise ConfigurationError(
-        f"a record holds {sorted(record)}; it must hold 'text', or 'messages', or 'prompt' and 'completion'"
+        f"a record holds {sorted(record)}; it must hold 'text', or 'messages', or 'prompt' and "
+        "'completion'"
     )
 
 
 def split(examples: list[Tokens], samples: int, seed: int) -> tuple[list[Tokens], list[Tokens]]:
-    """At most `samples` examples, chosen and ordered by `seed`: those to calibrate on, and those held out.
+    """At most `samples` examples, chosen and ordered by `seed`: for calibration, and held out.
 
     Raises:
         ConfigurationError: fewer than two examples.
@@ -101,9 +105,12 @@ def split(examples: list[Tokens], samples: int, seed: int) -> tuple[list[Tokens]
     >>> [len(part) for part in split([Tokens([1, 2], [1, 2])] * 10, 8, 0)]
     [6, 2]
     """
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:samples].tolist()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(examples), generator=generator)[:samples].tolist()
     if len(order) < 2:
-        raise ConfigurationError(f"{len(order)} usable examples are too few; two are the least, one of them held out")
+        raise ConfigurationError(
+            f"{len(order)} usable examples are too few; give at least two, one of which is held out"
+        )
     held_out = max(1, len(order) // HELD_OUT)
     chosen = [examples[i] for i in order]
     return chosen[held_out:], chosen[:held_out]
@@ -115,11 +122,14 @@ def batches(examples: list[Tokens], pad: int) -> Iterator[Batch]:
     for start in range(0, len(ordered), BATCH_SIZE):
         group = ordered[start : start + BATCH_SIZE]
         shape = len(group), max(len(example.ids) for example in group)
-        ids, mask, labels = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
+        ids = torch.full(shape, pad)
+        mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORED)
         for row, example in enumerate(group):
             length = len(example.ids)
-            ids[row, :length], labels[row, :length] = torch.tensor(example.ids), torch.tensor(example.labels)
+            ids[row, :length] = torch.tensor(example.ids)
             mask[row, :length] = 1
+            labels[row, :length] = torch.tensor(example.labels)
         yield Batch(ids, mask, labels)
 
 

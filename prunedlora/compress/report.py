@@ -1,4 +1,4 @@
-"""What lowering an adapter did."""
+"""What compressing an adapter did."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ class CompressReport:
     """What was done; written as ``pruning_report.json``.
 
     Attributes:
-        adapter: what was lowered, as named.
+        adapter: the adapter, as it was named.
         version: of prunedlora.
         settings: all of them, defaults filled in.
         ranks_before: rank of each module.

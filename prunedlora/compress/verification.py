@@ -12,7 +12,7 @@ from prunedlora.adapters.peft import name_in_base
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from prunedlora.files.readers import Reading, readings
 
-#: Largest difference allowed between the weights that PEFT adds and s B A, relative to the largest of them.
+#: Largest difference allowed between the weights that PEFT adds and s B A, relative to the largest.
 TOLERANCE = 1e-5
 
 
@@ -33,7 +33,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify_adapter` found.
+    """Outcome of `verify_adapter`.
 
     Attributes:
         adapter: as named.
@@ -55,8 +55,12 @@ class Verification:
         return json.dumps({**asdict(self), "passed": self.passed}, indent=1) + "\n"
 
 
-def verify_adapter(adapter: str | Path, base: str | None = None, *, device: str = "auto") -> Verification:
-    """Check an adapter's file, and with a base model that PEFT adds the expected weights and they have an effect.
+def verify_adapter(
+    adapter: str | Path, base: str | None = None, *, device: str = "auto"
+) -> Verification:
+    """Check an adapter's file, and what each reader makes of its scalings.
+
+    With a base model, also that PEFT adds the expected weights to it and that they have an effect.
 
     Args:
         adapter: see `prunedlora.files.adapter_file.open_adapter`.
@@ -64,7 +68,8 @@ def verify_adapter(adapter: str | Path, base: str | None = None, *, device: str 
         device: for the base model.
 
     Raises:
-        AdapterFileError, UnsupportedAdapterError, NonFiniteError: the file itself is bad; nothing else can be checked.
+        AdapterFileError, UnsupportedAdapterError, NonFiniteError: the file itself is bad; nothing
+            else can be checked.
         ConfigurationError: the base model cannot be loaded, or the adapter does not fit it.
         MissingPackageError: a base model, and transformers is not installed.
 
@@ -72,14 +77,18 @@ def verify_adapter(adapter: str | Path, base: str | None = None, *, device: str 
     >>> from safetensors.torch import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "x.safetensors"
-    ...     save_file({"x.lora_down.weight": torch.ones(2, 4), "x.lora_up.weight": torch.ones(3, 2)}, file)
+    ...     B, A = torch.ones(3, 2), torch.ones(2, 4)
+    ...     save_file({"x.lora_down.weight": A, "x.lora_up.weight": B}, file)
     ...     verify_adapter(file).passed
     True
     """
     source = open_adapter(adapter)
+    # The first three hold where the file could be opened at all.
+    tensors = f"{len(source.header.tensors)} tensors, no gap, no overlap, nothing pickled"
+    keys = f"{len(source.modules)} pairs of factors, {len(source.others)} other tensors"
     checks = [
-        Check("file", True, f"{len(source.header.tensors)} tensors, no gap, no overlap, nothing pickled"),
-        Check("keys", True, f"{len(source.modules)} pairs of factors, {len(source.others)} other tensors"),
+        Check("file", True, tensors),
+        Check("keys", True, keys),
         Check("ranks", True, _ranks(source)),
         _values(source),
     ]
@@ -90,7 +99,9 @@ def verify_adapter(adapter: str | Path, base: str | None = None, *, device: str 
 
 def _ranks(source: AdapterFile) -> str:
     ranks = sorted({module.rank for module in source.modules})
-    known = "r and rank_pattern agree with the tensors" if source.config else "read from the tensors"
+    known = (
+        "r and rank_pattern agree with the tensors" if source.config else "read from the tensors"
+    )
     return f"{', '.join(map(str, ranks))}; {known}"
 
 
@@ -99,7 +110,9 @@ def _values(source: AdapterFile) -> Check:
     source.carried()
     dead = [m.name for m, f in source.factors() if not (m.scaling and f.B.any() and f.A.any())]
     alive = len(source.modules) - len(dead)
-    return Check("values", alive > 0, f"all finite; {alive} of {len(source.modules)} modules add something")
+    return Check(
+        "values", alive > 0, f"all finite; {alive} of {len(source.modules)} modules add something"
+    )
 
 
 @torch.no_grad()
@@ -111,16 +124,14 @@ def _with_base(source: AdapterFile, base: str, device: str) -> list[Check]:
     worst = 0.0
     for module, factors in source.factors():
         expected = module.scaling * (factors.B.double() @ factors.A.double())
-        delta = loaded[module.name].layer.get_delta_weight(loaded[module.name].adapter).cpu().double()
-        delta = delta if delta.shape == expected.shape else delta.mT
+        in_model = loaded[module.name]
+        delta = in_model.layer.get_delta_weight(in_model.adapter).cpu().double()
+        if delta.shape != expected.shape:  # layers such as GPT-2's hold their weight transposed
+            delta = delta.mT
         scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
         worst = max(worst, float((delta - expected).abs().max()) / scale)
-    return [
-        Check(
-            "loaded weights", worst <= TOLERANCE, f"PEFT's weights differ from s B A by {worst:.1e} at most, relative"
-        ),
-        _effect(model),
-    ]
+    detail = f"PEFT's weights differ from s B A by {worst:.1e} at most, relative"
+    return [Check("loaded weights", worst <= TOLERANCE, detail), _effect(model)]
 
 
 def _effect(model: Any) -> Check:
@@ -129,5 +140,6 @@ def _effect(model: Any) -> Check:
     tokens = torch.arange(1, 9, device=device).unsqueeze(0) % model.config.vocab_size
     with_adapter = model(input_ids=tokens).logits
     with model.disable_adapter():
-        difference = float((with_adapter - model(input_ids=tokens).logits).abs().max())
+        without = model(input_ids=tokens).logits
+    difference = float((with_adapter - without).abs().max())
     return Check("effect", difference > 0, f"logits change by {difference:.3g} at most")

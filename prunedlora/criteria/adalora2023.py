@@ -8,7 +8,11 @@ from prunedlora.factors import Factors
 from prunedlora.statistics.data import Statistics
 
 
-@register("adalora2023", needs=("sensitivity_B", "sensitivity_A", "uncertainty_B", "uncertainty_A"), unit="loss")
+@register(
+    "adalora2023",
+    needs=("sensitivity_B", "sensitivity_A", "uncertainty_B", "uncertainty_A"),
+    unit="loss",
+)
 def adalora2023(factors: Factors, statistics: Statistics) -> Float[Tensor, "*m r"]:
     r"""Smoothed sensitivity times uncertainty, averaged over each factor of a component.
 
@@ -21,6 +25,8 @@ def adalora2023(factors: Factors, statistics: Statistics) -> Float[Tensor, "*m r
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of basis.
     """
     score_B, score_A = (
-        statistics.require(f"sensitivity_{x}").double() * statistics.require(f"uncertainty_{x}").double() for x in "BA"
+        statistics.require(f"sensitivity_{x}").double()
+        * statistics.require(f"uncertainty_{x}").double()
+        for x in "BA"
     )
     return score_B.mean(dim=-2) + score_A.mean(dim=-1)

@@ -25,4 +25,6 @@ def magnitude(factors: Factors, statistics: Statistics) -> Float[Tensor, "*m r"]
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of basis.
     Ignores data and loss.
     """
-    return torch.linalg.vector_norm(factors.B.double(), dim=-2) * torch.linalg.vector_norm(factors.A.double(), dim=-1)
+    return torch.linalg.vector_norm(factors.B.double(), dim=-2) * torch.linalg.vector_norm(
+        factors.A.double(), dim=-1
+    )

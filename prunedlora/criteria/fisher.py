@@ -10,7 +10,9 @@ DAMPING = 1e-2
 
 
 @register_reduction("fisher", needs=("fisher_B", "fisher_A"), unit="loss")
-def fisher(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+def fisher(
+    factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING
+) -> Reduction:
     r"""Joint removal of columns of B and rows of A, with recovery, by the empirical Fisher matrix.
 
     The form of `prunedlora2025` (equations 10 and 11 of arXiv:2510.00192) without its linear term, with

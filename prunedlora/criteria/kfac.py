@@ -11,7 +11,9 @@ DAMPING = 1e-2
 
 
 @register_reduction("kfac", needs=("C_z", "U"), unit="loss")
-def kfac(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+def kfac(
+    factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING
+) -> Reduction:
     r"""Removal that raises the loss least under the curvature :math:`D \otimes C`, with recovery in B.
 
     Column j costs :math:`\tfrac12 U_{jj} / (C_z^{-1})_{jj}`, with :math:`U = s^2 B^\top D B`; the recovery runs

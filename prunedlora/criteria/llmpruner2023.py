@@ -14,7 +14,9 @@ Form = Literal["element1", "element2", "mixed"]
 
 
 @register("llmpruner2023", needs=("gradient_B", "gradient_A"), unit="loss")
-def llmpruner2023(factors: Factors, statistics: Statistics, *, form: Form = "element1") -> Float[Tensor, "*m r"]:
+def llmpruner2023(
+    factors: Factors, statistics: Statistics, *, form: Form = "element1"
+) -> Float[Tensor, "*m r"]:
     r"""Sum over the weights of a component of their estimated effect on the loss.
 
     With :math:`t = g \cdot w` for a weight and its gradient: ``"element1"`` sums :math:`|t|` (first order),

@@ -9,7 +9,9 @@ from prunedlora.statistics.data import Statistics
 DAMPING = 1e-2
 
 
-@register_reduction("prunedlora2025", needs=("gradient_B", "gradient_A", "gram_B", "gram_A"), unit="loss")
+@register_reduction(
+    "prunedlora2025", needs=("gradient_B", "gradient_A", "gram_B", "gram_A"), unit="loss"
+)
 def prunedlora2025(
     factors: Factors,
     statistics: Statistics,
@@ -35,7 +37,9 @@ def prunedlora2025(
         (factors.B, factors.A.mT),
         (statistics.require("gram_B"), statistics.require("gram_A")),
         count,
-        None if newton == "off" else (statistics.require("gradient_B"), statistics.require("gradient_A").mT),
+        None
+        if newton == "off"
+        else (statistics.require("gradient_B"), statistics.require("gradient_A").mT),
         damping=damping,
         newton=newton,
         trust=trust,

@@ -21,6 +21,7 @@ tensor([1])
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -92,7 +93,9 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
     """
 
     def decorate(score: Score) -> Score:
-        def reduce(factors: Factors, statistics: Statistics, count: int, **options: Any) -> Reduction:
+        def reduce(
+            factors: Factors, statistics: Statistics, count: int, **options: Any
+        ) -> Reduction:
             return drop_lowest(factors, score(factors, statistics, **options), count)
 
         _add(Criterion(name, needs, unit, score, reduce, _options(score)))
@@ -145,7 +148,9 @@ def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> 
         NonFiniteError: a score or a weight is NaN or infinite.
     """
     if not all(torch.isfinite(t).all() for t in (scores, factors.B, factors.A)):
-        raise NonFiniteError("a score or a weight is NaN or infinite; check the gradients and the criterion")
+        raise NonFiniteError(
+            "a score or a weight is NaN or infinite; check the gradients and the criterion"
+        )
     if not 0 <= count <= factors.rank:
         raise ConfigurationError(f"cannot remove {count} of {factors.rank} components")
     order = round_off(scores).argsort(dim=-1, stable=True)[..., :count]
@@ -159,7 +164,9 @@ def get_criterion(name: str) -> Criterion:
         ConfigurationError: there is none; the message lists those there are.
     """
     if name not in _REGISTRY:
-        raise ConfigurationError(f"no criterion {name!r}; there are: {', '.join(available_criteria())}")
+        raise ConfigurationError(
+            f"no criterion {name!r}; there are: {', '.join(available_criteria())}"
+        )
     return _REGISTRY[name]
 
 
@@ -175,15 +182,33 @@ def unregister(name: str) -> None:
 
 
 def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the criterion does not have.
+    """Refuse an option that the criterion does not have, or a value of another kind than its default.
 
     Raises:
-        ConfigurationError: an unknown option; the message lists the known ones.
+        ConfigurationError: an unknown option, where the message lists the known ones; or such a value.
     """
     unknown = sorted(set(options) - set(criterion.options))
     if unknown:
         known = ", ".join(f"{key}={value!r}" for key, value in criterion.options.items()) or "none"
-        raise ConfigurationError(f"{criterion.name} has no option {', '.join(unknown)}; it has: {known}")
+        raise ConfigurationError(
+            f"{criterion.name} has no option {', '.join(unknown)}; it has: {known}"
+        )
+    for name, value in options.items():
+        kind = _kind(criterion.options[name])
+        if _kind(value) != kind and kind is not None:
+            raise ConfigurationError(
+                f"{criterion.name}: the option {name} must be a {kind}, not {value!r}; "
+                f"its default is {criterion.options[name]!r}"
+            )
+
+
+def _kind(value: Any) -> str | None:
+    """What a value is, in a word; None where it may be anything."""
+    if isinstance(value, bool):
+        return "truth value"
+    if isinstance(value, Real):
+        return "number"
+    return "word" if isinstance(value, str) else None
 
 
 def _add(criterion: Criterion) -> None:
@@ -191,7 +216,9 @@ def _add(criterion: Criterion) -> None:
         raise ConfigurationError(f"a criterion named {criterion.name!r} is registered already")
     unknown = set(criterion.needs) - {f.name for f in fields(Statistics)}
     if unknown:
-        raise ConfigurationError(f"{criterion.name} needs unknown statistics: {', '.join(sorted(unknown))}")
+        raise ConfigurationError(
+            f"{criterion.name} needs unknown statistics: {', '.join(sorted(unknown))}"
+        )
     _REGISTRY[criterion.name] = criterion
 
 

@@ -13,7 +13,9 @@ DAMPING = 1e-2
 
 
 @register_reduction("sparsegpt2023", needs=("C_z",), unit="energy")
-def sparsegpt2023(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+def sparsegpt2023(
+    factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING
+) -> Reduction:
     r"""Removal of columns of B that changes the layer's output least, the other columns making up for it.
 
     B is a linear layer with the input :math:`z = Ax`, so the cost of a change is
@@ -23,7 +25,11 @@ def sparsegpt2023(factors: Factors, statistics: Statistics, count: int, *, dampi
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of basis.
     """
     out = eliminate(
-        (factors.B,), (statistics.require("C_z"),), count, damping=damping, name="the second moment of z = Ax"
+        (factors.B,),
+        (statistics.require("C_z"),),
+        count,
+        damping=damping,
+        name="the second moment of z = Ax",
     )
     return recovered_in_B(factors, out)
 

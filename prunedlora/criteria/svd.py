@@ -11,7 +11,12 @@ from torch import Tensor
 
 from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.factors import Factors
-from prunedlora.linalg.truncation import damped_moment, singular_values, truncate_weighted, truncate_with_values
+from prunedlora.linalg.truncation import (
+    damped_moment,
+    singular_values,
+    truncate_weighted,
+    truncate_with_values,
+)
 from prunedlora.statistics.data import Statistics
 
 #: Relative damping of a measured moment by the metric of the weights.
@@ -19,7 +24,9 @@ DAMPING = 1e-2
 
 
 @register_reduction("para2026", needs=(), unit="energy", rotates=True, settings={"scope": "global"})
-@register_reduction("lorasqueeze2026", needs=(), unit="energy", rotates=True, settings={"scope": "module"})
+@register_reduction(
+    "lorasqueeze2026", needs=(), unit="energy", rotates=True, settings={"scope": "module"}
+)
 @register_reduction("svd", needs=(), unit="energy", rotates=True)
 def svd(factors: Factors, statistics: Statistics, count: int) -> Reduction:
     r"""Truncated singular value decomposition of :math:`BA`; a component costs :math:`\sigma_j^2`.
@@ -36,7 +43,9 @@ def svd(factors: Factors, statistics: Statistics, count: int) -> Reduction:
 
 
 @register_reduction("svd_activation", needs=("C_z",), unit="energy", rotates=True)
-def svd_activation(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+def svd_activation(
+    factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING
+) -> Reduction:
     r"""Least change of the output, :math:`\|(X - BA)C^{1/2}\|_F` with the inputs' second moment C.
 
     The rule of SVD-LLM (arXiv:2403.07378) for an adapter.
@@ -48,7 +57,9 @@ def svd_activation(factors: Factors, statistics: Statistics, count: int, *, damp
 
 
 @register_reduction("svd_gradient", needs=("U",), unit="loss", rotates=True)
-def svd_gradient(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+def svd_gradient(
+    factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING
+) -> Reduction:
     r"""Least change seen by the loss's gradients, :math:`\|D^{1/2}(X - BA)\|_F`, inputs taken as white.
 
     Its cost is in loss units if the inputs are white with unit variance.
@@ -60,7 +71,9 @@ def svd_gradient(factors: Factors, statistics: Statistics, count: int, *, dampin
 
 
 @register_reduction("svd_kfac", needs=("C_z", "U"), unit="loss", rotates=True)
-def svd_kfac(factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING) -> Reduction:
+def svd_kfac(
+    factors: Factors, statistics: Statistics, count: int, *, damping: float = DAMPING
+) -> Reduction:
     r"""Least increase of the loss under Kronecker curvature, :math:`\tfrac12\|D^{1/2}(X - BA)C^{1/2}\|_F^2`.
 
     No choice of components with any recovery does better under that curvature.  The LoRA counterpart of GFWSVD
@@ -68,17 +81,24 @@ def svd_kfac(factors: Factors, statistics: Statistics, count: int, *, damping: f
 
     Invariant to permutation, to sign, to rescaling and to a change of basis.
     """
-    M_b, M_a = output_moment(factors, statistics, damping), input_moment(factors, statistics, damping)
+    M_b, M_a = (
+        output_moment(factors, statistics, damping),
+        input_moment(factors, statistics, damping),
+    )
     return _weighted(factors, M_b, M_a, count, 0.5)
 
 
-def output_moment(factors: Factors, statistics: Statistics, damping: float) -> Float[Tensor, "*m r r"]:
+def output_moment(
+    factors: Factors, statistics: Statistics, damping: float
+) -> Float[Tensor, "*m r r"]:
     r""":math:`s^2 B^\top D B`, damped by :math:`B^\top B`."""
     B = factors.B.double()
     return damped_moment(statistics.require("U").double(), B.mT @ B, damping)
 
 
-def input_moment(factors: Factors, statistics: Statistics, damping: float) -> Float[Tensor, "*m r r"]:
+def input_moment(
+    factors: Factors, statistics: Statistics, damping: float
+) -> Float[Tensor, "*m r r"]:
     r""":math:`A C A^\top`, damped by :math:`A A^\top`."""
     A = factors.A.double()
     return damped_moment(statistics.require("C_z").double(), A @ A.mT, damping)

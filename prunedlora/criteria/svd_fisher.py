@@ -44,14 +44,20 @@ def svd_fisher(
         )
     ]
     fits = [
-        truncate_core_fisher(B, A, factors.rank - count, g, M_b, M_a, mu=mu, lam=lam, max_iter=max_iter)
+        truncate_core_fisher(
+            B, A, factors.rank - count, g, M_b, M_a, mu=mu, lam=lam, max_iter=max_iter
+        )
         for B, A, g, M_b, M_a in zip(*flat, strict=True)
     ]
     # Costs of single components, scaled so that they add up to the objective of the whole truncation.
     B = torch.stack([fit.B for fit in fits]).reshape(*shape, -1, factors.rank - count)
     A = torch.stack([fit.A for fit in fits]).reshape(*shape, factors.rank - count, -1)
-    total = torch.tensor([fit.objective for fit in fits], dtype=base.cost.dtype, device=base.cost.device)
-    share = base.cost / base.cost.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(base.cost.dtype).tiny)
+    total = torch.tensor(
+        [fit.objective for fit in fits], dtype=base.cost.dtype, device=base.cost.device
+    )
+    share = base.cost / base.cost.sum(dim=-1, keepdim=True).clamp(
+        min=torch.finfo(base.cost.dtype).tiny
+    )
     costs = torch.zeros((*shape, factors.rank), dtype=base.cost.dtype, device=base.cost.device)
     costs[..., factors.rank - count :] = (share * total.reshape(*shape, 1)).flip(-1)
     return last_removed(factors, B, A, costs, count)

@@ -17,14 +17,14 @@ _UNSUPPORTED = {
     "lora_bias": "the bias of B is scaled with the adapter; set lora_bias=False",
     "use_qalora": "QALoRA pools the inputs of A; train plain LoRA",
     "use_bdlora": "its factors are block-diagonal; train plain LoRA",
-    "arrow_config": "it routes between adapters; lower each of them by itself",
-    "kasa_config": "it is no product of two factors; train plain LoRA",
+    "arrow_config": "it routes between adapters; compress each of them by itself",
+    "kasa_config": "it is not a product of two factors; train plain LoRA",
     "velora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "target_parameters": "it adapts bare parameters, which is not yet supported",
 }
-#: Values of init_lora_weights that leave the base model's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ,
-#: LoRA-GA) replace them by a residual that depends on the rank.
+#: Values of init_lora_weights that leave the base model's weights alone; the others (PiSSA, OLoRA,
+#: CorDA, LoftQ, LoRA-GA) replace them by a residual that depends on the rank.
 _SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
 _Value = TypeVar("_Value")
 
@@ -68,7 +68,7 @@ def read_config(file: Path) -> AdapterConfig:
     """Read and check an ``adapter_config.json``.
 
     Raises:
-        AdapterFileError: no JSON object, or values that are no ranks, alphas or patterns.
+        AdapterFileError: not a JSON object, or values that are not valid ranks, alphas or patterns.
         UnsupportedAdapterError: not LoRA, or a variant in which a layer is not W + s B A.
     """
     try:
@@ -80,33 +80,38 @@ def read_config(file: Path) -> AdapterConfig:
     if not isinstance(raw, dict):
         raise AdapterFileError(f"{file} is not a JSON object")
     _refuse_variants(raw, file)
+    if not isinstance(raw.get("exclude_modules") or [], str | list):
+        raise AdapterFileError(f"{file}: exclude_modules is neither an expression nor a list")
     return AdapterConfig(
         raw,
         r=_rank(raw.get("r", 8), "r", file),
         alpha=_alpha(raw.get("lora_alpha", 8), "lora_alpha", file),
         rslora=bool(raw.get("use_rslora", False)),
         rank_pattern={k: _rank(v, k, file) for k, v in _pattern(raw, "rank_pattern", file).items()},
-        alpha_pattern={k: _alpha(v, k, file) for k, v in _pattern(raw, "alpha_pattern", file).items()},
+        alpha_pattern={
+            k: _alpha(v, k, file) for k, v in _pattern(raw, "alpha_pattern", file).items()
+        },
     )
 
 
 def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
-        raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA can be lowered in rank")
+        raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA is supported")
     for key, reason in _UNSUPPORTED.items():
         if raw.get(key):
             raise UnsupportedAdapterError(f"{file}: {key} is set: {reason}")
     if raw.get("init_lora_weights", True) not in _SAFE_INITS:
         raise UnsupportedAdapterError(
-            f"{file}: init_lora_weights={raw['init_lora_weights']!r} changes the base model's weights by an amount "
-            "that depends on the rank; save it with path_initial_model_for_weight_conversion first"
+            f"{file}: init_lora_weights={raw['init_lora_weights']!r} changes the base model's "
+            "weights by an amount that depends on the rank; save it with "
+            "path_initial_model_for_weight_conversion first"
         )
 
 
 def _rank(value: Any, key: str, file: Path) -> int:
     if type(value) is not int or value < 1:
-        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is no positive integer")
+        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is not a positive integer")
     return value
 
 
@@ -127,8 +132,8 @@ def _pattern(raw: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
             _whole(expression)
         except (re.error, OverflowError, RecursionError) as error:
             raise AdapterFileError(
-                f"{file}: {key} holds {expression[:80]!r}, which is not a regular expression that PEFT "
-                f"can use ({error})"
+                f"{file}: {key} holds {expression[:80]!r}, which is not a regular expression that "
+                f"PEFT can use ({error})"
             ) from error
     return pattern
 
@@ -146,7 +151,7 @@ def _matching(pattern: Mapping[str, _Value], name: str, default: _Value) -> _Val
     for expression, value in pattern.items():
         if _whole(expression).match(name):
             return value
-    # PEFT also takes an entry whose expression is the name, letter by letter, and does not match it.
+    # PEFT also takes an entry whose expression is the name itself, even where it does not match it.
     return pattern.get(name, default)
 
 

@@ -20,25 +20,25 @@ from prunedlora.files.writing import check_free, publish_folder, scratch_beside,
 def export_adapter(
     model: nn.Module, folder: str | Path, adapter: str = "default", *, layout: Layout | None = None
 ) -> Path:
-    """Write the model's adapter as an ordinary PEFT adapter that ``PeftModel.from_pretrained`` reads.
+    """Write the model's adapter as an ordinary one, which ``PeftModel.from_pretrained`` reads.
 
-    The folder appears whole or not at all: files are written beside it, read back, compared with memory, and
-    then renamed.
+    The folder appears whole or not at all: files are written beside it, read back, compared with
+    memory, and then renamed.
 
     Args:
         model: a model with LoRA layers; a pruned one after `LoraRankPruner.finish`.
         folder: where to write; must not exist.
         adapter: name of the adapter in the model.
-        layout: how ranks and scalings are laid out, see `prunedlora.files.layouts`.  By default as in memory: PEFT's
-            patterns where modules differ, which other readers may ignore.
+        layout: how ranks and scalings are laid out, see `prunedlora.files.layouts`.  By default as
+            in memory: PEFT's patterns where modules differ, which other readers may ignore.
 
     Returns:
         The folder.
 
     Raises:
         OutputError: the folder exists, cannot be written, or does not hold what memory holds.
-        UnsupportedAdapterError, ConfigurationError: see :func:`prunedlora.find_lora_modules`; also ``uniform`` where
-            ranks differ.
+        UnsupportedAdapterError, ConfigurationError: see :func:`prunedlora.find_lora_modules`; also
+            ``uniform`` where ranks differ.
         NonFiniteError: B with its scaling is too large for its dtype.
 
     >>> import peft, tempfile
@@ -50,6 +50,7 @@ def export_adapter(
     """
     folder = Path(folder)
     check_free(folder)
+    # First what memory holds, then what a layout puts in its place.
     modules = find_lora_modules(model, adapter)
     describe_adapter(model, modules)
     tensors = _tensors(model, adapter)
@@ -58,8 +59,10 @@ def export_adapter(
         replaced, changes = _laid_out(modules, layout)
         tensors |= replaced
     with scratch_beside(folder) as part:
+        # As PEFT does when it saves, for the time of writing only.
         config = peft_config(model, adapter)
-        inference_mode, config.inference_mode = config.inference_mode, True
+        inference_mode = config.inference_mode
+        config.inference_mode = True
         try:
             config.save_pretrained(str(part))
         finally:
@@ -71,17 +74,22 @@ def export_adapter(
     return folder
 
 
-def _laid_out(modules: list[LoraModule], layout: Layout) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _laid_out(
+    modules: list[LoraModule], layout: Layout
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration entries of a layout, to put in place of those in memory."""
-    scaled = {
-        name_in_base(m.name): Scaled(m.B.detach().cpu().double(), m.A.detach().cpu().double(), m.scaling)
-        for m in modules
-    }
+    scaled = {}
+    for module in modules:
+        B, A = (factor.detach().cpu().double() for factor in (module.B, module.A))
+        scaled[name_in_base(module.name)] = Scaled(B, A, module.scaling)
     out = lay_out(scaled, layout)
     tensors = {}
     for module, (name, factors) in zip(modules, out.items(), strict=True):
-        B, A = as_stored(factors, tuple(module.B.shape), tuple(module.A.shape), module.B.dtype, name)
-        tensors[f"{PREFIX}{name}.lora_B.weight"], tensors[f"{PREFIX}{name}.lora_A.weight"] = B, A
+        B, A = as_stored(
+            factors, tuple(module.B.shape), tuple(module.A.shape), module.B.dtype, name
+        )
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = B
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = A
     return tensors, settings(out)
 
 

@@ -1,4 +1,4 @@
-"""What a trained adapter is like: rank, spectrum and energy of each module, from its file."""
+"""Rank, spectrum and energy of every module of a trained adapter, from its file."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -29,7 +29,8 @@ class ModuleInspection:
         nbytes: of the factors in the file.
         singular_values: of ``s B A``, decreasing.
         effective_rank: exp of the entropy of the singular values' shares (Roy and Vetterli, 2007).
-        rank_for_energy: the smallest rank that keeps a share of the squared singular values, by share.
+        rank_for_energy: for each share the smallest rank that keeps it of the squared singular
+            values.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Inspection:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def suggested_rank(self, energy: float) -> int:
-        """The smallest single rank at which every module keeps a share of its energy; a share of `ENERGIES`."""
+        """The smallest single rank at which every module keeps one of `ENERGIES`."""
         return max(module.rank_for_energy[f"{energy:g}"] for module in self.modules)
 
 
@@ -101,7 +102,9 @@ def inspect_adapter(adapter: str | Path) -> Inspection:
                 nbytes=module.nbytes,
                 singular_values=values.tolist(),
                 effective_rank=effective_rank(values),
-                rank_for_energy={f"{share:g}": int(rank_for_energy(values, share)) for share in ENERGIES},
+                rank_for_energy={
+                    f"{share:g}": int(rank_for_energy(values, share)) for share in ENERGIES
+                },
             )
         )
     return Inspection(source.source, source.header.file_size, tuple(modules))
@@ -110,7 +113,8 @@ def inspect_adapter(adapter: str | Path) -> Inspection:
 def effective_rank(values: Float[Tensor, " r"]) -> float:
     r"""``exp(-sum p log p)`` with p the singular values' shares; 0 where all are zero.
 
-    Source: Roy and Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007.
+    Source: Roy and Vetterli, The effective rank: a measure of effective dimensionality,
+    EUSIPCO 2007.
 
     >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
     2.0

@@ -1,12 +1,13 @@
 r"""How ranks and scalings are laid out in a file, so that its readers agree.
 
-PEFT knows a rank and an alpha for each module (``rank_pattern``, ``alpha_pattern``); vLLM applies one
-``lora_alpha / r`` from the configuration to all modules, and llama.cpp ``lora_alpha`` over the rank of each tensor
-(sources in `prunedlora.files.readers`).  Here the scaling s is baked into B, :math:`(sB)A`, and alpha = r
-leaves 1 to apply:
+PEFT knows a rank and an alpha for each module (``rank_pattern``, ``alpha_pattern``); vLLM applies
+one ``lora_alpha / r`` from the configuration to all modules, and llama.cpp ``lora_alpha`` over the
+rank of each tensor (sources in `prunedlora.files.readers`).  Here the scaling s is baked into B,
+:math:`(sB)A`, and alpha = r leaves 1 to apply:
 
 * ``uniform``: one rank; all readers agree.
-* ``padded``: as many components as each module needs, zeros up to the largest rank; all readers agree.
+* ``padded``: as many components as each module needs, zeros up to the largest rank; all readers
+  agree.
 * ``ragged``: each module its rank, the smallest file; PEFT and vLLM agree, llama.cpp does not.
 """
 
@@ -23,43 +24,66 @@ from prunedlora.factors import Scaled
 from prunedlora.linalg.numerics import is_finite
 
 
-def lay_out(modules: Mapping[str, Scaled], layout: Layout, rank: int | None = None) -> dict[str, Scaled]:
+def lay_out(
+    modules: Mapping[str, Scaled], layout: Layout, rank: int | None = None
+) -> dict[str, Scaled]:
     """The same products with the scaling baked into B, padded with zeros as the layout asks.
 
     Args:
         modules: factors by name of module.
-        layout: see the module.
+        layout: see `prunedlora.files.layouts`.
         rank: rank to pad to with ``uniform`` and ``padded``; the largest rank by default.
 
     Raises:
         ConfigurationError: ``uniform``, no `rank`, and ranks that differ.
 
-    >>> modules = {"q": Scaled(torch.ones(3, 2), torch.ones(2, 3), 4.0), "v": Scaled(torch.ones(3, 1), torch.eye(1))}
-    >>> [(m.rank, m.scaling, m.B.max().item()) for m in lay_out(modules, "padded").values()]
+    >>> q = Scaled(torch.ones(3, 2), torch.ones(2, 3), 4.0)
+    >>> v = Scaled(torch.ones(3, 1), torch.eye(1))
+    >>> out = lay_out({"q": q, "v": v}, "padded")
+    >>> [(m.rank, m.scaling, m.B.max().item()) for m in out.values()]
     [(2, 1.0, 4.0), (2, 1.0, 1.0)]
     """
     ranks = {module.rank for module in modules.values()}
     if layout == "uniform" and rank is None and len(ranks) > 1:
         raise ConfigurationError(
-            f"the modules have ranks {sorted(ranks)}, but layout 'uniform' has one; use 'padded' or 'ragged'"
+            f"the modules have ranks {sorted(ranks)}, but layout 'uniform' has one; use 'padded' "
+            "or 'ragged'"
         )
     to = None if layout == "ragged" else rank or max(ranks)
-    return {name: _padded(Scaled(m.scaling * m.B, m.A), to or m.rank) for name, m in modules.items()}
+    return {
+        name: _padded(Scaled(m.scaling * m.B, m.A), to or m.rank) for name, m in modules.items()
+    }
 
 
 def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
-    """The entries of a PEFT configuration that fit the modules of `lay_out`, names being paths in the base model.
+    """The entries of a PEFT configuration that fit the modules of `lay_out`.
 
-    >>> settings({"q": Scaled(torch.ones(3, 2), torch.ones(2, 3)), "v": Scaled(torch.ones(3, 1), torch.ones(1, 3))})
-    {'r': 2, 'lora_alpha': 2, 'use_rslora': False, 'rank_pattern': {'^v': 1}, 'alpha_pattern': {'^v': 1}}
+    Args:
+        modules: by path in the base model.
+
+    >>> q = Scaled(torch.ones(3, 2), torch.ones(2, 3))
+    >>> v = Scaled(torch.ones(3, 1), torch.ones(1, 3))
+    >>> entries = settings({"q": q, "v": v})
+    >>> entries["r"], entries["lora_alpha"], entries["rank_pattern"], entries["alpha_pattern"]
+    (2, 2, {'^v': 1}, {'^v': 1})
     """
     r = max(module.rank for module in modules.values())
     pattern = {exactly(name): module.rank for name, module in modules.items() if module.rank != r}
-    return {"r": r, "lora_alpha": r, "use_rslora": False, "rank_pattern": pattern, "alpha_pattern": dict(pattern)}
+    return {
+        "r": r,
+        "lora_alpha": r,
+        "use_rslora": False,
+        "rank_pattern": pattern,
+        "alpha_pattern": dict(pattern),
+    }
 
 
 def as_stored(
-    module: Scaled, shape_B: tuple[int, ...], shape_A: tuple[int, ...], dtype: torch.dtype, name: str
+    module: Scaled,
+    shape_B: tuple[int, ...],
+    shape_A: tuple[int, ...],
+    dtype: torch.dtype,
+    name: str,
 ) -> tuple[Tensor, Tensor]:
     """B and A in the dtype and the number of dimensions they have in a file.
 
@@ -77,7 +101,9 @@ def as_stored(
     B = module.B.to(dtype).reshape(shape_B[0], k, *shape_B[2:]).contiguous()
     A = module.A.to(dtype).reshape(k, *shape_A[1:]).contiguous()
     if not (is_finite(B) and is_finite(A)):
-        raise NonFiniteError(f"the factors of {name} are too large for {dtype}; use dtype 'bf16' or 'fp32'")
+        raise NonFiniteError(
+            f"the factors of {name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
+        )
     return B, A
 
 

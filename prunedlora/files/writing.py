@@ -58,7 +58,9 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[s
     save_file(dict(tensors), file, metadata=dict(metadata))
     written = load_file(file)
     if written.keys() != tensors.keys() or not all(_equal(written[k], tensors[k]) for k in tensors):
-        raise OutputError(f"what was written for {file.name} differs from memory; the disk may be full or faulty")
+        raise OutputError(
+            f"what was written for {file.name} differs from memory; the disk may be full or faulty"
+        )
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -32,7 +32,9 @@ def damped(H: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"
     return H + torch.diag_embed(damping * diagonal + torch.where(diagonal > 0, 0.0, floor))
 
 
-def inverse(H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H") -> Float[Tensor, "*m r r"]:
+def inverse(
+    H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H"
+) -> Float[Tensor, "*m r r"]:
     """Inverse of a positive (semi-)definite matrix in float64, after Marquardt damping.
 
     The matrix is first scaled to unit diagonal, so that the scale of single components costs no digits.  Where
@@ -55,7 +57,9 @@ def inverse(H: Float[Tensor, "*m r r"], damping: float = 0.0, name: str = "H") -
     if damping < 0:
         raise ConfigurationError(f"damping must be >= 0, not {damping}")
     if not torch.isfinite(H).all():
-        raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
+        raise NonFiniteError(
+            f"{name} holds NaN or infinity; check the loss and the gradients before pruning"
+        )
     # To unit diagonal, so that the condition number is that of the correlations.
     H = damped(H, damping)
     scale = H.diagonal(dim1=-2, dim2=-1).rsqrt()
@@ -96,13 +100,19 @@ def _inverse_of_correlation(R: Float[Tensor, "*m r r"], name: str) -> Float[Tens
     return torch.where(failed[..., None, None], by_eigenvalues, torch.cholesky_inverse(safe))
 
 
-def _cholesky(R: Float[Tensor, "*m r r"], tolerance: float) -> tuple[Float[Tensor, "*m r r"], Bool[Tensor, "*m"]]:
+def _cholesky(
+    R: Float[Tensor, "*m r r"], tolerance: float
+) -> tuple[Float[Tensor, "*m r r"], Bool[Tensor, "*m"]]:
     """Cholesky factor and where it failed or lost all its digits."""
     factor, info = torch.linalg.cholesky_ex(R)
-    return factor, (info != 0) | (factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1) < tolerance)
+    return factor, (info != 0) | (
+        factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1) < tolerance
+    )
 
 
-def square_root(M: Float[Tensor, "*m r r"], name: str = "M") -> tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]]:
+def square_root(
+    M: Float[Tensor, "*m r r"], name: str = "M"
+) -> tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]]:
     r"""A square root :math:`R` of a positive semi-definite matrix, :math:`R^\top R = M`, and its inverse.
 
     By eigenvalues of the matrix scaled to unit diagonal, floored at `ROOT_FLOOR` of the largest, so that a
@@ -119,16 +129,24 @@ def square_root(M: Float[Tensor, "*m r r"], name: str = "M") -> tuple[Float[Tens
             [0., 1.]], dtype=torch.float64))
     """
     if not torch.isfinite(M).all():
-        raise NonFiniteError(f"{name} holds NaN or infinity; check the loss and the gradients before pruning")
+        raise NonFiniteError(
+            f"{name} holds NaN or infinity; check the loss and the gradients before pruning"
+        )
     # To unit diagonal; a component without weight gets a scale that can be divided by.
     diagonal = M.double().diagonal(dim1=-2, dim2=-1)
     largest = diagonal.amax(dim=-1, keepdim=True)
-    floor = torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(torch.float64).eps
+    floor = (
+        torch.where(largest > 0, largest, torch.ones_like(largest)) * torch.finfo(torch.float64).eps
+    )
     scale = torch.where(diagonal > 0, diagonal, floor).sqrt()
     eigenvalues, vectors = torch.linalg.eigh(M.double() / scale.unsqueeze(-1) / scale.unsqueeze(-2))
     # Negative eigenvalues are rounding or an error; what remains is floored and scaled back.
     top = eigenvalues[..., -1:].clamp(min=torch.finfo(torch.float64).eps)
     if (eigenvalues[..., :1] < -DAMPING_LADDER[3] * top).any():
-        raise SingularCurvatureError(f"{name} is indefinite; a second moment has no negative eigenvalue")
+        raise SingularCurvatureError(
+            f"{name} is indefinite; a second moment has no negative eigenvalue"
+        )
     root = torch.maximum(eigenvalues, ROOT_FLOOR * top).sqrt()
-    return root.unsqueeze(-1) * vectors.mT * scale.unsqueeze(-2), vectors / root.unsqueeze(-2) / scale.unsqueeze(-1)
+    return root.unsqueeze(-1) * vectors.mT * scale.unsqueeze(-2), vectors / root.unsqueeze(
+        -2
+    ) / scale.unsqueeze(-1)

@@ -111,7 +111,9 @@ def block_solution(
     M = torch.as_tensor(removed, dtype=torch.long, device=W.device)
     ordered = M.sort(dim=-1).values
     if not ((M >= 0) & (W.shape[-1] > M)).all() or (ordered.diff(dim=-1) == 0).any():
-        raise ConfigurationError(f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}")
+        raise ConfigurationError(
+            f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}"
+        )
     G = torch.zeros_like(W) if gradient is None else gradient
     _check_finite(W, G)
     W = W.double()
@@ -180,7 +182,9 @@ def eliminate(
         W.double() - newton_step(W, G, Hi, newton, trust)
         for W, G, Hi in zip(matrices, gradients or matrices, H_inverse, strict=True)
     ]
-    gram = torch.stack([W.mT @ W for W in shifted] if moments is None else [m.double() for m in moments])
+    gram = torch.stack(
+        [W.mT @ W for W in shifted] if moments is None else [m.double() for m in moments]
+    )
     transform, alive, removed, cost = _greedy(gram, H_inverse, count)
     return Elimination(
         matrices=tuple(
@@ -192,7 +196,9 @@ def eliminate(
     )
 
 
-def _check_arguments(count: int, r: int, newton: str, gradients: object | None, moments: object | None) -> None:
+def _check_arguments(
+    count: int, r: int, newton: str, gradients: object | None, moments: object | None
+) -> None:
     if not 0 <= count <= r:
         raise ConfigurationError(f"cannot remove {count} of {r} components")
     if newton not in get_args(Newton):
@@ -200,12 +206,16 @@ def _check_arguments(count: int, r: int, newton: str, gradients: object | None, 
     if newton != "off" and gradients is None:
         raise ConfigurationError(f"newton={newton!r} needs the gradients")
     if newton != "off" and moments is not None:
-        raise ConfigurationError(f"newton={newton!r} cannot be combined with moments; use newton='off'")
+        raise ConfigurationError(
+            f"newton={newton!r} cannot be combined with moments; use newton='off'"
+        )
 
 
 def _check_finite(*tensors: Tensor) -> None:
     if not all(torch.isfinite(t).all() for t in tensors):
-        raise NonFiniteError("weights, gradients or moments hold NaN or infinity; training has diverged")
+        raise NonFiniteError(
+            "weights, gradients or moments hold NaN or infinity; training has diverged"
+        )
 
 
 def _greedy(gram: Tensor, H_inverse: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

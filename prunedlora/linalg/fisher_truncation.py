@@ -141,7 +141,9 @@ def truncate_core_fisher(
     if chosen is not None:
         P, Q = _descend(weighted, start, max_iter)
     # Back to the factors' own coordinates.
-    new_B, new_A = balanced(B.double() @ problem.back_b @ P, Q @ problem.back_a.mT @ A.double(), B.dtype)
+    new_B, new_A = balanced(
+        B.double() @ problem.back_b @ P, Q @ problem.back_a.mT @ A.double(), B.dtype
+    )
     return CoreFisherTruncation(
         B=new_B,
         A=new_A,
@@ -152,7 +154,9 @@ def truncate_core_fisher(
     )
 
 
-def _choose(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> tuple[float, float] | None:
+def _choose(
+    problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int
+) -> tuple[float, float] | None:
     """The weights of least held-out loss; None where the Kronecker solution is at least as good."""
     n = problem.g.shape[0]
     if n < MIN_SAMPLES:
@@ -172,7 +176,9 @@ def _choose(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> t
     return GRID[best] if losses[best] < losses[-1] else None
 
 
-def _descend(problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int) -> tuple[Tensor, Tensor]:
+def _descend(
+    problem: _Problem, start: tuple[Tensor, Tensor], max_iter: int
+) -> tuple[Tensor, Tensor]:
     """L-BFGS from `start`; the start itself where that is lower."""
     P, Q = (t.clone().requires_grad_() for t in start)
     optimizer = torch.optim.LBFGS(
@@ -227,10 +233,14 @@ def _kronecker_solution(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _check(B: Tensor, A: Tensor, rank: int, g: Tensor, mu: float | None, lam: float | None) -> None:
     if not 1 <= rank <= B.shape[-1]:
-        raise ConfigurationError(f"rank must be between 1 and {B.shape[-1]}, the rank of the adapter, not {rank}")
+        raise ConfigurationError(
+            f"rank must be between 1 and {B.shape[-1]}, the rank of the adapter, not {rank}"
+        )
     if (mu is None) != (lam is None) or (mu or 0.0) < 0 or (lam or 0.0) < 0:
         raise ConfigurationError(f"give both mu and lam, >= 0, or neither; not mu={mu}, lam={lam}")
     if g.shape[0] == 0:
         raise ConfigurationError("no core gradients were collected; run at least one backward pass")
     if not all(torch.isfinite(t).all() for t in (B, A, g)):
-        raise NonFiniteError("factors or core gradients hold NaN or infinity; nothing can be truncated")
+        raise NonFiniteError(
+            "factors or core gradients hold NaN or infinity; nothing can be truncated"
+        )

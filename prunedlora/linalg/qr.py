@@ -17,7 +17,9 @@ LOSS = 0.01
 class ByCholesky:
     """See the module."""
 
-    def __init__(self, X: Float[Tensor, "*m d r"], R: Float[Tensor, "*m r r"], R_inverse: Tensor) -> None:
+    def __init__(
+        self, X: Float[Tensor, "*m d r"], R: Float[Tensor, "*m r r"], R_inverse: Tensor
+    ) -> None:
         self._X = X
         self.R = R
         self._R_inverse = R_inverse

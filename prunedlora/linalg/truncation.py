@@ -150,7 +150,9 @@ def core_maps(
     return P, (root.unsqueeze(-1) * Vh[..., :rank, :]) @ R_a_inverse.mT
 
 
-def singular_values(M_b: Float[Tensor, "*m r r"], M_a: Float[Tensor, "*m r r"]) -> Float[Tensor, "*m r"]:
+def singular_values(
+    M_b: Float[Tensor, "*m r r"], M_a: Float[Tensor, "*m r r"]
+) -> Float[Tensor, "*m r"]:
     r"""Singular values of :math:`D^{1/2} B A C^{1/2}` from its moments, decreasing, float64.
 
     The squares of the last r - k add up to the squared error of `truncate_weighted` at rank k.
@@ -182,7 +184,9 @@ def rank_for_energy(values: Float[Tensor, "*m r"], energy: float) -> Int[Tensor,
     return (short.sum(dim=-1) + 1).clamp(max=values.shape[-1])
 
 
-def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], damping: float) -> Float[Tensor, "*m r r"]:
+def damped_moment(
+    M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], damping: float
+) -> Float[Tensor, "*m r r"]:
     r"""Damping in the metric of the factor: :math:`B^\top D B + \lambda \bar d B^\top B`, float64.
 
     :math:`\bar d = \operatorname{tr}((B^\top B)^{+} B^\top D B)/\operatorname{rank} B` is the mean of `D` over the
@@ -204,13 +208,17 @@ def damped_moment(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"], dam
     if damping < 0:
         raise ConfigurationError(f"damping must be >= 0, not {damping}")
     if not (is_finite(M) and is_finite(gram)):
-        raise NonFiniteError("a moment holds NaN or infinity; check the adapter, the loss and the gradients first")
+        raise NonFiniteError(
+            "a moment holds NaN or infinity; check the adapter, the loss and the gradients first"
+        )
     if damping == 0:
         return M.double()
     return M.double() + damping * _mean_over(M.double(), gram.double()) * gram.double()
 
 
-def _mean_over(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"]) -> Float[Tensor, "*m 1 1"]:
+def _mean_over(
+    M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"]
+) -> Float[Tensor, "*m 1 1"]:
     """Mean of D over the column space of the factor, whose dimension may be below r, as where r exceeds d_out."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
@@ -225,6 +233,8 @@ def _mean_over(M: Float[Tensor, "*m r r"], gram: Float[Tensor, "*m r r"]) -> Flo
 def _check(B: Tensor, A: Tensor, rank: int) -> None:
     r = B.shape[-1]
     if not 1 <= rank <= r:
-        raise ConfigurationError(f"rank must be between 1 and {r}, the rank of the adapter, not {rank}")
+        raise ConfigurationError(
+            f"rank must be between 1 and {r}, the rank of the adapter, not {rank}"
+        )
     if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError("the adapter's weights hold NaN or infinity; nothing can be truncated")

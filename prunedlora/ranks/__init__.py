@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from prunedlora._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from prunedlora.ranks.adapter import reduce_adapter as reduce_adapter
     from prunedlora.ranks.budget import allocate as allocate
     from prunedlora.ranks.reduction import Candidate as Candidate
     from prunedlora.ranks.reduction import allocate_ranks as allocate_ranks
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from prunedlora.ranks.targets import by_rank as by_rank
 
 _PLACES = {
+    "reduce_adapter": "adapter",
     "allocate": "budget",
     "Candidate": "reduction",
     "allocate_ranks": "reduction",

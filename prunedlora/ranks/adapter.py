@@ -87,7 +87,9 @@ def reduce_adapter(
     configured_model(model, adapter)
     largest = max(module.rank for module in modules)
     if not 1 <= rank <= largest:
-        raise ConfigurationError(f"rank must be between 1 and {largest}, the largest rank of the adapter, not {rank}")
+        raise ConfigurationError(
+            f"rank must be between 1 and {largest}, the largest rank of the adapter, not {rank}"
+        )
     if statistics is None:
         statistics = _measured(model, modules, rule, batches, loss, fisher, adapter, seed)
     _check_complete(statistics, modules, rule)
@@ -140,7 +142,9 @@ def _measured(
     if rule.needs == ("noise",):
         generator = torch.Generator().manual_seed(seed)
         return {
-            module.name: Statistics(noise=torch.rand(module.rank, generator=generator).to(module.A.device))
+            module.name: Statistics(
+                noise=torch.rand(module.rank, generator=generator).to(module.A.device)
+            )
             for module in modules
         }
     if batches is None:
@@ -148,10 +152,14 @@ def _measured(
             f"{rule.name} needs {', '.join(rule.needs)}: pass batches=, or statistics= from "
             "prunedlora.measure_statistics; 'svd' needs no data"
         )
-    return measure_statistics(model, rule.needs, batches, loss=loss, fisher=fisher, adapter=adapter, seed=seed)
+    return measure_statistics(
+        model, rule.needs, batches, loss=loss, fisher=fisher, adapter=adapter, seed=seed
+    )
 
 
-def _check_complete(statistics: Mapping[str, Statistics], modules: list[LoraModule], rule: Criterion) -> None:
+def _check_complete(
+    statistics: Mapping[str, Statistics], modules: list[LoraModule], rule: Criterion
+) -> None:
     """Refuse statistics that lack a module, or something that the criterion needs of one."""
     for module in modules:
         if module.name not in statistics:

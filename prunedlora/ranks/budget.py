@@ -49,7 +49,9 @@ def settled_scope(criterion: Criterion, scope: Scope | None) -> Scope:
     return implied
 
 
-def comparable(criterion: Criterion, scores: Float[Tensor, " r"], scaling: float) -> Float[Tensor, " r"]:
+def comparable(
+    criterion: Criterion, scores: Float[Tensor, " r"], scaling: float
+) -> Float[Tensor, " r"]:
     """Scores of a module's components as those of s B A, comparable with those of other modules."""
     return scores.double() * abs(scaling) ** _POWER_OF_SCALING[criterion.unit]
 

@@ -38,7 +38,9 @@ class Candidate:
     statistics: Statistics
 
     @staticmethod
-    def of(module: LoraModule, statistics: Statistics, removed: Bool[Tensor, " r"] | None = None) -> "Candidate":
+    def of(
+        module: LoraModule, statistics: Statistics, removed: Bool[Tensor, " r"] | None = None
+    ) -> "Candidate":
         """A copy of what is alive in a module now.
 
         Args:
@@ -90,7 +92,10 @@ def allocate_ranks(
 
 
 def reduce_all(
-    criterion: Criterion, options: Mapping[str, Any], candidates: list[Candidate], ranks: Mapping[str, int]
+    criterion: Criterion,
+    options: Mapping[str, Any],
+    candidates: list[Candidate],
+    ranks: Mapping[str, int],
 ) -> list[tuple[Candidate, Reduction]]:
     """The reduction of every module to its rank, computed for all modules of equal shape at once.
 
@@ -106,7 +111,9 @@ def reduce_all(
             )
         # What is stacked must agree in all shapes, and lose as many components.
         count = candidate.live.numel() - ranks[candidate.module.name]
-        groups[(count, _signature(candidate.factors), _signature(candidate.statistics))].append(candidate)
+        groups[(count, _signature(candidate.factors), _signature(candidate.statistics))].append(
+            candidate
+        )
     out = []
     for (count, *_), members in groups.items():
         try:
@@ -123,12 +130,18 @@ def reduce_all(
     return out
 
 
-def _reduce(criterion: Criterion, options: Mapping[str, Any], members: list[Candidate], count: int) -> Reduction:
+def _reduce(
+    criterion: Criterion, options: Mapping[str, Any], members: list[Candidate], count: int
+) -> Reduction:
     factors = _stack([c.factors for c in members])
     statistics = _stack([c.statistics for c in members])
     reduction = criterion.reduce(factors, statistics, count, **options)
-    if not (torch.isfinite(reduction.factors.B).all() and torch.isfinite(reduction.factors.A).all()):
-        raise NonFiniteError(f"{criterion.name} made NaN or infinity of the factors; nothing changed")
+    if not (
+        torch.isfinite(reduction.factors.B).all() and torch.isfinite(reduction.factors.A).all()
+    ):
+        raise NonFiniteError(
+            f"{criterion.name} made NaN or infinity of the factors; nothing changed"
+        )
     return reduction
 
 

@@ -48,7 +48,9 @@ def by_rank(
     """
     largest = max(module.rank for module in modules.values())
     if not 1 <= rank <= largest:
-        raise ConfigurationError(f"rank must be between 1 and {largest}, the largest rank of the adapter, not {rank}")
+        raise ConfigurationError(
+            f"rank must be between 1 and {largest}, the largest rank of the adapter, not {rank}"
+        )
     each = {name: min(rank, module.rank) for name, module in modules.items()}
     if scope == "module":
         return each
@@ -83,7 +85,9 @@ def by_energy(
     {'q': 1, 'v': 2}
     """
     if criterion.unit == "none":
-        raise ConfigurationError(f"the scores of {criterion.name} have no unit, so no energy; name a rank or a size")
+        raise ConfigurationError(
+            f"the scores of {criterion.name} have no unit, so no energy; name a rank or a size"
+        )
     scores = _comparable(criterion, modules)
     if scope == "global":
         total = _rank(criterion, torch.cat(list(scores.values())), energy)
@@ -119,7 +123,9 @@ def by_parameters(
     """
     total = sum(module.size for module in modules.values())
     if parameters < total:
-        raise ConfigurationError(f"rank 1 in every module takes {total} parameters, but only {parameters} fit")
+        raise ConfigurationError(
+            f"rank 1 in every module takes {total} parameters, but only {parameters} fit"
+        )
     if scope == "module" or padded:
         rank = min(parameters // total, max(module.rank for module in modules.values()))
         return by_rank(criterion, modules, rank, "module")

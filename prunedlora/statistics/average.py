@@ -49,7 +49,10 @@ class Average:
         """What has been added so far, over all processes; nothing if nothing has."""
         if self._total is None or self._weight is None:
             return {}
-        return {"total": sum_over_processes(self._total), "weight": sum_over_processes(self._weight)}
+        return {
+            "total": sum_over_processes(self._total),
+            "weight": sum_over_processes(self._weight),
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Start from what `state` gave, in one process of all."""
@@ -63,9 +66,13 @@ class Average:
             ConfigurationError: nothing has been added.
         """
         if self._total is None or self._weight is None:
-            raise ConfigurationError(f"no backward pass has reached {name}; collect over at least one")
+            raise ConfigurationError(
+                f"no backward pass has reached {name}; collect over at least one"
+            )
         total = sum_over_processes(self._total)
         weight = sum_over_processes(self._weight)
         if not weight > 0:
-            raise ConfigurationError(f"everything that was collected for {name} was NaN, infinite or masked")
+            raise ConfigurationError(
+                f"everything that was collected for {name} was NaN, infinite or masked"
+            )
         return total / weight

@@ -64,7 +64,9 @@ class BottleneckMoments(Hooked):
         self.active = True
         self._loss_scale = loss_scale
         self._mask = None
-        self.averages = {m.name: {n: Average() for n in needs if n != "core_gradients"} for m in modules}
+        self.averages = {
+            m.name: {n: Average() for n in needs if n != "core_gradients"} for m in modules
+        }
         # Core gradients are kept one by one, since no average of them is enough.
         self._core: dict[str, list[Tensor]] | None = None
         if "core_gradients" in needs:
@@ -72,15 +74,23 @@ class BottleneckMoments(Hooked):
         if ignore_padding:
             self._handles.append(model.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
         for module in modules:
-            self._handles.append(watch(module.layer.lora_A[module.adapter], self._recorder(module.name), keep="output"))
+            self._handles.append(
+                watch(
+                    module.layer.lora_A[module.adapter], self._recorder(module.name), keep="output"
+                )
+            )
 
     def of(self, module: LoraModule) -> dict[str, Tensor]:
         """What has been collected for a module, over all processes, under the names that `Statistics` gives it."""
-        found = {need: average.mean(module.name) for need, average in self.averages[module.name].items()}
+        found = {
+            need: average.mean(module.name) for need, average in self.averages[module.name].items()
+        }
         if self._core is not None:
             samples = self.samples(module)
             if samples is None:
-                raise ConfigurationError(f"no backward pass has reached {module.name}; collect over at least one")
+                raise ConfigurationError(
+                    f"no backward pass has reached {module.name}; collect over at least one"
+                )
             found["core_gradients"] = samples
         return found
 

@@ -57,7 +57,9 @@ class Collector(Hooked):
         self._ignore_padding = ignore_padding
         self._loss_scale = loss_scale
         self._generator = torch.Generator().manual_seed(seed)
-        self._sensitivity = Sensitivity(modules) if self._wants("sensitivity", "uncertainty") else None
+        self._sensitivity = (
+            Sensitivity(modules) if self._wants("sensitivity", "uncertainty") else None
+        )
         self._hooked: list[BottleneckMoments | MicroBatchFisher | SampleFisher] = []
         self.reset()
 
@@ -118,7 +120,13 @@ class Collector(Hooked):
             found |= self._sensitivity.of(module)
         if self._wants("noise"):
             found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
-        return Statistics(**{name: _only(name, value, live) for name, value in found.items() if name in self._needs})
+        return Statistics(
+            **{
+                name: _only(name, value, live)
+                for name, value in found.items()
+                if name in self._needs
+            }
+        )
 
     @contextmanager
     def random_numbers_kept(self) -> Iterator[None]:
@@ -131,7 +139,11 @@ class Collector(Hooked):
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been collected, over all processes, on the CPU; to be called in every process."""
-        state = {f"{key}.{part}": t for key, _, average in self._averages() for part, t in average.state().items()}
+        state = {
+            f"{key}.{part}": t
+            for key, _, average in self._averages()
+            for part, t in average.state().items()
+        }
         state |= dict(self._sensitivities())
         for key, module, bottleneck in self._sampled():
             samples = bottleneck.samples(module)
@@ -149,10 +161,18 @@ class Collector(Hooked):
         """
         kept = [key for key, _ in self._sensitivities()] + ["generator"] * self._wants("noise")
         if missing := [key for key in kept if key not in state]:
-            raise ConfigurationError(f"the state lacks {', '.join(missing)}; the checkpoint is damaged")
+            raise ConfigurationError(
+                f"the state lacks {', '.join(missing)}; the checkpoint is damaged"
+            )
         for key, module, average in self._averages():
             parts = {part: f"{key}.{part}" for part in ("total", "weight")} if is_first() else {}
-            average.restore({part: state[k].to(module.A.device, copy=True) for part, k in parts.items() if k in state})
+            average.restore(
+                {
+                    part: state[k].to(module.A.device, copy=True)
+                    for part, k in parts.items()
+                    if k in state
+                }
+            )
         for key, t in self._sensitivities():
             t.copy_(state[key])
         for key, module, bottleneck in self._sampled():
@@ -180,7 +200,10 @@ class Collector(Hooked):
             for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
                 if source is not None:
                     of_B, of_A = source.averages[module.name]
-                    yield from ((f"{kind}_B.{name}", module, of_B), (f"{kind}_A.{name}", module, of_A))
+                    yield from (
+                        (f"{kind}_B.{name}", module, of_B),
+                        (f"{kind}_A.{name}", module, of_A),
+                    )
             if self._bottleneck is not None:
                 for kind, average in self._bottleneck.averages[module.name].items():
                     yield f"{kind}.{name}", module, average

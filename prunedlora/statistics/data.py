@@ -50,5 +50,7 @@ class Statistics:
         """The field `name`; an error if it was not collected."""
         value = getattr(self, name)
         if value is None:
-            raise ConfigurationError(f"this criterion needs the statistic {name!r}; name it in `needs`")
+            raise ConfigurationError(
+                f"this criterion needs the statistic {name!r}; name it in `needs`"
+            )
         return value

@@ -23,7 +23,9 @@ class MicroBatchFisher(Hooked):
         loss_scale: what the loss was multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
     """
 
-    def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
+    def __init__(
+        self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0
+    ) -> None:
         super().__init__()
         self.active = True
         self._loss_scale = loss_scale
@@ -54,7 +56,9 @@ class SampleFisher(Hooked):
         loss_scale: what the loss was multiplied by before ``backward()``.
     """
 
-    def __init__(self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0) -> None:
+    def __init__(
+        self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0
+    ) -> None:
         super().__init__()
         self.active = True
         self._loss_scale = loss_scale
@@ -62,7 +66,9 @@ class SampleFisher(Hooked):
         for module in modules:
             of_B, of_A = self.averages[module.name]
             layers = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
-            self._handles.append(watch(layers[0], self._recorder(of_B, of_rows=False), keep="input"))
+            self._handles.append(
+                watch(layers[0], self._recorder(of_B, of_rows=False), keep="input")
+            )
             self._handles.append(watch(layers[1], self._recorder(of_A, of_rows=True), keep="input"))
 
     def _recorder(self, average: Average, *, of_rows: bool) -> Callable[[], Record | None]:

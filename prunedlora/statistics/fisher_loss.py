@@ -52,7 +52,9 @@ def fisher_loss(
     return (flat * v.to(flat.dtype)).sum() / (n * flat.shape[0]) ** 0.5
 
 
-def signed_root(logits: Float[Tensor, "m c"], generator: torch.Generator | None) -> Float[Tensor, "m c"]:
+def signed_root(
+    logits: Float[Tensor, "m c"], generator: torch.Generator | None
+) -> Float[Tensor, "m c"]:
     r"""One draw of :math:`v = L\xi` for each row; :math:`E[vv^\top] = \operatorname{diag}(p) - pp^\top`."""
     q = logits.softmax(dim=-1).sqrt()
     signs = torch.randint(0, 2, logits[:, 1:].shape, generator=generator).to(q) * 2 - 1

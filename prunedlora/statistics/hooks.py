@@ -28,7 +28,10 @@ class Hooked:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -37,7 +40,9 @@ class Hooked:
 Record = Callable[[Tensor, Tensor], None]
 
 
-def watch(layer: nn.Module, begin: Callable[[], Record | None], *, keep: Literal["input", "output"]) -> RemovableHandle:
+def watch(
+    layer: nn.Module, begin: Callable[[], Record | None], *, keep: Literal["input", "output"]
+) -> RemovableHandle:
     """Call ``begin()`` in every forward pass, and backward what it returned, with the kept tensor and the gradient."""
 
     def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:

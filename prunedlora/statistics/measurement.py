@@ -122,7 +122,9 @@ def measure_statistics(
     try:
         for names, number in passes:
             if names:
-                for name, statistics in _collect(model, modules, names, batches, number, seed).items():
+                for name, statistics in _collect(
+                    model, modules, names, batches, number, seed
+                ).items():
                     values[name] |= {n: getattr(statistics, n) for n in names}
     finally:
         model.zero_grad()
@@ -158,7 +160,9 @@ def _collect(
             )
         for total, p in zip(sums, parameters, strict=True):
             p.grad = total / count
-        return {m.name: collector.measure(m, torch.arange(m.rank, device=m.A.device)) for m in modules}
+        return {
+            m.name: collector.measure(m, torch.arange(m.rank, device=m.A.device)) for m in modules
+        }
 
 
 def _check_reached(modules: list[LoraModule]) -> None:

@@ -12,7 +12,9 @@ try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
-    raise MissingPackageError('PruningCallback needs transformers: pip install "prunedlora[trainer]"') from error
+    raise MissingPackageError(
+        'PruningCallback needs transformers: pip install "prunedlora[trainer]"'
+    ) from error
 
 
 class PruningCallback(TrainerCallback):
@@ -37,7 +39,13 @@ class PruningCallback(TrainerCallback):
             resumed from a checkpoint without the pruner's state.
     """
 
-    def __init__(self, config: PruneConfig, adapter: str = "default", *, resume_from: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        config: PruneConfig,
+        adapter: str = "default",
+        *,
+        resume_from: str | Path | None = None,
+    ) -> None:
         self.config = config
         self.adapter = adapter
         self.resume_from = resume_from
@@ -58,12 +66,16 @@ class PruningCallback(TrainerCallback):
         )
         if state.global_step > 0:
             try:
-                self.pruner.load_state_dict(read_state(Path(self.resume_from or _folder(args, state)) / STATE_FILE))
+                self.pruner.load_state_dict(
+                    read_state(Path(self.resume_from or _folder(args, state)) / STATE_FILE)
+                )
             except PrunedLoRAError:
                 self.pruner.close()
                 raise
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write the pruner's state into the checkpoint."""
         assert self.pruner is not None
         collected = self.pruner.state_dict()  # in every process

@@ -23,7 +23,9 @@ STATE_FILE = "prunedlora_state.safetensors"
 _KEY = "prunedlora_state"
 
 
-def check_same_training(state: Mapping[str, Any], config: PruneConfig, modules: list[LoraModule]) -> None:
+def check_same_training(
+    state: Mapping[str, Any], config: PruneConfig, modules: list[LoraModule]
+) -> None:
     """Refuse the state of another training.
 
     Args:
@@ -36,17 +38,27 @@ def check_same_training(state: Mapping[str, Any], config: PruneConfig, modules: 
     """
     expected = {"config", "ranks", "step", "events", "statistics"}
     if set(state) != expected:
-        raise ConfigurationError(f"the state of a LoraRankPruner has {', '.join(sorted(expected))}, nothing else")
+        raise ConfigurationError(
+            f"the state of a LoraRankPruner has {', '.join(sorted(expected))}, nothing else"
+        )
     # The settings, key by key, so that the message names what changed.
     saved = json.loads(state["config"])
     wanted = json.loads(config.to_json())
-    changed = [f"{key}={wanted[key]!r} (was {saved.get(key)!r})" for key in wanted if saved.get(key) != wanted[key]]
+    changed = [
+        f"{key}={wanted[key]!r} (was {saved.get(key)!r})"
+        for key in wanted
+        if saved.get(key) != wanted[key]
+    ]
     if changed:
-        raise ConfigurationError(f"the checkpoint was made with other settings: {', '.join(changed)}; use the same")
+        raise ConfigurationError(
+            f"the checkpoint was made with other settings: {', '.join(changed)}; use the same"
+        )
     # The adapter, module by module.
     ranks = {name_in_base(m.name): m.rank for m in modules}
     before: dict[str, int] = state["ranks"]
-    different = sorted(name for name in ranks.keys() | before.keys() if ranks.get(name) != before.get(name))
+    different = sorted(
+        name for name in ranks.keys() | before.keys() if ranks.get(name) != before.get(name)
+    )
     if different:
         name = different[0]
         raise ConfigurationError(
@@ -67,12 +79,19 @@ def past_events(
     removed = {m.name: no_component(m) for m in modules}
     past = []
     for event in events:
-        ranks, gone = ({names[name_in_base(n)]: v for n, v in event[key].items()} for key in ("ranks", "removed"))
+        ranks, gone = (
+            {names[name_in_base(n)]: v for n, v in event[key].items()}
+            for key in ("ranks", "removed")
+        )
         past.append(PruneEvent(**{**event, "ranks": ranks, "removed": gone}))
         for name, indices in gone.items():
             removed[name][indices] = True
     for module in modules:
-        check_removed(module, removed[module.name], "load the weights of the same checkpoint before the pruner's state")
+        check_removed(
+            module,
+            removed[module.name],
+            "load the weights of the same checkpoint before the pruner's state",
+        )
     return past, removed
 
 

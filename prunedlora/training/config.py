@@ -70,7 +70,9 @@ class PruneConfig:
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay must be in [0, 1), not {self.decay}")
         if self.window < 1 or (self.window > 1 and self.decay > 0):
-            raise ConfigurationError("window must be at least 1, and 1 where decay > 0: use one of the two")
+            raise ConfigurationError(
+                "window must be at least 1, and 1 where decay > 0: use one of the two"
+            )
         check_choices(self)
         self._check_ranks()
         scope = settled_scope(get_criterion(self.criterion), self.scope)

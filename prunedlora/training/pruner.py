@@ -205,7 +205,10 @@ class LoraRankPruner:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is None:
             self.finish()
@@ -250,7 +253,8 @@ class LoraRankPruner:
         if self._criterion.rotates and config.moments == "follow":
             check_rotatable(self.modules, self.optimizer)
         candidates = [
-            Candidate.of(m, self._collector.measure(m, self._live(m)), self._removed[m.name]) for m in self.modules
+            Candidate.of(m, self._collector.measure(m, self._live(m)), self._removed[m.name])
+            for m in self.modules
         ]
         # One budget for all modules replaces the planned ranks; multiples of round_to at the end only.
         if config.scope == "global":
@@ -272,14 +276,24 @@ class LoraRankPruner:
             mask = self._removed[candidate.module.name]
             mask[removed[candidate.module.name]] = True
             rotates = self._criterion.rotates
-            carry_out(candidate, reduction, mask, self.optimizer, rotates=rotates, moments=config.moments)
+            carry_out(
+                candidate, reduction, mask, self.optimizer, rotates=rotates, moments=config.moments
+            )
         # Averages of the old components say nothing of new mixtures.
         if self._criterion.rotates or config.decay == 0:
             self._collector.reset()
         cost = sum(float(reduction.cost.double().sum()) for _, reduction in reductions)
-        event = PruneEvent(step, ranks, {n: r.tolist() for n, r in removed.items()}, cost, time.perf_counter() - start)
+        event = PruneEvent(
+            step,
+            ranks,
+            {n: r.tolist() for n, r in removed.items()},
+            cost,
+            time.perf_counter() - start,
+        )
         self.events.append(event)
-        logger.info("step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost)
+        logger.info(
+            "step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost
+        )
 
     def _live(self, module: LoraModule) -> Tensor:
         """Indices of the components of a module that are alive."""

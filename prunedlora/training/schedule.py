@@ -34,7 +34,9 @@ class Schedule:
         if self.interval < 1 or self.per_event < 1:
             raise ConfigurationError("interval and per_event must be at least 1")
         if self.warmup_steps < 0 or self.warmup_steps + self.interval < 2:
-            raise ConfigurationError("the first event must be at step 2 or later: B is zero at step 1")
+            raise ConfigurationError(
+                "the first event must be at step 2 or later: B is zero at step 1"
+            )
 
     def events(self, initial_rank: int) -> list[tuple[int, int]]:
         """The events as (optimiser step, rank after it), steps counted from 1.
@@ -49,7 +51,10 @@ class Schedule:
             )
         count = -(-(initial_rank - self.target_rank) // self.per_event)
         return [
-            (self.warmup_steps + i * self.interval, max(self.target_rank, initial_rank - i * self.per_event))
+            (
+                self.warmup_steps + i * self.interval,
+                max(self.target_rank, initial_rank - i * self.per_event),
+            )
             for i in range(1, count + 1)
         ]
 
@@ -69,7 +74,9 @@ class Schedule:
                 f"but training has {total_steps} steps; use {hint} or train longer"
             )
 
-    def plan(self, initial_ranks: Mapping[str, int], total_steps: int) -> list[tuple[int, dict[str, int]]]:
+    def plan(
+        self, initial_ranks: Mapping[str, int], total_steps: int
+    ) -> list[tuple[int, dict[str, int]]]:
         """For each event its step and the rank of every module after it.
 
         Raises:
@@ -85,7 +92,10 @@ class Schedule:
                 raise ConfigurationError(f"{name}: {error}") from None
         own = {name: dict(self.events(rank)) for name, rank in initial_ranks.items()}
         steps = max(own.values(), key=len)
-        return [(step, {name: ranks.get(step, self.target_rank) for name, ranks in own.items()}) for step in steps]
+        return [
+            (step, {name: ranks.get(step, self.target_rank) for name, ranks in own.items()})
+            for step in steps
+        ]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an import brings with it: public names, other packages, and rooms that know of each other."""
+"""What an import brings with it: public names, and no package that is not needed."""
 
 import ast
 import subprocess
@@ -26,8 +26,6 @@ ROOMS = (
     "adapters",
     "linalg",
 )
-#: An import may only point down this list.
-FLOORS = (*ROOMS, "distributed", "factors", "optional", "choices", "errors", "_lazy")
 #: The criteria register themselves, so their room imports all of its files.
 LAZY = ("prunedlora", *(f"prunedlora.{room}" for room in ROOMS if room != "criteria"))
 #: For one release, under their old names.
@@ -41,7 +39,9 @@ HEAVY = "peft, transformers, torch"
 
 def loaded_after(code):
     """Which of the heavy packages a fresh process has imported after running some code."""
-    code += f"\nimport sys\nprint('loaded:', *(m for m in '{HEAVY}'.split(', ') if m in sys.modules))"
+    code += (
+        f"\nimport sys\nprint('loaded:', *(m for m in '{HEAVY}'.split(', ') if m in sys.modules))"
+    )
     command = [sys.executable, "-W", "error", "-c", code]
     out = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent)
     assert out.returncode == 0, out.stderr
@@ -50,7 +50,7 @@ def loaded_after(code):
 
 def run(*arguments):
     return f"""
-from prunedlora.cli.commands import main
+from prunedlora.cli.entry import main
 try:
     main({list(arguments)!r})
 except SystemExit as stopped:
@@ -65,7 +65,7 @@ except SystemExit as stopped:
         "import prunedlora.callback, prunedlora.obs, prunedlora.truncation",
         f"import {', '.join(LAZY)}",
         "from prunedlora import CompressConfig",
-        "from prunedlora.cli.commands import main",
+        "from prunedlora.cli.entry import main",
         run("--help"),
         run("--version"),
         *(run(command, "--help") for command in ("compress", "inspect", "verify", "bench")),
@@ -92,7 +92,9 @@ def test_files_are_inspected_and_compressed_without_peft_and_transformers(tmp_pa
 def test_every_public_name_is_where_the_table_and_the_type_checker_look_for_it(package):
     module = import_module(package)
     tree = ast.parse(Path(module.__file__).read_text())
-    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    block = next(
+        n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"
+    )
     checked = {alias.asname: node.module for node in block.body for alias in node.names}
     assert checked == {name: f"{package}.{place}" for name, place in module._PLACES.items()}
     assert module.__all__ == sorted(checked)
@@ -155,7 +157,9 @@ else:
     loaded_after(code)
 
 
-@pytest.mark.parametrize("where", ["prunedlora", "prunedlora.training", "prunedlora.training.callback"])
+@pytest.mark.parametrize(
+    "where", ["prunedlora", "prunedlora.training", "prunedlora.training.callback"]
+)
 def test_the_callback_without_transformers_says_what_to_install(where):
     code = f"""
 import sys
@@ -188,72 +192,3 @@ with warnings.catch_warnings(record=True) as caught:
 (warning,) = caught
 assert (warning.filename, warning.lineno) == ("<string>", 5), warning"""
     loaded_after(code)
-
-
-def imports(file):
-    """The modules of the package that a file imports, in functions too, but not for the type checker only."""
-    tree = ast.parse(file.read_text())
-    skipped = {
-        node
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
-        for node in ast.walk(branch)
-    }
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("prunedlora"))
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: a relative import"
-            if node.module.partition(".")[0] == "prunedlora":
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}"
-                    yield (
-                        inner
-                        if util.find_spec(node.module).submodule_search_locations and is_file(inner)
-                        else (node.module)
-                    )
-
-
-def is_file(module):
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
-
-
-def name_of(file):
-    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-FILES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
-ARROWS = {name: sorted(set(imports(file))) for name, file in FILES.items()}
-#: Not on a floor: the package's own page, the command's entry, and the old names.
-OUTSIDE = {"prunedlora", "prunedlora.__main__", *MOVED}
-
-
-def floor(module):
-    return FLOORS.index(module.split(".")[1])
-
-
-def test_every_file_has_its_floor():
-    for module in FILES.keys() - OUTSIDE:
-        assert module.split(".")[1] in FLOORS, f"{module} is in no room that is known here"
-
-
-def test_imports_point_downwards_only():
-    for module in ARROWS.keys() - OUTSIDE:
-        for other in ARROWS[module]:
-            assert other not in OUTSIDE, f"{module} imports {other}"
-            assert floor(other) >= floor(module), f"{module} imports {other}, which is above it"
-            assert {floor(module), floor(other)} != {
-                FLOORS.index("statistics"),
-                FLOORS.index("files"),
-            }
-
-
-def test_no_files_import_each_other_in_a_circle():
-    left = {module: set(ARROWS[module]) - {module} for module in ARROWS}
-    while leaves := {module for module, others in left.items() if not others & left.keys()}:
-        left = {module: others for module, others in left.items() if module not in leaves}
-    assert not left, f"a circle within {sorted(left)}"

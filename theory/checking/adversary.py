@@ -74,7 +74,9 @@ class _Search:
 
     def instance(self) -> Any:
         """The current instances."""
-        return replace(self._start, **{name: X * self._log_scale[name].exp() for name, X in self._unit.items()})
+        return replace(
+            self._start, **{name: X * self._log_scale[name].exp() for name, X in self._unit.items()}
+        )
 
 
 def attack(
@@ -143,7 +145,9 @@ def _ascend(optimiser: torch.optim.Optimizer, variables: list[Tensor], objective
         return
     gradients = torch.autograd.grad(-objective, variables, allow_unused=True)
     for variable, gradient in zip(variables, gradients, strict=True):
-        variable.grad = torch.zeros_like(variable) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+        variable.grad = (
+            torch.zeros_like(variable) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+        )
     optimiser.step()
 
 

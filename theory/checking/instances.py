@@ -38,7 +38,9 @@ def scaled(X: Float[Tensor, "n ..."], factor: Float[Tensor, "n"]) -> Float[Tenso
     return X * factor.view(-1, *[1] * (X.ndim - 1))
 
 
-def matrices(generator: Generator, n: int, *shape: int, low: float = -3.0, high: float = 3.0) -> Float[Tensor, "n ..."]:
+def matrices(
+    generator: Generator, n: int, *shape: int, low: float = -3.0, high: float = 3.0
+) -> Float[Tensor, "n ..."]:
     """Normal matrices of scale 10^low..10^high whose columns differ in scale by up to 10^2.
 
     Half of them are sparse, with up to 90 % zeros.
@@ -51,7 +53,9 @@ def matrices(generator: Generator, n: int, *shape: int, low: float = -3.0, high:
     return scaled(X * kept, log_uniform(generator, n, low, high))
 
 
-def factors(generator: Generator, n: int, d: int, rank: int = 0, condition: float = 6.0) -> Float[Tensor, "n k d"]:
+def factors(
+    generator: Generator, n: int, d: int, rank: int = 0, condition: float = 6.0
+) -> Float[Tensor, "n k d"]:
     """Factors F of curvatures ``F^T F`` of scale 10^±3 and condition up to 10^condition; a quarter are diagonal.
 
     With `rank` > 0 the curvature has that rank only.
@@ -75,7 +79,9 @@ def all_masks(r: int, count: int) -> Int[Tensor, "masks count"]:
     >>> all_masks(3, 2).tolist()
     [[0, 1], [0, 2], [1, 2]]
     """
-    return torch.tensor(list(itertools.combinations(range(r), count)), dtype=torch.long).view(-1, count)
+    return torch.tensor(list(itertools.combinations(range(r), count)), dtype=torch.long).view(
+        -1, count
+    )
 
 
 def entry(instance: Instance, index: int) -> Instance:

@@ -47,7 +47,9 @@ def condition(H: Float[Tensor, "*n d d"]) -> Float[Tensor, "*n"]:
     return torch.where(smallest > 0, largest / smallest, torch.inf)
 
 
-def condition_on_range(D: Float[Tensor, "*n d d"], W: Float[Tensor, "*n d r"]) -> Float[Tensor, "*n"]:
+def condition_on_range(
+    D: Float[Tensor, "*n d d"], W: Float[Tensor, "*n d r"]
+) -> Float[Tensor, "*n"]:
     """Condition number of `D` restricted to the column space of `W`, where every change of `W` by removal acts.
 
     >>> D = torch.diag(torch.tensor([4.0, 1.0, 0.0]))

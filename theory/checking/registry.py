@@ -82,7 +82,9 @@ def get_statement(key: str) -> Statement:
         ConfigurationError: there is none; the message lists those there are.
     """
     if key not in _REGISTRY:
-        raise ConfigurationError(f"no statement {key!r}; there are: {', '.join(available_statements())}")
+        raise ConfigurationError(
+            f"no statement {key!r}; there are: {', '.join(available_statements())}"
+        )
     return _REGISTRY[key]
 
 

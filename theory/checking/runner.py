@@ -43,7 +43,9 @@ class _Tally:
     applicable: int = 0
     tightest: float = -math.inf
     worst: dict[str, Any] = field(default_factory=dict)
-    histogram: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) - 1, dtype=torch.float64))
+    histogram: Tensor = field(
+        default_factory=lambda: torch.zeros(len(EDGES) - 1, dtype=torch.float64)
+    )
 
     def add(self, batch: Batch, result: Result) -> None:
         """Count one batch."""
@@ -55,11 +57,18 @@ class _Tally:
         self.applicable += int(applies.sum())
         ratio = torch.where(applies, result.ratio.nan_to_num(nan=math.inf), -1.0)
         logs = ratio[applies].clamp(min=1e-12).log10().clamp(EDGES[0], EDGES[-1])
-        self.histogram += torch.histogram(logs.cpu(), torch.tensor(EDGES, dtype=logs.dtype)).hist.double()
+        self.histogram += torch.histogram(
+            logs.cpu(), torch.tensor(EDGES, dtype=logs.dtype)
+        ).hist.double()
         leader = int(ratio.argmax())
         if bool(applies.any()) and ratio[leader] > self.tightest:
             self.tightest = ratio[leader].item()
-            self.worst = {"batch": batch.number, "index": leader, "shape": dict(batch.shape), "seed": batch.seed}
+            self.worst = {
+                "batch": batch.number,
+                "index": leader,
+                "shape": dict(batch.shape),
+                "seed": batch.seed,
+            }
 
 
 def derived_seed(seed: int, *parts: object) -> int:
@@ -76,7 +85,9 @@ def batches(statement: Statement, count: int, seed: int) -> Iterator[Batch]:
     """`count` instances, the shapes taking turns."""
     for number, first in enumerate(range(0, count, BATCH)):
         shape = statement.shapes[number % len(statement.shapes)]
-        yield Batch(number, min(BATCH, count - first), shape, derived_seed(seed, statement.key, number))
+        yield Batch(
+            number, min(BATCH, count - first), shape, derived_seed(seed, statement.key, number)
+        )
 
 
 def plan(statement: Statement, count: int, seed: int) -> list[Batch]:
@@ -84,7 +95,10 @@ def plan(statement: Statement, count: int, seed: int) -> list[Batch]:
     if count >= BATCH * len(statement.shapes):
         return list(batches(statement, count, seed))
     share = -(-count // len(statement.shapes))
-    return [Batch(i, share, shape, derived_seed(seed, statement.key, i)) for i, shape in enumerate(statement.shapes)]
+    return [
+        Batch(i, share, shape, derived_seed(seed, statement.key, i))
+        for i, shape in enumerate(statement.shapes)
+    ]
 
 
 def draw(statement: Statement, batch: Batch, device: str = "cpu") -> Any:
@@ -130,20 +144,35 @@ def verify(
         tally.add(batch, statement.check(draw(statement, batch, device)).tightened(tighten))
     extremal = None
     if statement.extremal is not None:
-        extremal = statement.check(algebra.to_device(statement.extremal(), device)).tightened(tighten)
+        extremal = statement.check(algebra.to_device(statement.extremal(), device)).tightened(
+            tighten
+        )
     attacks = [
-        attack(statement, dict(shape), derived_seed(seed, statement.key, "adversary", i), device, tighten, steps)
+        attack(
+            statement,
+            dict(shape),
+            derived_seed(seed, statement.key, "adversary", i),
+            device,
+            tighten,
+            steps,
+        )
         for i, shape in enumerate(statement.adversary_shapes)
     ]
     return _summary(statement, tally, extremal, attacks, time.perf_counter() - began)
 
 
 def _summary(
-    statement: Statement, tally: _Tally, extremal: Result | None, attacks: list[Attack], seconds: float
+    statement: Statement,
+    tally: _Tally,
+    extremal: Result | None,
+    attacks: list[Attack],
+    seconds: float,
 ) -> Summary:
     broken = tally.violations + sum(a.violations for a in attacks)
     broken += 0 if extremal is None else int(extremal.violated.sum())
-    reached = [a.best_ratio for a in attacks] + ([] if extremal is None else [extremal.ratio.max().item()])
+    reached = [a.best_ratio for a in attacks] + (
+        [] if extremal is None else [extremal.ratio.max().item()]
+    )
     return Summary(
         key=statement.key,
         module=statement.module,

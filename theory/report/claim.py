@@ -80,7 +80,11 @@ def number(value: float | str) -> str:
 
 def facts(one: dict[str, Any]) -> dict[str, str]:
     """What the page says about one statement."""
-    falls = [attack["seconds_to_fall"] for attack in one["adversary"] if attack["seconds_to_fall"] is not None]
+    falls = [
+        attack["seconds_to_fall"]
+        for attack in one["adversary"]
+        if attack["seconds_to_fall"] is not None
+    ]
     best = max((float(attack["best_ratio"]) for attack in one["adversary"]), default=float("nan"))
     return {
         "module": one["module"],

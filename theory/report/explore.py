@@ -23,7 +23,10 @@ def break_printed(tokens: int = 64, sharpness: float = 10.0, log10_epsilon: floa
     """
     heads = one_key(N=tokens, tau=sharpness, epsilon=10**log10_epsilon)
     epsilon = heads.epsilon.item()
-    values = [x.item() / epsilon for x in (output_error(heads), printed_bound(heads), corrected_bound(heads))]
+    values = [
+        x.item() / epsilon
+        for x in (output_error(heads), printed_bound(heads), corrected_bound(heads))
+    ]
     fallen = values[0] > values[1]
     return _bars(
         ["output error", "printed bound", "corrected bound"],
@@ -43,7 +46,12 @@ def price_of_ignoring(log10_kappa: float = 3.0, margin: float = 1e-4) -> Figure:
     layer = blind_choice(10**log10_kappa, margin)
     chosen, best = losses_of_choices(layer)
     values = [(chosen / best).item(), kappa(layer).item()]
-    return _bars(["paid", "κ(D)"], values, f"ΔL(activation choice) = {values[0]:.4g} · ΔL(loss-aware choice)", "")
+    return _bars(
+        ["paid", "κ(D)"],
+        values,
+        f"ΔL(activation choice) = {values[0]:.4g} · ΔL(loss-aware choice)",
+        "",
+    )
 
 
 def tokens_against_bounds() -> Figure:
@@ -78,9 +86,13 @@ def price_on_layer(model: str, layer: str) -> Figure:
     ):
         x = np.arange(len(rows))
         for shift, who, colour in ((-0.2, "activation", LIMIT), (0.2, "loss", MEASURED)):
-            axes.bar(x + shift, [row[who][of] for row in rows], 0.4, color=colour, label=f"{who}-aware")
+            axes.bar(
+                x + shift, [row[who][of] for row in rows], 0.4, color=colour, label=f"{who}-aware"
+            )
         axes.set_xticks(
-            x, [f"{row['pair'].replace('/', '/' + chr(10))}\nrank {row['rank']}" for row in rows], fontsize=7
+            x,
+            [f"{row['pair'].replace('/', '/' + chr(10))}\nrank {row['rank']}" for row in rows],
+            fontsize=7,
         )
         axes.axhline(0, color=QUIET, linewidth=1)
         axes.set_title(title, fontsize=9)
@@ -96,7 +108,9 @@ def _bars(names: list[str], values: list[float], title: str, unit: str) -> Figur
     figure = Figure(figsize=(6.4, 2.4), layout="constrained", dpi=90)
     axes = figure.subplots()
     colours = {"printed bound": LIMIT, "κ(D)": LIMIT, "corrected bound": QUIET}
-    axes.barh(names[::-1], values[::-1], color=[colours.get(name, MEASURED) for name in names[::-1]])
+    axes.barh(
+        names[::-1], values[::-1], color=[colours.get(name, MEASURED) for name in names[::-1]]
+    )
     axes.set_xlabel(unit)
     axes.set_title(title, fontsize=10)
     return figure

@@ -34,10 +34,14 @@ def write(folder: Path) -> None:
     pictures = {name: _png(figure) for name, figure in drawn.items()}
     for name, content in pictures.items():
         write_atomically(folder / f"{name}.png", content)
-    write_atomically(folder / "report.md", markdown(record, list(pictures), real_text.section(real)))
+    write_atomically(
+        folder / "report.md", markdown(record, list(pictures), real_text.section(real))
+    )
     write_atomically(folder / "report.html", page(record, pictures, real_text.section(real)))
     if real:
-        images = "\n".join(f"![{name}]({name}.png)\n" for name in pictures if name.startswith("real_"))
+        images = "\n".join(
+            f"![{name}]({name}.png)\n" for name in pictures if name.startswith("real_")
+        )
         write_atomically(folder / "real_layers.md", f"{real_text.section(real)}\n{images}")
     if {one["key"] for one in record["statements"]} == set(available_statements()):
         write_atomically(folder / "claim.md", claim.page(record["statements"], real))
@@ -87,7 +91,14 @@ HOW_TO_READ = (
 
 def markdown(record: dict[str, Any], pictures: list[str], real: str) -> str:
     """The report in Markdown."""
-    head = ["# Robustness statements: what was verified", "", summary_line(record), "", HOW_TO_READ, ""]
+    head = [
+        "# Robustness statements: what was verified",
+        "",
+        summary_line(record),
+        "",
+        HOW_TO_READ,
+        "",
+    ]
     table = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     table += ["| " + " | ".join(row(one)) + " |" for one in record["statements"]]
     images = [f"\n![{name}]({name}.png)" for name in pictures]
@@ -96,7 +107,13 @@ def markdown(record: dict[str, Any], pictures: list[str], real: str) -> str:
 
 def _section(one: dict[str, Any]) -> str:
     worst = ", ".join(f"{key} {value}" for key, value in one["worst"].items())
-    lines = [f"\n## {one['key']}: {one['title']}", "", f"`{one['formula']}`", "", f"Proof: `{one['module']}`."]
+    lines = [
+        f"\n## {one['key']}: {one['title']}",
+        "",
+        f"`{one['formula']}`",
+        "",
+        f"Proof: `{one['module']}`.",
+    ]
     lines += [
         f"Verdict: **{one['verdict']}**. Tightest random instance: {claim.number(one['tightest_ratio'])} ({worst})."
     ]
@@ -124,7 +141,8 @@ STYLE = (
 def page(record: dict[str, Any], pictures: dict[str, bytes], real: str) -> str:
     """The report in HTML, pictures and proofs included."""
     cells = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row(one)) + "</tr>" for one in record["statements"]
+        "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row(one)) + "</tr>"
+        for one in record["statements"]
     )
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'

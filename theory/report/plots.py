@@ -32,9 +32,13 @@ def ratios(statements: Sequence[dict[str, Any]]) -> Figure:
         edges, counts = np.array(one["histogram"]["edges"]), np.array(one["histogram"]["counts"])
         if one["violations"] == 0:  # what lies above 1 is 1, up to rounding
             beyond = edges[:-1] >= -1e-9
-            counts = np.where(beyond, 0.0, counts) + np.roll(beyond, -1) * ~beyond * counts[beyond].sum()
+            counts = (
+                np.where(beyond, 0.0, counts) + np.roll(beyond, -1) * ~beyond * counts[beyond].sum()
+            )
         shade = counts / max(counts.max(), 1.0)
-        axes.pcolormesh(edges, [row - 0.4, row + 0.4], np.sqrt(shade)[None], cmap="Blues", vmin=0, vmax=1)
+        axes.pcolormesh(
+            edges, [row - 0.4, row + 0.4], np.sqrt(shade)[None], cmap="Blues", vmin=0, vmax=1
+        )
         for attack in one["adversary"]:
             axes.plot(_log(attack["best_ratio"]), row, ">", color=LIMIT, markersize=6)
         if one["extremal_ratio"] is not None:
@@ -42,7 +46,9 @@ def ratios(statements: Sequence[dict[str, Any]]) -> Figure:
     axes.axvline(0, color=LIMIT, linewidth=1)
     axes.set_yticks(range(len(statements)), [one["key"] for one in reversed(statements)])
     axes.set_xlim(-12, 3.3)
-    axes.set_xlabel("log10(measured / bound): shade = random instances, ▸ adversary, | constructed instance")
+    axes.set_xlabel(
+        "log10(measured / bound): shade = random instances, ▸ adversary, | constructed instance"
+    )
     return figure
 
 
@@ -62,7 +68,9 @@ def trajectories(statements: Sequence[dict[str, Any]]) -> Figure:
     axes.set_ylim(-2, 3.2)
     axes.set_xlabel("share of the steps")
     axes.set_ylabel("log10(best measured / bound)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="dashed: printed and false")
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="dashed: printed and false"
+    )
     return figure
 
 
@@ -73,7 +81,13 @@ def printed_against_corrected(sizes: Sequence[int] = (2, 4, 8, 16, 32, 64, 128, 
     cases = [one_key(N) for N in sizes]
     error = [output_error(case).item() for case in cases]
     axes.loglog(sizes, error, "o-", color=MEASURED, label="output error")
-    axes.loglog(sizes, [printed_bound(case).item() for case in cases], "--", color=LIMIT, label="printed bound")
+    axes.loglog(
+        sizes,
+        [printed_bound(case).item() for case in cases],
+        "--",
+        color=LIMIT,
+        label="printed bound",
+    )
     corrected = [corrected_bound(case).item() for case in cases]
     axes.loglog(sizes, corrected, "-", color=QUIET, label="corrected bound")
     axes.set_xlabel("tokens")
@@ -95,14 +109,22 @@ def price(conditions: Sequence[float] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 100
     return figure
 
 
-def perturbation_constant(angles: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)) -> Figure:
+def perturbation_constant(
+    angles: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
+) -> Figure:
     """S10: the constant that overlapping masks reach."""
     figure = _figure(1, 3.4)
     axes = figure.axes[0]
     reached = [2 * check_general(overlapping_masks(angle)).ratio.item() for angle in angles]
     axes.plot(angles, reached, "o", color=MEASURED, label="reached by overlapping masks")
     curve = torch.linspace(0.01, 1.3, 100)
-    axes.plot(curve, (4 * curve.cos() ** 2 + 2 * curve.sin() ** 2).sqrt(), "-", color=QUIET, label="√(4cos²θ + 2sin²θ)")
+    axes.plot(
+        curve,
+        (4 * curve.cos() ** 2 + 2 * curve.sin() ** 2).sqrt(),
+        "-",
+        color=QUIET,
+        label="√(4cos²θ + 2sin²θ)",
+    )
     axes.axhline(2**0.5, color=LIMIT, label="√2: limit for disjoint masks")
     axes.set_xlabel("θ")
     axes.set_ylabel("constant in front of ε√(Λ/2)")

@@ -13,7 +13,11 @@ All tables: [real_layers.md](real_layers.md).
 
 def section(records: dict[str, dict[str, Any]]) -> str:
     """The section of the claim page; empty without records."""
-    return "\n".join([INTRO, *(_of_model(name, record) for name, record in records.items())]) if records else ""
+    return (
+        "\n".join([INTRO, *(_of_model(name, record) for name, record in records.items())])
+        if records
+        else ""
+    )
 
 
 def _of_model(name: str, record: dict[str, Any]) -> str:
@@ -44,7 +48,9 @@ def _price(s: dict[str, Any]) -> list[str]:
     for row in rows:
         low, high = row["even_test_interval"]
         blind, aware = row["pair"].split("/")
-        word = "more than" if low > 1 else "less than" if 0 < high < 1 else "not distinguishably from"
+        word = (
+            "more than" if low > 1 else "less than" if 0 < high < 1 else "not distinguishably from"
+        )
         out.append(
             f"Second-order loss at rank {row['rank']}: `{blind}` costs {word} `{aware}`, "
             f"{short(row['even_test_ratio'])} times as much on test ({between(row['even_test_interval'])}; predicted "
@@ -55,12 +61,31 @@ def _price(s: dict[str, Any]) -> list[str]:
 
 
 def _scores(s: dict[str, Any]) -> list[str]:
-    halves = {r["prediction"]: r for r in s["removals"]["correlations"] if not r["single"] and not r["recover"]}
-    chosen = ("core_fisher", "kronecker", "prunedlora2025", "llmpruner2023", "energy", "wanda2024", "magnitude")
+    halves = {
+        r["prediction"]: r
+        for r in s["removals"]["correlations"]
+        if not r["single"] and not r["recover"]
+    }
+    chosen = (
+        "core_fisher",
+        "kronecker",
+        "prunedlora2025",
+        "llmpruner2023",
+        "energy",
+        "wanda2024",
+        "magnitude",
+    )
     out = []
-    for of, what in (("even_test", "second-order part of the test loss"), ("true_test", "whole test loss")):
-        ranked = ", ".join(f"`{n}` {halves[n][of]:.2f} ({between(halves[n][f'{of}_interval'])})" for n in chosen)
-        out.append(f"Rank correlation with the {what} when half of the components are masked: {ranked}.")
+    for of, what in (
+        ("even_test", "second-order part of the test loss"),
+        ("true_test", "whole test loss"),
+    ):
+        ranked = ", ".join(
+            f"`{n}` {halves[n][of]:.2f} ({between(halves[n][f'{of}_interval'])})" for n in chosen
+        )
+        out.append(
+            f"Rank correlation with the {what} when half of the components are masked: {ranked}."
+        )
     first = halves["first_order"]
     out.append(
         f"The first-order term of the calibration examples has rank correlation {first['true_calibration']:.2f} with "
@@ -73,7 +98,9 @@ def _scores(s: dict[str, Any]) -> list[str]:
 def _noise(s: dict[str, Any]) -> list[str]:
     rules = ("prunedlora2025", "sparsegpt2023", "kfac")
     moved = {(r["rule"], r["noise"]): r["changed"] for r in s["noise"]}
-    shares = ", ".join(f"`{rule}` {moved[rule, '0.01']:.3f} and {moved[rule, '0.1']:.3f}" for rule in rules)
+    shares = ", ".join(
+        f"`{rule}` {moved[rule, '0.01']:.3f} and {moved[rule, '0.1']:.3f}" for rule in rules
+    )
     ends = {rule: [r["absolute"] for r in s["magnitudes"] if r["rule"] == rule] for rule in rules}
     sizes = [r["magnitude"] for r in s["magnitudes"]]
     steadier = all(x[0] > x[-1] for x in ends.values())

@@ -24,7 +24,9 @@ def attention(records: Records) -> Figure:
         rows = record["result"]["attention"]
         for name, colour in (("printed", LIMIT), ("corrected", MEASURED)):
             y = [row[f"error_over_{name}_max"] for row in rows]
-            axes.loglog([row["epsilon"] for row in rows], y, "o", color=colour, markersize=4, label=name)
+            axes.loglog(
+                [row["epsilon"] for row in rows], y, "o", color=colour, markersize=4, label=name
+            )
         axes.axhline(1, color="black", linewidth=1)
         axes.set_xlabel("activation error ε (median over heads)")
         axes.set_ylabel("largest output error / bound")
@@ -37,13 +39,23 @@ def curvature(records: Records) -> Figure:
     figure = _figure(records, 3.6)
     for axes, record in zip(figure.axes, records.values(), strict=True):
         rows = record["result"]["spectra"]
-        labels = [f"{row['depth']} {row['kind'].split('.')[-2][:6]}.{row['kind'].split('.')[-1]}" for row in rows]
+        labels = [
+            f"{row['depth']} {row['kind'].split('.')[-2][:6]}.{row['kind'].split('.')[-1]}"
+            for row in rows
+        ]
         for name, style, colour in (
             ("kappa", "o", LIMIT),
             ("kappa_damped", "s", QUIET),
             ("S7_price_of_one", "D", MEASURED),
         ):
-            axes.semilogy(range(len(rows)), [row[name] for row in rows], style, color=colour, markersize=4, label=name)
+            axes.semilogy(
+                range(len(rows)),
+                [row[name] for row in rows],
+                style,
+                color=colour,
+                markersize=4,
+                label=name,
+            )
         axes.set_xticks(range(len(rows)), labels, rotation=90, fontsize=6)
         axes.legend(frameon=False, fontsize=7)
     return figure
@@ -106,7 +118,13 @@ def noise(records: Records) -> Figure:
         rows = [r for r in record["summary"]["noise"] if r["noise"] not in ("int8", "bf16")]
         for rule in dict.fromkeys(r["rule"] for r in rows):
             own = [r for r in rows if r["rule"] == rule]
-            axes.semilogx([float(r["noise"]) for r in own], [r["changed"] for r in own], "o-", markersize=4, label=rule)
+            axes.semilogx(
+                [float(r["noise"]) for r in own],
+                [r["changed"] for r in own],
+                "o-",
+                markersize=4,
+                label=rule,
+            )
         axes.set_xlabel("relative noise on B and A")
         axes.set_ylabel("share of the choice that changes")
         axes.legend(frameon=False, fontsize=7)
@@ -120,7 +138,13 @@ def magnitude(records: Records) -> Figure:
         rows = record["summary"]["magnitudes"]
         for rule in dict.fromkeys(r["rule"] for r in rows):
             own = [r for r in rows if r["rule"] == rule]
-            axes.loglog([r["magnitude"] for r in own], [r["absolute"] for r in own], "o-", markersize=4, label=rule)
+            axes.loglog(
+                [r["magnitude"] for r in own],
+                [r["absolute"] for r in own],
+                "o-",
+                markersize=4,
+                label=rule,
+            )
         axes.set_xlabel("magnitude of the module")
         axes.set_ylabel("share of the choice that changes")
         axes.legend(frameon=False, fontsize=7)
@@ -137,5 +161,7 @@ def figures(records: Records) -> dict[str, Figure]:
         "noise": noise,
         "magnitudes": magnitude,
     }
-    complete = {part for part in makers if records and all(part in r["summary"] for r in records.values())}
+    complete = {
+        part for part in makers if records and all(part in r["summary"] for r in records.values())
+    }
     return {f"real_{part}": make(records) for part, make in makers.items() if part in complete}

@@ -1,15 +1,20 @@
-"""The numbers that the report and the claim page quote, from the rows of a measurement."""
+"""The numbers that the report and the claim page quote, from the rows of a measurement.
+
+``python -m theory.report.real_summary`` computes them again from the committed rows, and rewrites the pages; nothing is
+measured.  Intervals are over layers, resampled with all rows of a layer together.
+"""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+
+from theory.intervals import interval, rank_correlation, ratio_of_means
+from theory.records import to_json, write_atomically
+from theory.report import page, real_layers
 
 Rows = list[dict[str, Any]]
-#: Resamplings of layers for an interval.
-RESAMPLES = 300
 SETS = ("calibration", "test")
 
 
@@ -52,16 +57,25 @@ def attention(rows: Rows) -> dict[str, Any]:
         "tokens": rows[0]["tokens"],
         "corrected_below_printed": float(np.mean([row["corrected_below_printed"] for row in rows])),
         "error_over_epsilon_max": {
-            what: max(row["error_over_epsilon_max"] for row in rows if row["pruned"] == what) for what in ("qkv", "v")
+            what: max(row["error_over_epsilon_max"] for row in rows if row["pruned"] == what)
+            for what in ("qkv", "v")
         },
     }
 
 
 def spectra(rows: Rows) -> dict[str, Any]:
     """Conditions over layers: median, least and largest."""
-    names = ("kappa", "kappa_damped", "effective_rank_D", "condition_C_z", "effective_rank_C_z", "S7_price_of_one")
+    names = (
+        "kappa",
+        "kappa_damped",
+        "effective_rank_D",
+        "condition_C_z",
+        "effective_rank_C_z",
+        "S7_price_of_one",
+    )
     out: dict[str, Any] = {
-        name: [float(f([row[name] for row in rows])) for f in (np.median, np.min, np.max)] for name in names
+        name: [float(f([row[name] for row in rows])) for f in (np.median, np.min, np.max)]
+        for name in names
     }
     return out | {"layers": len(rows), "S10_violated": sum(row["S10_violated"] for row in rows)}
 
@@ -80,18 +94,20 @@ def prices(rows: Rows) -> Rows:
         sizes = [abs(row["loss"]["first_order"]) / row["loss"]["core_fisher"] for row in group]
         line["first_order_over_fisher"] = float(np.median(sizes))
         for name in SETS:
-            even = np.array([[row[who][f"even_{name}"] for who in ("activation", "loss")] for row in group])
+            even = np.array(
+                [[row[who][f"even_{name}"] for who in ("activation", "loss")] for row in group]
+            )
             line[f"even_{name}_ratio"] = float(even[:, 0].sum() / even[:, 1].sum())
-            line[f"even_{name}_interval"] = _ratio_interval(even)
+            line[f"even_{name}_interval"] = list(interval(ratio_of_means, even[:, 0], even[:, 1]))
             line[f"even_{name}_better"] = int((even[:, 0] > even[:, 1]).sum())
             line[f"even_{name}_over_kronecker"] = float(
                 even[:, 1].sum() / sum(row["loss"]["kronecker"] for row in group)
             )
             line["same_choice"] = int((even[:, 0] == even[:, 1]).sum())
-            differences = [row[f"{name}_difference"] for row in group]
-            line[f"{name}_difference"] = float(np.sum(differences))
-            line[f"{name}_interval"] = _bootstrap(lambda x: float(np.sum(x)), differences)
-            line[f"{name}_better"] = int(np.sum(np.array(differences) > 0))
+            differences = np.array([row[f"{name}_difference"] for row in group])
+            line[f"{name}_difference"] = float(differences.sum())
+            line[f"{name}_interval"] = list(interval(np.sum, differences))
+            line[f"{name}_better"] = int((differences > 0).sum())
         out.append(line)
     return out
 
@@ -105,7 +121,11 @@ def joint(rows: Rows) -> Rows:
         for name in SETS:
             line[name] = {who: row[who][name] for who in ("activation", "loss")}
             difference, error = row[f"{name}_difference"], row[f"{name}_standard_error"]
-            line[f"{name}_difference"] = [difference, difference - 1.96 * error, difference + 1.96 * error]
+            line[f"{name}_difference"] = [
+                difference,
+                difference - 1.96 * error,
+                difference + 1.96 * error,
+            ]
         out.append(line)
     return out
 
@@ -113,7 +133,9 @@ def joint(rows: Rows) -> Rows:
 def removals(rows: Rows) -> dict[str, Any]:
     """Rank correlation of every prediction with the true loss change, with its interval over layers; S9's remainder."""
     correlations = []
-    for (single, recover), group in _groups([row | {"single": row["count"] == 1} for row in rows], "single", "recover"):
+    for (single, recover), group in _groups(
+        [row | {"single": row["count"] == 1} for row in rows], "single", "recover"
+    ):
         for name in group[0]["predicted"]:
             line: dict[str, Any] = {"single": single, "recover": recover, "prediction": name}
             for of in ("true", "even"):
@@ -121,20 +143,25 @@ def removals(rows: Rows) -> dict[str, Any]:
                     middle, interval = correlation(group, name, of, target)
                     line[f"{of}_{target}"], line[f"{of}_{target}_interval"] = middle, interval
             correlations.append(line)
-    return {"correlations": correlations, "taylor": taylor([row for row in rows if "taylor" in row])}
+    return {
+        "correlations": correlations,
+        "taylor": taylor([row for row in rows if "taylor" in row]),
+    }
 
 
 def correlation(rows: Rows, name: str, of: str, target: str) -> tuple[float, list[float]]:
-    """Spearman's coefficient over all rows, and a 95 % interval from resampled layers."""
-    by_layer = [[(r["predicted"][name], r[of][target]) for r in group] for _, group in _groups(rows, "depth", "kind")]
+    """Spearman's coefficient over all rows, of which every layer has as many, and its interval over layers."""
+    by_layer = [group for _, group in _groups(rows, "depth", "kind")]
+    x = np.array([[row["predicted"][name] for row in group] for group in by_layer])
+    y = np.array([[row[of][target] for row in group] for group in by_layer])
 
-    def coefficient(layers: Iterable[int]) -> float:
-        x, y = np.array([pair for i in layers for pair in by_layer[i]]).T
-        return float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
+    def coefficient(layers: np.ndarray, axis: int = -1) -> np.ndarray:
+        chosen = np.moveaxis(layers, axis, -1).astype(int)
+        shape = (*chosen.shape[:-1], -1)
+        return rank_correlation(x[chosen].reshape(shape), y[chosen].reshape(shape))
 
-    rng = np.random.default_rng(0)
-    resampled = [coefficient(rng.integers(len(by_layer), size=len(by_layer)).tolist()) for _ in range(RESAMPLES)]
-    return coefficient(range(len(by_layer))), [float(q) for q in np.quantile(resampled, (0.025, 0.975))]
+    everything = np.arange(len(by_layer))
+    return float(coefficient(everything)), list(interval(coefficient, everything))
 
 
 def taylor(rows: Rows) -> Rows:
@@ -143,10 +170,12 @@ def taylor(rows: Rows) -> Rows:
     for (recover,), group in _groups(rows, "recover"):
         true = np.array([row["true"]["calibration"] for row in group])
         exact = {
-            k: np.array([row["taylor"]["calibration"][k] for row in group]) for k in ("first_order", "second_order")
+            k: np.array([row["taylor"]["calibration"][k] for row in group])
+            for k in ("first_order", "second_order")
         }
         ours = {
-            k: np.array([row["predicted"][k] for row in group]) for k in ("first_order", "second_order", "core_fisher")
+            k: np.array([row["predicted"][k] for row in group])
+            for k in ("first_order", "second_order", "core_fisher")
         }
         scale = np.abs(true).sum()
         curvature = exact["second_order"] - exact["first_order"]
@@ -177,8 +206,9 @@ def noise(rows: Rows) -> Rows:
         for name in SETS:
             if f"{name}_cost" in group[0]:
                 line[name] = sum(row[name] for row in group)
-                costs = [row[f"{name}_cost"] for row in group]
-                line[f"{name}_cost"], line[f"{name}_interval"] = float(np.sum(costs)), _bootstrap(np.sum, costs)
+                costs = np.array([row[f"{name}_cost"] for row in group])
+                line[f"{name}_cost"] = float(costs.sum())
+                line[f"{name}_interval"] = list(interval(np.sum, costs))
         out.append(line)
     return out
 
@@ -186,7 +216,12 @@ def noise(rows: Rows) -> Rows:
 def magnitudes(rows: Rows) -> Rows:
     """By rule and magnitude: the mean share of the choice that changes."""
     return [
-        {"rule": rule, "magnitude": m, "absolute": _mean(group, "absolute"), "relative": _mean(group, "relative")}
+        {
+            "rule": rule,
+            "magnitude": m,
+            "absolute": _mean(group, "absolute"),
+            "relative": _mean(group, "relative"),
+        }
         for (rule, m), group in _groups(rows, "rule", "magnitude")
     ]
 
@@ -206,15 +241,13 @@ def _mean(rows: Rows, name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def _bootstrap(statistic: Callable[[Any], Any], values: list[float]) -> list[float]:
-    """95 % interval over resampled layers."""
-    rng, x = np.random.default_rng(0), np.array(values)
-    resampled = [statistic(rng.choice(x, size=len(x))) for _ in range(RESAMPLES)]
-    return [float(q) for q in np.quantile(resampled, (0.025, 0.975))]
+def refresh() -> None:
+    """Summarise the committed rows of every model again, and rewrite the pages that quote them."""
+    for model, record in real_layers.read().items():
+        record["summary"] = summarise(record["result"])
+        write_atomically(real_layers.file(model), to_json(real_layers.rounded(record)))
+    page.write(real_layers.RESULTS)
 
 
-def _ratio_interval(pairs: np.ndarray) -> list[float]:
-    """95 % interval of the ratio of the columns' sums, over resampled layers."""
-    rng = np.random.default_rng(0)
-    sums = [pairs[rng.integers(len(pairs), size=len(pairs))].sum(axis=0) for _ in range(RESAMPLES)]
-    return [float(q) for q in np.quantile([a / b for a, b in sums], (0.025, 0.975))]
+if __name__ == "__main__":
+    refresh()

@@ -126,7 +126,9 @@ def even_parts(row: dict[str, Any], of: str) -> str:
     sums = " / ".join(short(row[who][f"even_{of}"]) for who in ("activation", "loss"))
     interval = row[f"even_{of}_interval"]
     return (
-        f"{sums} = {short(row[f'even_{of}_ratio'])} ({between(interval)})" if interval[0] > 0 else f"{sums}, sign open"
+        f"{sums} = {short(row[f'even_{of}_ratio'])} ({between(interval)})"
+        if interval[0] > 0
+        else f"{sums}, sign open"
     )
 
 
@@ -139,7 +141,10 @@ def of_joint(rows: list[dict[str, Any]]) -> str:
         "  |---|---|---|---|---|---|",
     ]
     for row in rows:
-        both = [f"{short(row[n]['activation'])} / {short(row[n]['loss'])}" for n in ("calibration", "test")]
+        both = [
+            f"{short(row[n]['activation'])} / {short(row[n]['loss'])}"
+            for n in ("calibration", "test")
+        ]
         middle, *interval = row["test_difference"]
         cells = [
             row["pair"],
@@ -154,14 +159,22 @@ def of_joint(rows: list[dict[str, Any]]) -> str:
 
 def of_removals(s: dict[str, Any]) -> str:
     """Part d."""
-    lines = ["- **Which score predicts the loss?** Spearman correlation with the true change on test examples:", ""]
+    lines = [
+        "- **Which score predicts the loss?** Spearman correlation with the true change on test examples:",
+        "",
+    ]
     for of, what in (("true", "the whole change"), ("even", "its even part")):
         for single, recover in ((True, False), (False, False), (False, True)):
-            chosen = [r for r in s["correlations"] if (r["single"], r["recover"]) == (single, recover)]
+            chosen = [
+                r for r in s["correlations"] if (r["single"], r["recover"]) == (single, recover)
+            ]
             chosen.sort(key=lambda r, of=of: -r[f"{of}_test"])  # type: ignore[misc]
-            kind = ("single components" if single else "random halves") + (", B recovers" if recover else ", masked")
+            kind = ("single components" if single else "random halves") + (
+                ", B recovers" if recover else ", masked"
+            )
             ranked = "; ".join(
-                f"{r['prediction']} {r[f'{of}_test']:.2f} ({between(r[f'{of}_test_interval'])})" for r in chosen
+                f"{r['prediction']} {r[f'{of}_test']:.2f} ({between(r[f'{of}_test_interval'])})"
+                for r in chosen
             )
             lines.append(f"  - {what}, {kind}: {ranked}.")
     for row in s["taylor"]:
@@ -184,13 +197,17 @@ def of_noise(rows: list[dict[str, Any]]) -> str:
     lines = ["- **Noise on the weights**: mean share of the chosen half that changes:", ""]
     lines += ["  | rule | " + " | ".join(kinds) + " |", "  |" + "---|" * (len(kinds) + 1)]
     for rule in rules:
-        lines.append(f"  | {rule} | " + " | ".join(f"{found[rule, k]['changed']:.3f}" for k in kinds) + " |")
+        lines.append(
+            f"  | {rule} | " + " | ".join(f"{found[rule, k]['changed']:.3f}" for k in kinds) + " |"
+        )
     costed = [row for row in rows if "test_cost" in row]
     costs = "; ".join(
         f"{row['rule']} at {row['noise']}: {short(row['test_cost'])} ({between(row['test_interval'])})"
         for row in costed
     )
-    return "\n".join([*lines, "", f"  What the change costs in test loss, summed over layers: {costs}.", ""])
+    return "\n".join(
+        [*lines, "", f"  What the change costs in test loss, summed over layers: {costs}.", ""]
+    )
 
 
 def of_magnitudes(rows: list[dict[str, Any]]) -> str:
@@ -207,7 +224,9 @@ def of_magnitudes(rows: list[dict[str, Any]]) -> str:
         cells = [f"{found[rule, m]['absolute']:.3f}" for m in sizes]
         relative = sorted({f"{found[rule, m]['relative']:.3f}" for m in sizes})
         lines.append(
-            f"  | {rule} | " + " | ".join(cells) + f" | {' – '.join(relative[:: max(1, len(relative) - 1)])} |"
+            f"  | {rule} | "
+            + " | ".join(cells)
+            + f" | {' – '.join(relative[:: max(1, len(relative) - 1)])} |"
         )
     return "\n".join([*lines, ""])
 

@@ -44,11 +44,15 @@ class Heads:
 
 
 def probabilities(
-    Q: Float[Tensor, "*n N d"], K: Float[Tensor, "*n N_keys d"], allowed: Bool[Tensor, "*n N N_keys"] | None = None
+    Q: Float[Tensor, "*n N d"],
+    K: Float[Tensor, "*n N_keys d"],
+    allowed: Bool[Tensor, "*n N N_keys"] | None = None,
 ) -> Float[Tensor, "*n N N_keys"]:
     """Attention weights, ``softmax(Q K^T / sqrt(d))`` in each row, over the keys that are allowed."""
     scores = Q @ K.mT / Q.shape[-1] ** 0.5
-    return torch.softmax(scores if allowed is None else scores.masked_fill(~allowed, -torch.inf), dim=-1)
+    return torch.softmax(
+        scores if allowed is None else scores.masked_fill(~allowed, -torch.inf), dim=-1
+    )
 
 
 def head_output(
@@ -68,7 +72,9 @@ def head_output(
 def output_error(instance: Heads) -> Float[Tensor, "*n h"]:
     """``||Z - Z_hat||_F`` of each head."""
     before = head_output(instance.Q, instance.K, instance.V, instance.allowed)
-    return frobenius(before - head_output(instance.Q_hat, instance.K_hat, instance.V_hat, instance.allowed))
+    return frobenius(
+        before - head_output(instance.Q_hat, instance.K_hat, instance.V_hat, instance.allowed)
+    )
 
 
 def over_heads(errors: Float[Tensor, "*n h"]) -> Float[Tensor, "*n"]:

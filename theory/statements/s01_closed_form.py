@@ -110,7 +110,9 @@ def check_stationarity(instance: Removal) -> Result:
     point_error = frobenius(delta - expected) / size
     value_error = (value - model(expected, instance.G, H)).abs() / energy
     error = torch.where(size > 0, torch.maximum(point_error, value_error), 0.0)
-    return compare(error, allowance(kappa, H.shape[-1]), {"curvature positive definite": usable(kappa)})
+    return compare(
+        error, allowance(kappa, H.shape[-1]), {"curvature positive definite": usable(kappa)}
+    )
 
 
 def check_optimality(instance: Removal) -> Result:
@@ -125,7 +127,9 @@ def check_optimality(instance: Removal) -> Result:
     newton = torch.linalg.solve(H, instance.G, left=False)
     energy = frobenius(H) * (frobenius(other) + frobenius(delta) + frobenius(newton)).square()
     error = torch.where(energy > 0, (gain - predicted).abs() / energy, 0.0)
-    return compare(error, allowance(kappa, H.shape[-1]), {"curvature positive definite": usable(kappa)})
+    return compare(
+        error, allowance(kappa, H.shape[-1]), {"curvature positive definite": usable(kappa)}
+    )
 
 
 SHAPES = (

@@ -81,7 +81,9 @@ def check(instance: Removal) -> Result:
         )
     ).amax(dim=0)
     error = torch.where(size > 0, errors, 0.0)
-    return compare(error, allowance(kappa, H.shape[-1]), {"curvature positive definite": usable(kappa)})
+    return compare(
+        error, allowance(kappa, H.shape[-1]), {"curvature positive definite": usable(kappa)}
+    )
 
 
 def sample(generator: Generator, n: int, *, d: int, r: int, count: int) -> Removal:

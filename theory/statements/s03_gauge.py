@@ -65,7 +65,9 @@ class Gauge:
     def transformed(self) -> "Gauge":
         """The same adapter in the new basis."""
         inverse = torch.linalg.inv(self.R)
-        return Gauge(self.B @ inverse, self.R @ self.A, self.G_B @ self.R.mT, inverse.mT @ self.G_A, self.R)
+        return Gauge(
+            self.B @ inverse, self.R @ self.A, self.G_B @ self.R.mT, inverse.mT @ self.G_A, self.R
+        )
 
 
 def sample(generator: Generator, n: int, *, d_out: int, d_in: int, r: int) -> Gauge:
@@ -84,7 +86,10 @@ def sample(generator: Generator, n: int, *, d_out: int, d_in: int, r: int) -> Ga
 def sample_general(generator: Generator, n: int, *, d_out: int, d_in: int, r: int) -> Gauge:
     """Random adapters, with a general invertible change of basis."""
     start = sample(generator, n, d_out=d_out, d_in=d_in, r=r)
-    R = instances.factors(generator, n, r, condition=4.0) @ torch.linalg.qr(instances.normal(generator, n, r, r)).Q
+    R = (
+        instances.factors(generator, n, r, condition=4.0)
+        @ torch.linalg.qr(instances.normal(generator, n, r, r)).Q
+    )
     return Gauge(start.B, start.A, start.G_B, start.G_A, R)
 
 
@@ -93,15 +98,23 @@ def component_size(instance: Gauge) -> Float[Tensor, "*n"]:
     return (instance.B.norm(dim=-2) * instance.A.norm(dim=-1)).sum(dim=-1)
 
 
-def relative(change: Float[Tensor, "*n d_out d_in"], size: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def relative(
+    change: Float[Tensor, "*n d_out d_in"], size: Float[Tensor, "*n"]
+) -> Float[Tensor, "*n"]:
     """Norm of a change relative to a size; 0 where both vanish."""
     return torch.where(size > 0, frobenius(change) / size, 0.0)
 
 
-def kept_by_rule(instance: Gauge) -> tuple[Float[Tensor, "*n d_out d_in"], Float[Tensor, "*n count"]]:
+def kept_by_rule(
+    instance: Gauge,
+) -> tuple[Float[Tensor, "*n d_out d_in"], Float[Tensor, "*n count"]]:
     """Product kept by Algorithm 1 (half of the components removed), and the cost of each removal."""
-    statistics = Statistics(gram_B=instance.G_B.mT @ instance.G_B, gram_A=instance.G_A @ instance.G_A.mT)
-    out = prunedlora2025(Factors(instance.B, instance.A), statistics, instance.R.shape[-1] // 2, damping=DAMPING)
+    statistics = Statistics(
+        gram_B=instance.G_B.mT @ instance.G_B, gram_A=instance.G_A @ instance.G_A.mT
+    )
+    out = prunedlora2025(
+        Factors(instance.B, instance.A), statistics, instance.R.shape[-1] // 2, damping=DAMPING
+    )
     return out.factors.B @ out.factors.A, out.cost
 
 
@@ -132,7 +145,9 @@ def check_marquardt(instance: Gauge) -> Result:
     curved = (instance.G_B.norm(dim=-2) > 0) & (instance.G_A.norm(dim=-1) > 0)
     r = instance.R.shape[-1]
     kappa = torch.full_like(error, (r + DAMPING) / DAMPING)
-    return compare(error, allowance(kappa, r), {"every component has curvature": curved.all(dim=-1)})
+    return compare(
+        error, allowance(kappa, r), {"every component has curvature": curved.all(dim=-1)}
+    )
 
 
 def check_absolute(instance: Gauge) -> Result:
@@ -158,11 +173,15 @@ def check_truncation(instance: Gauge) -> Result:
     change = frobenius(kept_by_truncation(instance) - kept_by_truncation(other))
     singular = torch.linalg.svdvals(instance.B @ instance.A)
     gap = (singular[..., k - 1] - singular[..., k]) / singular[..., 0]
-    size = torch.maximum(spectral(instance.B) * spectral(instance.A), spectral(other.B) * spectral(other.A))
+    size = torch.maximum(
+        spectral(instance.B) * spectral(instance.A), spectral(other.B) * spectral(other.A)
+    )
     amplification = condition(instance.R.mT @ instance.R).sqrt() * size / (singular[..., 0] * gap)
     error = torch.where(singular[..., 0] > 0, change / singular[..., 0], 0.0)
     return compare(
-        error, allowance(amplification, instance.R.shape[-1]), {"gap in the spectrum": usable(amplification)}
+        error,
+        allowance(amplification, instance.R.shape[-1]),
+        {"gap in the spectrum": usable(amplification)},
     )
 
 
@@ -188,7 +207,11 @@ def rotation() -> Gauge:
     return Gauge(B, eye, eye, eye, R)
 
 
-SHAPES = ({"d_out": 6, "d_in": 5, "r": 2}, {"d_out": 12, "d_in": 8, "r": 4}, {"d_out": 9, "d_in": 24, "r": 8})
+SHAPES = (
+    {"d_out": 6, "d_in": 5, "r": 2},
+    {"d_out": 12, "d_in": 8, "r": 4},
+    {"d_out": 9, "d_in": 24, "r": 8},
+)
 
 register(
     Statement(

@@ -37,7 +37,14 @@ from theory.checking import instances
 from theory.checking.numerics import spectral
 from theory.checking.registry import Statement, register
 from theory.checking.result import Result, compare
-from theory.statements.attention import Heads, jacobian_norm, output_error, over_heads, probabilities, sample
+from theory.statements.attention import (
+    Heads,
+    jacobian_norm,
+    output_error,
+    over_heads,
+    probabilities,
+    sample,
+)
 
 #: Largest spectral norm of the softmax Jacobian (the lemma).
 JACOBIAN_BOUND = 0.5
@@ -63,9 +70,16 @@ def check(instance: Heads) -> Result:
 
     Rounding: scores of size s are known to eps·s only, which moves the output by eps·s·||V|| on either side.
     """
-    reach = (instance.Q_hat.abs() @ instance.K_hat.abs().mT + instance.Q.abs() @ instance.K.abs().mT).amax(dim=(-2, -1))
+    reach = (
+        instance.Q_hat.abs() @ instance.K_hat.abs().mT + instance.Q.abs() @ instance.K.abs().mT
+    ).amax(dim=(-2, -1))
     values = torch.linalg.matrix_norm(instance.V) + torch.linalg.matrix_norm(instance.V_hat)
-    rounding = 16 * torch.finfo(reach.dtype).eps * over_heads((1 + reach) * values) * instance.Q.shape[-2] ** 0.5
+    rounding = (
+        16
+        * torch.finfo(reach.dtype).eps
+        * over_heads((1 + reach) * values)
+        * instance.Q.shape[-2] ** 0.5
+    )
     lhs, rhs = over_heads(output_error(instance)), over_heads(corrected_bound(instance))
     return compare(lhs, rhs, {"finite input": instance.finite}, rounding.detach())
 
@@ -74,7 +88,9 @@ def check_jacobian(instance: Logits) -> Result:
     """The lemma: the spectral norm of the softmax Jacobian, computed, against ½."""
     norm = jacobian_norm(torch.softmax(instance.s, dim=-1))
     return compare(
-        norm, torch.full_like(norm, JACOBIAN_BOUND), {"finite input": torch.isfinite(instance.s).all(dim=-1)}
+        norm,
+        torch.full_like(norm, JACOBIAN_BOUND),
+        {"finite input": torch.isfinite(instance.s).all(dim=-1)},
     )
 
 
@@ -116,7 +132,10 @@ register(
         ),
         extremal=opposite_keys,
         attained=True,
-        adversary_shapes=({"h": 1, "N": 1, "N_keys": 2, "d": 1}, {"h": 2, "N": 3, "N_keys": 4, "d": 2}),
+        adversary_shapes=(
+            {"h": 1, "N": 1, "N_keys": 2, "d": 1},
+            {"h": 2, "N": 3, "N_keys": 4, "d": 2},
+        ),
     )
 )
 register(

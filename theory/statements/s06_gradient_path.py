@@ -44,7 +44,9 @@ class Modules:
 
     def changed(self, *names: str) -> "Modules":
         """The modules `names` (of Q, K, V) with their change applied."""
-        return replace(self, **{f"W_{x}": getattr(self, f"W_{x}") + getattr(self, f"delta_{x}") for x in names})
+        return replace(
+            self, **{f"W_{x}": getattr(self, f"W_{x}") + getattr(self, f"delta_{x}") for x in names}
+        )
 
     @property
     def finite(self) -> Tensor:
@@ -85,13 +87,17 @@ def rounding(instance: Modules) -> Float[Tensor, "*n"]:
 def check_printed(instance: Modules) -> Result:
     """The printed claim: the joint error against three times the largest single one."""
     bound = 3 * single_errors(instance).amax(dim=0)
-    return compare(joint_error(instance), bound, {"finite loss": instance.finite}, rounding(instance))
+    return compare(
+        joint_error(instance), bound, {"finite loss": instance.finite}, rounding(instance)
+    )
 
 
 def check_path(instance: Modules) -> Result:
     """The corrected statement: the joint error against the sum of the errors along the path."""
     bound = path_errors(instance).sum(dim=0)
-    return compare(joint_error(instance), bound, {"finite loss": instance.finite}, rounding(instance))
+    return compare(
+        joint_error(instance), bound, {"finite loss": instance.finite}, rounding(instance)
+    )
 
 
 def sample(generator: Generator, n: int, *, N: int, D: int, d: int) -> Modules:

@@ -35,7 +35,14 @@ from torch import Generator, Tensor
 
 from prunedlora.linalg.elimination import block_solution
 from theory.checking import instances
-from theory.checking.numerics import condition, condition_on_range, gram, kronecker_loss, trace_form, usable
+from theory.checking.numerics import (
+    condition,
+    condition_on_range,
+    gram,
+    kronecker_loss,
+    trace_form,
+    usable,
+)
 from theory.checking.registry import Statement, register
 from theory.checking.result import Result, compare
 
@@ -75,7 +82,9 @@ def sample(generator: Generator, n: int, *, d: int, r: int, count: int, rank_D: 
     )
 
 
-def over_masks(X: Float[Tensor, "*n d r"], masks: Int[Tensor, "*n masks count"]) -> Float[Tensor, "*n masks d r"]:
+def over_masks(
+    X: Float[Tensor, "*n d r"], masks: Int[Tensor, "*n masks count"]
+) -> Float[Tensor, "*n masks d r"]:
     """The same matrix once for each mask."""
     return X.unsqueeze(-3).expand(*masks.shape[:-1], *X.shape[-2:])
 

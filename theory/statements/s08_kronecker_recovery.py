@@ -85,7 +85,9 @@ def check_recovery(instance: Kronecker) -> Result:
     error = torch.where(size > 0, frobenius(delta - dense_minimiser(instance)) / size, 0.0)
     kappa = condition(C) * condition(D)
     assumptions = {"C and D positive definite": usable(kappa)}
-    return compare(error, allowance(kappa, instance.W.shape[-2] * instance.W.shape[-1]), assumptions)
+    return compare(
+        error, allowance(kappa, instance.W.shape[-2] * instance.W.shape[-1]), assumptions
+    )
 
 
 def check_cost(instance: Kronecker) -> Result:
@@ -96,8 +98,12 @@ def check_cost(instance: Kronecker) -> Result:
     out = eliminate([instance.W], [C], count, moments=[instance.W.mT @ D @ instance.W], damping=0.0)
     delta = out.matrices[0] - instance.W
     scale = frobenius(D) * frobenius(C) * (frobenius(delta) + frobenius(instance.W)).square()
-    error = torch.where(scale > 0, (kronecker_loss(delta, C, D) - out.cost.sum(dim=-1)).abs() / scale, 0.0)
-    return compare(error, allowance(condition(C), C.shape[-1]), {"C positive definite": usable(condition(C))})
+    error = torch.where(
+        scale > 0, (kronecker_loss(delta, C, D) - out.cost.sum(dim=-1)).abs() / scale, 0.0
+    )
+    return compare(
+        error, allowance(condition(C), C.shape[-1]), {"C positive definite": usable(condition(C))}
+    )
 
 
 def expected_gram(instance: Tokens) -> Float[Tensor, "*n r r"]:
@@ -143,7 +149,11 @@ def sample_tokens(generator: Generator, n: int, *, values: int, d: int, r: int) 
     g = instances.matrices(generator, n, values, d)
     biased = instances.uniform(generator, n) < 0.1
     g = torch.where(biased.view(-1, 1, 1), g, g - g.mean(dim=-2, keepdim=True))
-    return Tokens(instances.matrices(generator, n, values, r), g, instances.log_uniform(generator, n, -1.0, 1.0))
+    return Tokens(
+        instances.matrices(generator, n, values, r),
+        g,
+        instances.log_uniform(generator, n, -1.0, 1.0),
+    )
 
 
 register(
@@ -154,7 +164,11 @@ register(
         claim="identity",
         sample=sample_recovery,
         check=check_recovery,
-        shapes=({"d": 2, "r": 3, "count": 1}, {"d": 3, "r": 5, "count": 3}, {"d": 6, "r": 4, "count": 2}),
+        shapes=(
+            {"d": 2, "r": 3, "count": 1},
+            {"d": 3, "r": 5, "count": 3},
+            {"d": 6, "r": 4, "count": 2},
+        ),
     )
 )
 register(
@@ -165,7 +179,11 @@ register(
         claim="identity",
         sample=sample_recovery,
         check=check_cost,
-        shapes=({"d": 2, "r": 3, "count": 1}, {"d": 3, "r": 5, "count": 3}, {"d": 12, "r": 6, "count": 4}),
+        shapes=(
+            {"d": 2, "r": 3, "count": 1},
+            {"d": 3, "r": 5, "count": 3},
+            {"d": 12, "r": 6, "count": 4},
+        ),
     )
 )
 register(

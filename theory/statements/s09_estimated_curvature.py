@@ -37,7 +37,9 @@ class Estimate:
     masks: Int[Tensor, "*n masks count"]
 
 
-def relative_error_of_curvature(H: Float[Tensor, "*n r r"], H_hat: Float[Tensor, "*n r r"]) -> Float[Tensor, "*n"]:
+def relative_error_of_curvature(
+    H: Float[Tensor, "*n r r"], H_hat: Float[Tensor, "*n r r"]
+) -> Float[Tensor, "*n"]:
     """Smallest η with ``(1-η) H ⪯ H_hat ⪯ (1+η) H``.
 
     >>> relative_error_of_curvature(torch.eye(2), torch.diag(torch.tensor([0.5, 1.2])))
@@ -53,10 +55,15 @@ def cost_of_choice(instance: Estimate) -> tuple[Float[Tensor, "*n"], Float[Tenso
     """True quadratic cost of the mask and recovery chosen by the estimate, and of the best ones."""
     W = over_masks(instance.W, instance.masks)
     masks = instance.masks
-    H, H_hat = over_masks(gram(instance.factor), masks), over_masks(gram(instance.factor_hat), masks)
+    H, H_hat = (
+        over_masks(gram(instance.factor), masks),
+        over_masks(gram(instance.factor_hat), masks),
+    )
     delta_hat, estimated = block_solution(W, H_hat, masks)
     _, best = block_solution(W, H, masks)
-    chosen = 0.5 * trace_form(delta_hat, H).gather(-1, estimated.argmin(dim=-1, keepdim=True)).squeeze(-1)
+    chosen = 0.5 * trace_form(delta_hat, H).gather(
+        -1, estimated.argmin(dim=-1, keepdim=True)
+    ).squeeze(-1)
     return chosen, best.amin(dim=-1)
 
 
@@ -77,10 +84,14 @@ def check_estimate(instance: Estimate) -> Result:
 def sample_estimate(generator: Generator, n: int, *, d: int, r: int, count: int) -> Estimate:
     """Random curvatures with relative errors between 10^-3 and about 1; a few exceed 1."""
     factor = instances.factors(generator, n, r, condition=4.0)
-    noise = instances.scaled(instances.normal(generator, n, r, r), instances.log_uniform(generator, n, -3.0, -0.5))
+    noise = instances.scaled(
+        instances.normal(generator, n, r, r), instances.log_uniform(generator, n, -3.0, -0.5)
+    )
     eye = torch.eye(r, dtype=torch.float64)
     W = instances.matrices(generator, n, d, r)
-    return Estimate(W, factor, (eye + noise / r**0.5) @ factor, instances.all_masks(r, count).expand(n, -1, -1))
+    return Estimate(
+        W, factor, (eye + noise / r**0.5) @ factor, instances.all_masks(r, count).expand(n, -1, -1)
+    )
 
 
 def misjudged_curvature(eta: float = 0.5) -> Estimate:
@@ -99,7 +110,11 @@ register(
         claim="bound",
         sample=sample_estimate,
         check=check_estimate,
-        shapes=({"d": 1, "r": 2, "count": 1}, {"d": 4, "r": 5, "count": 2}, {"d": 6, "r": 6, "count": 3}),
+        shapes=(
+            {"d": 1, "r": 2, "count": 1},
+            {"d": 4, "r": 5, "count": 2},
+            {"d": 6, "r": 6, "count": 3},
+        ),
         extremal=misjudged_curvature,
         attained=True,
         adversary_shapes=({"d": 1, "r": 2, "count": 1}, {"d": 2, "r": 3, "count": 1}),

@@ -72,7 +72,9 @@ def along_segments(instance: Classifier) -> Callable[[Tensor], Tensor]:
 
     def phi(t: Tensor) -> Tensor:
         W = instance.W.unsqueeze(-3) + t[..., None, None] * instance.changes
-        Z, soft = (x.unsqueeze(-3).expand(*W.shape[:-2], *x.shape[-2:]) for x in (instance.Z, labels))
+        Z, soft = (
+            x.unsqueeze(-3).expand(*W.shape[:-2], *x.shape[-2:]) for x in (instance.Z, labels)
+        )
         return cross_entropy(W, Z, soft)
 
     return phi
@@ -94,7 +96,9 @@ def quadrature() -> tuple[Float[Tensor, "nodes"], Float[Tensor, "nodes"]]:
     return t, torch.from_numpy(w / 2) * 0.5 * (1 - t).square()
 
 
-def taylor_model(phi: Callable[[Tensor], Tensor], start: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k"]:
+def taylor_model(
+    phi: Callable[[Tensor], Tensor], start: Float[Tensor, "*n k"]
+) -> Float[Tensor, "*n k"]:
     """Second-order model of every change, from two nested Jacobian-vector products."""
     first = derivative(phi)
     return phi(start) + first(start) + 0.5 * derivative(first)(start)
@@ -126,7 +130,9 @@ def check_remainder(instance: Classifier) -> Result:
         "remainder resolved by the quadrature": rule_error <= 1e-4 * bound + noise,
         "no change is zero": radius.amin(dim=-1) > 0,
     }
-    return compare(chosen - true.amin(dim=-1), bound, assumptions, (2 * rule_error + noise).detach())
+    return compare(
+        chosen - true.amin(dim=-1), bound, assumptions, (2 * rule_error + noise).detach()
+    )
 
 
 def ascent_remainder(instance: Classifier) -> Float[Tensor, "*n"]:
@@ -137,18 +143,26 @@ def ascent_remainder(instance: Classifier) -> Float[Tensor, "*n"]:
     return wrong_choice(phi(start + 1), taylor_model(phi, start)) / bound
 
 
-def sample_classifier(generator: Generator, n: int, *, d: int, r: int, N: int, count: int) -> Classifier:
+def sample_classifier(
+    generator: Generator, n: int, *, d: int, r: int, N: int, count: int
+) -> Classifier:
     """Random classifiers; F: for every set of `count` columns a step towards its removal with recovery, and back.
 
     Half of the points are stationary; there the model cannot tell the two directions apart.
     """
     W = instances.matrices(generator, n, d, r, low=-2.0, high=0.3)
-    Z = instances.normal(generator, n, N, r) * instances.log_uniform(generator, n, -1.0, 0.3).view(-1, 1, 1)
+    Z = instances.normal(generator, n, N, r) * instances.log_uniform(generator, n, -1.0, 0.3).view(
+        -1, 1, 1
+    )
     stationary = (instances.uniform(generator, n) < 0.5).view(-1, 1, 1)
-    offset = torch.where(stationary, 0.0, instances.matrices(generator, n, N, d, low=-6.0, high=0.0))
+    offset = torch.where(
+        stationary, 0.0, instances.matrices(generator, n, N, d, low=-6.0, high=0.0)
+    )
     masks = instances.all_masks(r, count).expand(n, -1, -1)
     delta, _ = block_solution(over_masks(W, masks), over_masks(gram(Z) / N, masks), masks)
-    return Classifier(W, Z, offset, instances.scaled(delta, instances.log_uniform(generator, n, -2.0, 0.0)))
+    return Classifier(
+        W, Z, offset, instances.scaled(delta, instances.log_uniform(generator, n, -2.0, 0.0))
+    )
 
 
 def mirrored_changes(size: float = 1e-3) -> Classifier:

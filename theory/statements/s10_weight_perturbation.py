@@ -76,7 +76,9 @@ def kernels(instance: Layer) -> Float[Tensor, "*n masks r r"]:
             [0., 1.]], dtype=torch.float64)
     """
     C = over_masks(instance.C, instance.masks)
-    delta, _ = block_solution(torch.eye(C.shape[-1], dtype=C.dtype, device=C.device).expand_as(C), C, instance.masks)
+    delta, _ = block_solution(
+        torch.eye(C.shape[-1], dtype=C.dtype, device=C.device).expand_as(C), C, instance.masks
+    )
     return delta @ C @ delta.mT
 
 
@@ -102,14 +104,21 @@ def largest(instance: Layer, K: Float[Tensor, "*n masks r r"]) -> Float[Tensor, 
     return spectral(instance.D) * spectral(K).amax(dim=-1)
 
 
-def excess(instance: Perturbed, K: Float[Tensor, "*n masks r r"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def excess(
+    instance: Perturbed, K: Float[Tensor, "*n masks r r"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Difference of root costs; its rounding; the mask chosen after the perturbation; the best mask."""
     before = root_cost(instance.W, instance.D, K)
     chosen = root_cost(instance.W + instance.E, instance.D, K).argmin(dim=-1, keepdim=True)
     best = before.argmin(dim=-1, keepdim=True)
     scale = frobenius(instance.W).square() * largest(instance, K)
     rounding = 1e-13 * condition(instance.C).clamp(max=1e6) * scale.sqrt()
-    return (before.gather(-1, chosen) - before.gather(-1, best)).squeeze(-1), rounding.detach(), chosen, best
+    return (
+        (before.gather(-1, chosen) - before.gather(-1, best)).squeeze(-1),
+        rounding.detach(),
+        chosen,
+        best,
+    )
 
 
 def check_general(instance: Perturbed) -> Result:
@@ -133,14 +142,21 @@ def check_activation(instance: Perturbed) -> Result:
     """(c), the activation rule's choice, in units of loss."""
     K = kernels(instance)
     eye = torch.eye(instance.W.shape[-2], dtype=instance.W.dtype, device=instance.W.device)
-    blind = root_cost(instance.W + instance.E, eye.expand_as(instance.D), K).argmin(dim=-1, keepdim=True)
+    blind = root_cost(instance.W + instance.E, eye.expand_as(instance.D), K).argmin(
+        dim=-1, keepdim=True
+    )
     costs = root_cost(instance.W, instance.D, K)
     price = kappa(instance)
     noise = 2 * frobenius(instance.E) * (largest(instance, K) / 2).sqrt()
-    assumptions = base_assumptions(instance) | {"D positive definite where removal acts": usable(price)}
+    assumptions = base_assumptions(instance) | {
+        "D positive definite where removal acts": usable(price)
+    }
     rounding = excess(instance, K)[1]
     return compare(
-        costs.gather(-1, blind).squeeze(-1), price.sqrt() * costs.amin(dim=-1) + noise, assumptions, rounding
+        costs.gather(-1, blind).squeeze(-1),
+        price.sqrt() * costs.amin(dim=-1) + noise,
+        assumptions,
+        rounding,
     )
 
 
@@ -153,7 +169,9 @@ def ascent(instance: Perturbed, bound: Float[Tensor, "*n"]) -> Float[Tensor, "*n
 
 def ascent_general(instance: Perturbed) -> Float[Tensor, "*n"]:
     """For (a)."""
-    return ascent(instance, 2 * frobenius(instance.E) * (largest(instance, kernels(instance)) / 2).sqrt())
+    return ascent(
+        instance, 2 * frobenius(instance.E) * (largest(instance, kernels(instance)) / 2).sqrt()
+    )
 
 
 def ascent_pair(instance: Perturbed) -> Float[Tensor, "*n"]:
@@ -161,12 +179,16 @@ def ascent_pair(instance: Perturbed) -> Float[Tensor, "*n"]:
     return ascent_general(instance) * 2**0.5
 
 
-def sample(generator: Generator, n: int, *, d: int, r: int, count: int, rank_D: int = 0) -> Perturbed:
+def sample(
+    generator: Generator, n: int, *, d: int, r: int, count: int, rank_D: int = 0
+) -> Perturbed:
     """Random layers, perturbed by 10^-4 to 1 of their norm."""
     layer = sample_layer(generator, n, d=d, r=r, count=count, rank_D=rank_D)
     E = instances.normal(generator, n, d, r)
     size = frobenius(layer.W) / (d * r) ** 0.5 * instances.log_uniform(generator, n, -4.0, 0.0)
-    return Perturbed(**{f.name: getattr(layer, f.name) for f in fields(layer)}, E=instances.scaled(E, size))
+    return Perturbed(
+        **{f.name: getattr(layer, f.name) for f in fields(layer)}, E=instances.scaled(E, size)
+    )
 
 
 def build(W: list[float], E: list[float], C: Float[Tensor, "r r"], count: int) -> Perturbed:
@@ -186,7 +208,9 @@ def two_columns(epsilon: float = 0.1) -> Perturbed:
     return build(W, E, torch.eye(2, dtype=torch.float64), 1)
 
 
-def overlapping_masks(theta: float = 0.1, stiffness: float = 1e6, epsilon: float = 1e-3) -> Perturbed:
+def overlapping_masks(
+    theta: float = 0.1, stiffness: float = 1e6, epsilon: float = 1e-3
+) -> Perturbed:
     """2 is approached: masks {0, 1} and {0, 2} that share a column.
 
     >>> round(2 * check_general(overlapping_masks()).ratio.item(), 3)  # the constant reached; 2 as theta -> 0
@@ -199,7 +223,10 @@ def overlapping_masks(theta: float = 0.1, stiffness: float = 1e6, epsilon: float
     cross = -(stiffness - 1) * s * c
     coupled = cross**2 / shared
     P = torch.stack(
-        [torch.stack(row) for row in ((shared, cross, cross), (cross, own, coupled), (cross, coupled, own))]
+        [
+            torch.stack(row)
+            for row in ((shared, cross, cross), (cross, own, coupled), (cross, coupled, own))
+        ]
     )
     reach = (4 * c**2 + 2 * s**2).sqrt()
     gap = epsilon * reach.item() * (1 - 1e-3)

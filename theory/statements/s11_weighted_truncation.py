@@ -76,7 +76,9 @@ def optimum(instance: Adapter) -> Float[Tensor, "*n d_out d_in"]:
 
 def dense_optimum(instance: Adapter) -> Float[Tensor, "*n d_out d_in"]:
     """The same from the dense matrix ``D^{1/2} B A C^{1/2}``."""
-    U, S, Vh = torch.linalg.svd(instance.factor_D @ instance.B @ instance.A @ instance.factor_C.mT, full_matrices=False)
+    U, S, Vh = torch.linalg.svd(
+        instance.factor_D @ instance.B @ instance.A @ instance.factor_C.mT, full_matrices=False
+    )
     k = instance.rank
     truncated = (U[..., :k] * S[..., None, :k]) @ Vh[..., :k, :]
     half = torch.linalg.solve(instance.factor_D, truncated)
@@ -98,7 +100,9 @@ def check_factors(instance: Adapter) -> Result:
     through, dense = optimum(instance), dense_optimum(instance)
     difference = frobenius(instance.factor_D @ (through - dense) @ instance.factor_C.mT)
     tail = values[..., instance.rank :].square().sum(dim=-1).sqrt()
-    error = torch.maximum(difference, (weighted_error(instance, through) - tail).abs()) / values[..., 0]
+    error = (
+        torch.maximum(difference, (weighted_error(instance, through) - tail).abs()) / values[..., 0]
+    )
     amplification = sensitivity(instance)
     assumptions = {"moments invertible, gap in the spectrum": usable(amplification)}
     return compare(error, allowance(amplification, instance.B.shape[-1]), assumptions)
@@ -109,13 +113,19 @@ def check_optimum(instance: Adapter) -> Result:
     M_b, M_a = instance.moments
     kappa = condition(M_b) + condition(M_a)
     best = weighted_error(instance, optimum(instance))
-    rounding = allowance(kappa.clamp(max=1e10), instance.B.shape[-1]) * singular_values(M_b, M_a)[..., 0]
+    rounding = (
+        allowance(kappa.clamp(max=1e10), instance.B.shape[-1]) * singular_values(M_b, M_a)[..., 0]
+    )
     competitor = weighted_error(instance, instance.left @ instance.right)
     return compare(best, competitor, {"moments invertible": kappa <= 1e10}, rounding.detach())
 
 
 def recovered_choice(
-    B: Float[Tensor, "*n d_out r"], A: Float[Tensor, "*n r d_in"], M_a: Float[Tensor, "*n r r"], order: Tensor, k: int
+    B: Float[Tensor, "*n d_out r"],
+    A: Float[Tensor, "*n r d_in"],
+    M_a: Float[Tensor, "*n r r"],
+    order: Tensor,
+    k: int,
 ) -> tuple[Float[Tensor, "*n d_out k"], Float[Tensor, "*n k d_in"]]:
     """The first k components of `order`, the others removed with the best recovery on B.
 

@@ -60,7 +60,9 @@ def log_probabilities(
 
 def core_at_rest(instance: Sequence) -> Float[Tensor, "*n r r"]:
     """``S = I``."""
-    return torch.eye(instance.A.shape[-2], dtype=torch.float64, device=instance.A.device).expand_as(instance.direction)
+    return torch.eye(instance.A.shape[-2], dtype=torch.float64, device=instance.A.device).expand_as(
+        instance.direction
+    )
 
 
 def along(
@@ -78,12 +80,17 @@ def along(
     return both[0], both[1]
 
 
-def bottleneck(instance: Sequence) -> tuple[Float[Tensor, "classes *n T r"], Float[Tensor, "*n T r"]]:
+def bottleneck(
+    instance: Sequence,
+) -> tuple[Float[Tensor, "classes *n T r"], Float[Tensor, "*n T r"]]:
     """What passes through the bottleneck: u backward, for every label, and z forward."""
     z = instance.x @ instance.A.mT
     noise = torch.zeros_like(z).requires_grad_()
     losses = -log_probabilities(instance, core_at_rest(instance), noise)
-    u = [torch.autograd.grad(loss.sum(), noise, retain_graph=True)[0] for loss in losses.unbind(dim=-1)]
+    u = [
+        torch.autograd.grad(loss.sum(), noise, retain_graph=True)[0]
+        for loss in losses.unbind(dim=-1)
+    ]
     return torch.stack(u), z
 
 
@@ -94,7 +101,9 @@ def check_gradients(instance: Sequence) -> Result:
     """
     u, z = bottleneck(instance)
     inner = (u.mT @ z * instance.direction).sum(dim=(-2, -1)).movedim(0, -1)
-    terms = (u.norm(dim=-1) * z.norm(dim=-1)).sum(dim=-1).amax(dim=0) * instance.direction.norm(dim=(-2, -1))
+    terms = (u.norm(dim=-1) * z.norm(dim=-1)).sum(dim=-1).amax(dim=0) * instance.direction.norm(
+        dim=(-2, -1)
+    )
     size = terms + along(instance, class_scores)[0].abs().amax(dim=-1)
     difference = (inner + along(instance, log_probabilities)[0]).abs().amax(dim=-1)
     return _relative_to(difference, size, instance)
@@ -121,7 +130,9 @@ def _relative_to(difference: Tensor, size: Tensor, instance: Sequence) -> Result
     return compare(error, allowance(torch.ones_like(error), terms), {"adapter not zero": size > 0})
 
 
-def sample_sequence(generator: Generator, n: int, *, d: int, r: int, T: int, classes: int) -> Sequence:
+def sample_sequence(
+    generator: Generator, n: int, *, d: int, r: int, T: int, classes: int
+) -> Sequence:
     """Random sequences and adapters."""
     return Sequence(
         x=instances.normal(generator, n, T, d),

@@ -78,7 +78,9 @@ def moments(instance: Core) -> tuple[Float[Tensor, "*n r r"], Float[Tensor, "*n 
     return gram(instance.u) / instance.u.shape[-2], gram(instance.z) / instance.z.shape[-2]
 
 
-def core_change(instance: Core, left: Float[Tensor, "d_out k"], right: Float[Tensor, "k d_in"]) -> Float[Tensor, "r r"]:
+def core_change(
+    instance: Core, left: Float[Tensor, "d_out k"], right: Float[Tensor, "k d_in"]
+) -> Float[Tensor, "r r"]:
     """``PQ - I`` of an adapter ``left @ right`` inside the column and row spaces of B and A."""
     P = torch.linalg.lstsq(instance.B, left).solution
     Q = torch.linalg.lstsq(instance.A.mT, right.mT).solution.mT
@@ -91,7 +93,9 @@ def objectives(
     """Objective of the core Fisher solution and of the Kronecker solution, both at half the rank; one instance."""
     (M_b, M_a) = moments(instance)
     k = instance.B.shape[-1] // 2
-    out = truncate_core_fisher(instance.B, instance.A, k, gradients, M_b, M_a, mu=MU, lam=lam, max_iter=30)
+    out = truncate_core_fisher(
+        instance.B, instance.A, k, gradients, M_b, M_a, mu=MU, lam=lam, max_iter=30
+    )
     start = truncate_weighted(instance.B, instance.A, k, M_b, M_a)
     fisher = objective(instance, gradients, core_change(instance, out.B, out.A), lam)
     return fisher, objective(instance, gradients, core_change(instance, *start), lam)
@@ -102,7 +106,9 @@ def one_by_one(
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """`objectives` of each instance; L-BFGS is not batched."""
     rows = [Core(*row) for row in zip(instance.B, instance.A, instance.u, instance.z, strict=True)]
-    fisher, kronecker = zip(*(objectives(row, g, lam) for row, g in zip(rows, gradients, strict=True)), strict=True)
+    fisher, kronecker = zip(
+        *(objectives(row, g, lam) for row, g in zip(rows, gradients, strict=True)), strict=True
+    )
     return torch.stack(fisher), torch.stack(kronecker)
 
 
@@ -117,7 +123,9 @@ def check_descent(instance: Core) -> Result:
     fisher, kronecker = one_by_one(instance, instance.paired, LAM)
     kappa = conditions(instance)
     rounding = allowance(kappa.clamp(max=LARGEST), instance.B.shape[-1]) * kronecker
-    return compare(fisher, kronecker, {"moments and factors of full rank": kappa <= LARGEST}, rounding)
+    return compare(
+        fisher, kronecker, {"moments and factors of full rank": kappa <= LARGEST}, rounding
+    )
 
 
 def check_independent(instance: Core) -> Result:
@@ -126,7 +134,9 @@ def check_independent(instance: Core) -> Result:
     kappa = conditions(instance)
     error = (fisher - kronecker).abs() / kronecker
     return compare(
-        error, allowance(kappa, instance.B.shape[-1]), {"moments and factors of full rank": kappa <= LARGEST}
+        error,
+        allowance(kappa, instance.B.shape[-1]),
+        {"moments and factors of full rank": kappa <= LARGEST},
     )
 
 
@@ -148,7 +158,11 @@ register(
         claim="bound",
         sample=sample_core,
         check=check_descent,
-        shapes=({"d": 6, "r": 2, "samples": 16}, {"d": 8, "r": 4, "samples": 32}, {"d": 12, "r": 6, "samples": 64}),
+        shapes=(
+            {"d": 6, "r": 2, "samples": 16},
+            {"d": 8, "r": 4, "samples": 32},
+            {"d": 12, "r": 6, "samples": 64},
+        ),
         instances=1_000,
     )
 )

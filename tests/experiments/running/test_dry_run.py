@@ -8,7 +8,13 @@ from experiments.finetuning.models import load_model
 from experiments.running import dry_run
 from experiments.settings.preset import PRESETS, load_preset
 
+SMOKE = load_preset("smoke")
 NAMES = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def with_math_runs(**changes):
+    """The smoke preset with other settings of its math runs."""
+    return replace(SMOKE, math=replace(SMOKE.math, run=replace(SMOKE.math.run, **changes)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,15 +34,13 @@ def test_every_preset_is_sound_and_its_runs_differ(name):
     ],
 )
 def test_an_unsound_preset_is_refused(changes, message):
-    preset = load_preset("smoke")
     with pytest.raises(ValueError, match=message):
-        dry_run.check(replace(preset, run=replace(preset.run, **changes)))
+        dry_run.check(with_math_runs(**changes))
 
 
 def test_a_schedule_that_does_not_fit_is_refused():
-    preset = load_preset("smoke")
     with pytest.raises(ValueError, match="events"):
-        dry_run.check(replace(preset, run=replace(preset.run, interval=100)))
+        dry_run.check(with_math_runs(interval=100))
 
 
 def test_the_estimate_knows_the_model_that_comes_in_a_package():

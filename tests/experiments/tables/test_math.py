@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from experiments.reporting.table import CUT, LORA, PRUNED, SKYLINE, UNTUNED, Table, sentences, write
+from experiments.reporting.table import Table
+from experiments.reporting.writing import sentences, write
 from experiments.settings.preset import load_preset
 from experiments.tables import math as math_tables
+from experiments.tables.labels import LORA, SKYLINE, UNTUNED, pruned_by, truncated_by
+from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from paper_figures import rank_and_loss
 
-SMOKE = load_preset("smoke")
+SMOKE = load_preset("smoke").math
 
 
 def result(run, share: float) -> dict:
@@ -29,7 +31,10 @@ def result(run, share: float) -> dict:
 
 def results(table: Table) -> dict[str, dict]:
     shares = {"prunedlora2025": 0.9, "magnitude": 0.3}
-    return {r.key: result(r, 0.0 if r.method == "untuned" else shares.get(r.criterion, 0.6)) for r in table.runs}
+    return {
+        r.key: result(r, 0.0 if r.method == "untuned" else shares.get(r.criterion, 0.6))
+        for r in table.runs
+    }
 
 
 def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
@@ -40,21 +45,32 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
     labels = [row.label for row in five.rows]
     assert labels[:2] == [UNTUNED, LORA]
     assert labels == list(dict.fromkeys(labels))
-    assert {SKYLINE, CUT.format("svd_fisher"), PRUNED.format("random"), "full fine-tuning", "DoRA"} < set(labels)
+    assert {
+        SKYLINE,
+        truncated_by("svd_fisher"),
+        pruned_by("random"),
+        "full fine-tuning",
+        "DoRA",
+    } < set(labels)
     for row in five.rows:
         for column, (run, *_) in row.cells.items():
             initial = int(column.removeprefix("from rank "))
-            assert run.target_rank == {UNTUNED: 0, "full fine-tuning": 0, SKYLINE: initial}.get(row.label, 4)
+            assert run.target_rank == {UNTUNED: 0, "full fine-tuning": 0, SKYLINE: initial}.get(
+                row.label, 4
+            )
             if run.method in ("prune", "truncate") or row.label == SKYLINE:
                 assert run.initial_rank == initial
 
 
 def test_every_row_is_tried_at_every_rate_of_the_grid_and_baselines_that_are_not_asked_for_are_not():
-    preset = replace(SMOKE, math=replace(SMOKE.math, baselines=("rslora",), criteria=("svd",), truncations=("svd",)))
-    grid = math_tables.tuning(preset).grid(*(partial(b, preset) for b in (math_tables.table1, math_tables.table5)))
+    settings = replace(SMOKE, baselines=("rslora",), criteria=("svd",), truncations=("svd",))
+    study = studies(replace(load_preset("smoke"), math=settings))["math"]
+    grid = study.tuning.grid(study.tables["table1"], study.tables["table5"])
     assert {r.method for r in grid} == {"lora", "prune"}
     kinds = {replace(r, learning_rate=0.0).key for r in grid}
-    assert len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)  # LoRA, rsLoRA; two skylines; svd from two ranks
+    assert (
+        len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)
+    )  # LoRA, rsLoRA; two skylines; svd from two ranks
 
 
 def test_figure_2_is_a_run_of_table_1():
@@ -71,10 +87,12 @@ def test_the_text_follows_the_numbers(tmp_path):
     found = results(table)
     text = sentences(table, found)
     assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
-    own, rival = PRUNED.format("prunedlora2025"), CUT.format("svd")
-    (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
+    own, rival = pruned_by("prunedlora2025"), truncated_by("svd")
+    (line,) = (
+        line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than")
+    )
     assert f"{rival} (-0.15" in line
-    markdown, csv = write(table, found, tmp_path, math_tables.heading(SMOKE))
+    markdown, csv = write(table, found, tmp_path, "Somewhere.")
     assert "| pruned by magnitude" in markdown.read_text()
     assert "69.21" in markdown.read_text()
     assert len(csv.read_text().splitlines()) == len(table.rows) + 1
@@ -84,6 +102,8 @@ def test_rank_and_loss_are_drawn(tmp_path):
     table = math_tables.table1(SMOKE, unchanged)
     found = results(table)
     for run in table.runs:
-        (tmp_path / f"{run.key}.json").write_text(json.dumps({"config": vars(run), "result": found[run.key]}))
+        (tmp_path / f"{run.key}.json").write_text(
+            json.dumps({"config": vars(run), "result": found[run.key]})
+        )
     for file in rank_and_loss.draw(list(tmp_path.glob("*.json")), tmp_path / "figures"):
         assert file.stat().st_size > 5_000

@@ -1,5 +1,7 @@
 """The cost of training: which runs are measured, and what is made of it."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -10,49 +12,57 @@ from experiments.tables import table2
 from experiments.tables.tuning import unchanged
 
 SMOKE = load_preset("smoke")
-TABLE = math_tables.table5(SMOKE, unchanged)
+TABLE = math_tables.table5(SMOKE.math, unchanged)
 
 
 def test_every_row_that_trains_is_measured_once_against_lora_at_the_target_rank():
-    costs = table2.costs(SMOKE, TABLE)
-    runs = [asdict_without_learning(c.run) for c in costs.values()]
-    assert len(runs) == len({str(r) for r in runs})
-    assert {c.run["method"] for c in costs.values()} == {"lora", "full", "dora", "adalora", "prune"}
-    assert {"pruned by svd, from 6", "pruned by svd, from 8", "LoRA at the target rank"} < set(costs)
+    costs = table2.costs(SMOKE.table2, TABLE)
+    runs = {replace(c.run, learning_rate=1.0).key for c in costs.values()}
+    assert len(runs) == len(costs)
+    assert {c.run.method for c in costs.values()} == {"lora", "full", "dora", "adalora", "prune"}
+    assert {"pruned by svd, from 6", "pruned by svd, from 8", "LoRA at the target rank"} < set(
+        costs
+    )
     for cost in costs.values():
         assert cost.reference == costs["LoRA at the target rank"].run
-        assert cost.run["steps"] % cost.block == 0
+        assert cost.run.steps % cost.block == 0
 
 
 def test_another_learning_rate_is_the_same_measurement_and_another_rank_is_not():
-    cost, *_ = table2.costs(SMOKE, TABLE).values()
+    cost, *_ = table2.costs(SMOKE.table2, TABLE).values()
     faster, larger = (
-        Cost({**cost.run, name: value}, {**cost.reference, name: value}, cost.block)
-        for name, value in (("learning_rate", 0.5), ("initial_rank", 16))
+        Cost(replace(cost.run, **change), replace(cost.reference, **change), cost.block)
+        for change in ({"learning_rate": 0.5}, {"initial_rank": 16})
     )
     assert (faster.key, faster.memory_key) == (cost.key, cost.memory_key)
     assert larger.key != cost.key
     assert larger.memory_key != cost.memory_key
 
 
-def asdict_without_learning(run: dict) -> dict:
-    return {k: v for k, v in run.items() if k != "learning_rate"}
-
-
 def test_events_are_no_part_of_a_step_and_the_text_follows_the_numbers(tmp_path):
     results = {
-        r.key: {"trainable_parameters": 20, "adapter_parameters": 10, "base_parameters": 1000, "adapter_bytes": 10**6}
+        r.key: {
+            "trainable_parameters": 20,
+            "adapter_parameters": 10,
+            "base_parameters": 1000,
+            "adapter_bytes": 10**6,
+        }
         | {"events": [0] * 4 if r.method == "prune" else []}
         for r in TABLE.runs
     }
     measured = {
-        label: {"run": [2.0, 3.0, 2.0], "reference": [1.0] * 3, "events": [{"block": 1, "seconds": 1.0}], "block": 2}
+        label: {
+            "run": [2.0, 3.0, 2.0],
+            "reference": [1.0] * 3,
+            "events": [{"block": 1, "seconds": 1.0}],
+            "block": 2,
+        }
         if run.method == "prune"
         else {"run": [1.0] * 3, "reference": [1.0] * 3, "events": [], "block": 2}
         for label, run in table2.trained(TABLE).items()
     }
     measured = {label: found | {"peak_memory_bytes": 2**29} for label, found in measured.items()}
-    markdown, csv = table2.write(SMOKE, TABLE, results, measured, tmp_path)
+    markdown, csv = table2.write("Somewhere.", TABLE, results, measured, tmp_path)
     rows = pd.read_csv(csv).set_index("method")
     own = rows.loc["pruned by prunedlora2025, from 8"]
     assert own["trained %"] == "2 → 1"
@@ -72,8 +82,8 @@ def test_short_runs_do_all_their_events(name):
     from prunedlora import Schedule
 
     preset = load_preset(name)
-    for cost in table2.costs(preset, math_tables.table5(preset, unchanged)).values():
+    for cost in table2.costs(preset.table2, math_tables.table5(preset.math, unchanged)).values():
         run = cost.run
-        if run["method"] == "prune":
-            schedule = Schedule(run["target_rank"], run["interval"], run["per_event"], run["warmup_steps"])
-            schedule.check(run["initial_rank"], run["steps"])
+        if run.method == "prune":
+            schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
+            schedule.check(run.initial_rank, run.steps)

@@ -1,4 +1,4 @@
-"""Files that are no safetensors file: one clear error, a status that is not 0, nothing written."""
+"""Files that are not valid safetensors files: one clear error, a status that is not 0, nothing written."""
 
 import json
 import pickle
@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
-from prunedlora import inspect_adapter, verify_adapter
-from prunedlora.cli.commands import main
+from prunedlora import CompressConfig, compress_adapter, inspect_adapter, verify_adapter
+from prunedlora.cli.entry import main
 from prunedlora.errors import AdapterFileError, PrunedLoRAError
 from prunedlora.files.adapter_file import open_adapter
-from prunedlora.files.header import parse_header, read_header
+from prunedlora.files.header import MAX_HEADER, read_header
+from tests.adapters_on_disk import configured, kohya
 
 GOOD = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
@@ -32,14 +33,32 @@ BAD_FILES = {
     "data behind": raw(GOOD) + b"\0",
     "oversized header": raw(GOOD, length=2**63),
     "header above the limit": raw(GOOD, length=100_000_001),
+    "header above our own limit": raw(b" " * (MAX_HEADER + 1)),
     "no json": raw(b"not json"),
     "no utf-8": raw(b"\xff\xfe"),
     "a list": raw([1]),
     "deeply nested": raw(b'{"x":' + b"[" * 100_000),
     "a key twice": raw(b'{"x": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}, "x": 1}'),
-    "a huge number": raw(b'{"x": {"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}'),
-    "overlapping": raw({**GOOD, "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12),
-    "a gap": raw({**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16),
+    "a huge number": raw(
+        b'{"x": {"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}'
+    ),
+    "a key twice, alike": raw(
+        f'{{"x": {json.dumps(GOOD["x"])}, "x": {json.dumps(GOOD["x"])}}}'.encode()
+    ),
+    "a text twice": raw(
+        f'{{"__metadata__": {{"a": "b", "a": "b"}}, "x": {json.dumps(GOOD["x"])}}}'.encode()
+    ),
+    "huge integers": raw(
+        b'{"x":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,8]}}'
+    ),
+    "an entry as a list": raw({"x": ["F32", [2], [0, 8]]}),
+    "control characters in the dtype": raw({"x": {**GOOD["x"], "dtype": "F3\n\x1b[2J1"}}),
+    "overlapping": raw(
+        {**GOOD, "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12
+    ),
+    "a gap": raw(
+        {**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16
+    ),
     "beyond the file": raw({"x": {"dtype": "F32", "shape": [200], "data_offsets": [0, 800]}}),
     "reversed": raw({"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}),
     "negative": raw({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}),
@@ -66,16 +85,56 @@ def test_a_bad_file_is_one_error_and_nothing_is_written(tmp_path, capsys, conten
             call(file)
     with pytest.raises(SystemExit) as stopped:
         main(["compress", str(file), str(tmp_path / "b.safetensors"), "--rank", "1"])
-    assert str(stopped.value).startswith("error: ")
-    assert "\n" not in str(stopped.value)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.removesuffix("\n").isprintable()
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+#: Bytes of a tensor of 8 numbers, and whether torch can read and convert it.
+OTHER_DTYPES = {
+    "F4": (4, False),
+    "F6_E2M3": (6, False),
+    "F8_E4M3": (8, True),
+    "F8_E8M0": (8, True),
+    "C64": (64, True),
+}
+
+
+@pytest.mark.parametrize(("dtype", "size", "readable"), [(k, *v) for k, v in OTHER_DTYPES.items()])
+def test_another_tensor_of_any_dtype_is_carried_over_or_refused(tmp_path, dtype, size, readable):
+    source = configured(tmp_path / "a", modules_to_save=["head"])
+    file = source / "adapter_model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    entry = {"dtype": dtype, "shape": [8], "data_offsets": [len(data), len(data) + size]}
+    file.write_bytes(raw({**header, "base_model.model.head.weight": entry}, data + b"\1" * size))
+    if readable:
+        compress_adapter(source, tmp_path / "b", CompressConfig(rank=2))
+        assert b"\1" * size in (tmp_path / "b" / file.name).read_bytes()
+    else:
+        with pytest.raises(AdapterFileError):
+            compress_adapter(source, tmp_path / "b", CompressConfig(rank=2))
+
+
+def test_a_scaling_of_any_float_dtype_is_read(tmp_path):
+    file = kohya(tmp_path / "a.safetensors", alpha=2.0)
+    tensors = load_file(file)
+    save_file(
+        {k: t.to(torch.float8_e4m3fn) if "alpha" in k else t for k, t in tensors.items()}, file
+    )
+    assert {module.scaling for module in open_adapter(file).modules} == {0.5}
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.binary(max_size=80), st.integers(0, 200))
-def test_random_bytes_are_refused_or_valid(text, size):
+def test_random_bytes_are_refused_or_valid(tmp_path_factory, text, size):
+    file = tmp_path_factory.mktemp("fuzz") / "x"
+    file.write_bytes(raw(text, b"\0" * size)[:size])
     try:
-        header = parse_header(text, size, "fuzz")
+        header = read_header(file)
     except AdapterFileError:
         return
     assert sum(entry.nbytes for entry in header.tensors.values()) == size - 8 - len(text)

@@ -1,0 +1,81 @@
+"""The studies of a preset: for each of its parts which tables there are, and how they are run."""
+
+from functools import partial
+
+from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset
+from experiments.tables import (
+    code,
+    encoder,
+    figure1,
+    figure3,
+    language,
+    math,
+    rows,
+    table3,
+    table4,
+    table6,
+    table7,
+    when_to_prune,
+)
+from experiments.tables.study import Study
+from experiments.tables.tuning import Tuning
+
+
+def studies(preset: Preset) -> dict[str, Study]:
+    """One for each part that the preset has, by its name there, in the order in which they are run."""
+    found = {"math": _math(preset.name, preset.math)}
+    if preset.encoder is not None:
+        found["encoder"] = _encoder(preset.name, preset.encoder)
+    if preset.language is not None:
+        found["language"] = _language(preset.name, preset.language)
+    if preset.code is not None:
+        found["code"] = _code(preset.name, preset.code)
+    return found
+
+
+def _math(preset: str, settings: Finetuning) -> Study:
+    return Study(
+        heading=rows.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds),
+        gate=partial(rows.gate, settings, math.from_largest_rank(settings)),
+        tables={
+            "table1": partial(math.table1, settings),
+            "table5": partial(math.table5, settings),
+            "figure2": partial(math.figure2, settings),
+        },
+    )
+
+
+def _encoder(preset: str, settings: Encoder) -> Study:
+    return Study(
+        heading=encoder.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds, settings.tasks[0]),
+        gate=partial(encoder.gate, settings),
+        tables={
+            "table3": partial(table3.table, settings),
+            "table4": partial(table4.table, settings),
+            "table6": partial(table6.table, settings),
+            "table7": partial(table7.table, settings),
+            "figure1": partial(figure1.table, settings),
+            "figure3": partial(figure3.table, settings),
+            "when_to_prune": partial(when_to_prune.table, settings),
+        },
+    )
+
+
+def _language(preset: str, settings: Language) -> Study:
+    return Study(
+        heading=rows.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds, settings.tasks[0]),
+        gate=partial(rows.gate, settings, language.on_first_task(settings)),
+        tables={"language": partial(language.table, settings)},
+    )
+
+
+def _code(preset: str, settings: Code) -> Study:
+    return Study(
+        heading=code.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds),
+        gate=partial(code.gate, settings),
+        tables={"code": partial(code.table, settings)},
+    )

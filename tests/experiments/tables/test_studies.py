@@ -1,0 +1,39 @@
+"""Which studies a preset has, and that each of their tables is sound."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.__main__ import EXPERIMENTS
+from experiments.settings.preset import PRESETS, load_preset
+from experiments.tables.studies import studies
+from experiments.tables.tuning import unchanged
+
+TABLES = [
+    pytest.param(build, name, id=f"{preset}-{name}")
+    for preset in sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    for study in studies(load_preset(preset)).values()
+    for name, build in study.tables.items()
+]
+
+
+def test_a_part_that_a_preset_lacks_has_no_study():
+    preset = load_preset("smoke")
+    assert list(studies(preset)) == ["math", "encoder", "language", "code"]
+    assert list(studies(replace(preset, encoder=None, code=None))) == ["math", "language"]
+
+
+def test_every_table_can_be_asked_for_by_its_name():
+    tables = [name for study in studies(load_preset("cpu")).values() for name in study.tables]
+    assert len(tables) == len(set(tables))
+    assert set(EXPERIMENTS) == {*tables, "table2", "table8", "one_shot"}
+
+
+@pytest.mark.parametrize(("build", "name"), TABLES)
+def test_rows_have_labels_of_their_own_and_only_rows_of_the_table_are_compared(build, name):
+    table = build(unchanged)
+    labels = [row.label for row in table.rows]
+    assert table.name == name
+    assert len(set(labels)) == len(labels)
+    assert all(row.cells for row in table.rows)
+    assert {label for pair in table.compare for label in pair} <= set(labels)
