@@ -44,7 +44,9 @@ def subject(request):
     base, tokenizer = load_base(settings.run)
     torch.manual_seed(0)
     kind = "SEQ_CLS" if request.param == "tiny_bert" else "CAUSAL_LM"
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type=kind))
+    model = get_peft_model(
+        base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type=kind)
+    )
     for module in find_lora_modules(model):
         torch.nn.init.normal_(module.B, std=0.1)
     return measure(settings, model, tokenizer)

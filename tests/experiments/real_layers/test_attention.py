@@ -9,7 +9,9 @@ def test_recorded_heads_give_the_models_own_attention_output(subject):
     with attention.recorded(subject.model.get_base_model()):
         Q, K, V, mask = attention.heads_of(subject.model, batch, (0,))[0]
     kind = "self_attn.o_proj" if subject.settings.run.model == "tiny" else "attention.output.dense"
-    layer = next(c.module.layer for p, c in subject.candidates.items() if p.depth == 0 and p.kind == kind)
+    layer = next(
+        c.module.layer for p, c in subject.candidates.items() if p.depth == 0 and p.kind == kind
+    )
     seen = []
     handle = layer.register_forward_hook(lambda _, args, __: seen.append(args[0]))
     with torch.no_grad():

@@ -7,7 +7,9 @@ def test_both_rules_of_a_pair_are_measured_on_the_same_examples(subject):
     rows = curvature.prices(subject)
     assert len(rows) == len(subject.layers) * len(curvature.PAIRS)
     for row in rows:
-        assert row["test_difference"] == pytest.approx(row["activation"]["test"] - row["loss"]["test"], abs=1e-12)
+        assert row["test_difference"] == pytest.approx(
+            row["activation"]["test"] - row["loss"]["test"], abs=1e-12
+        )
         if row["pair"].startswith("svd"):  # the optimum of that model, up to damping
             assert row["loss"]["kronecker"] <= row["activation"]["kronecker"] * 1.05
 

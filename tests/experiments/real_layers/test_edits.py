@@ -12,7 +12,10 @@ def test_the_core_fisher_prediction_is_half_the_mean_square_of_what_samples_see(
     X = core_change(candidate.factors, new)
     old = candidate.factors
     torch.testing.assert_close(
-        old.B.double() @ (torch.eye(4) + X) @ old.A.double(), new.B.double() @ new.A.double(), rtol=1e-4, atol=1e-6
+        old.B.double() @ (torch.eye(4) + X) @ old.A.double(),
+        new.B.double() @ new.A.double(),
+        rtol=1e-4,
+        atol=1e-6,
     )
     costs = get_criterion("svd_kfac").reduce(old, candidate.statistics, 2, damping=0.0)
     undamped = quadratic_predictions(old, candidate.statistics, costs.factors)

@@ -12,7 +12,9 @@ from experiments.real_layers.edits import predictions, without
 def test_first_order_prediction_is_the_derivative_of_the_measured_loss(subject):
     place, candidate = subject.layers[0]
     new = without(candidate, torch.tensor([1]), recover=False)
-    found = prediction.removal(subject, place.depth, candidate, torch.tensor([1]), recover=False, taylor=True)
+    found = prediction.removal(
+        subject, place.depth, candidate, torch.tensor([1]), recover=False, taylor=True
+    )
     predicted = predictions(candidate, new, torch.tensor([1]))["first_order"]
     measured = found["taylor"]["calibration"]["first_order"]
     assert measured == pytest.approx(predicted, rel=0.05, abs=3e-6)
@@ -35,9 +37,15 @@ class Parabola:
 def test_the_taylor_model_of_an_exactly_quadratic_loss_leaves_no_remainder(subject):
     place, candidate = subject.layers[0]
     fake = replace(subject, scorer=Parabola(candidate))
-    found = prediction.removal(fake, place.depth, candidate, torch.tensor([0, 2]), recover=True, taylor=True)
-    assert found["taylor"]["calibration"]["second_order"] == pytest.approx(found["true"]["calibration"], rel=1e-3)
-    assert found["taylor"]["calibration"]["first_order"] != pytest.approx(found["true"]["calibration"], rel=1e-3)
+    found = prediction.removal(
+        fake, place.depth, candidate, torch.tensor([0, 2]), recover=True, taylor=True
+    )
+    assert found["taylor"]["calibration"]["second_order"] == pytest.approx(
+        found["true"]["calibration"], rel=1e-3
+    )
+    assert found["taylor"]["calibration"]["first_order"] != pytest.approx(
+        found["true"]["calibration"], rel=1e-3
+    )
 
 
 def test_the_even_part_of_an_exactly_quadratic_loss_is_its_quadratic_part(subject):
@@ -45,7 +53,12 @@ def test_the_even_part_of_an_exactly_quadratic_loss_is_its_quadratic_part(subjec
     scorer = Parabola(candidate)
     new = without(candidate, torch.tensor([0, 2]), recover=True)
     found = prediction.removal(
-        replace(subject, scorer=scorer), place.depth, candidate, torch.tensor([0, 2]), recover=True, taylor=False
+        replace(subject, scorer=scorer),
+        place.depth,
+        candidate,
+        torch.tensor([0, 2]),
+        recover=True,
+        taylor=False,
     )
     # without recovery of A the reflected factors are 2 B - B' with the old A
     delta = (new.B - candidate.factors.B).double()

@@ -12,7 +12,12 @@ from experiments.settings.preset import load_preset
 from theory.records import to_json
 
 RUN = replace(
-    load_preset("smoke").run, method="prune", criterion="prunedlora2025", initial_rank=6, target_rank=4, steps=8
+    load_preset("smoke").run,
+    method="prune",
+    criterion="prunedlora2025",
+    initial_rank=6,
+    target_rank=4,
+    steps=8,
 )
 
 
