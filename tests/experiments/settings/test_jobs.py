@@ -35,7 +35,9 @@ def test_the_configuration_of_every_committed_one_shot_experiment_has_the_key_of
     for name, config in records("one_shot"):
         one_shot = validated(OneShot, config["one_shot"], name)
         run = validated(RunConfig, config["run"], name)
-        assert name.endswith(f"_seed{run.seed}_{digest({'one_shot': asdict(one_shot), 'run': asdict(run)})}")
+        assert name.endswith(
+            f"_seed{run.seed}_{digest({'one_shot': asdict(one_shot), 'run': asdict(run)})}"
+        )
 
 
 def test_the_configuration_of_every_committed_cost_has_the_key_of_its_file():
@@ -88,7 +90,12 @@ def test_a_whole_number_is_the_float_that_it_is_meant_to_be():
 def test_the_key_depends_on_every_setting_and_survives_json():
     run = RunConfig("tiny", "arithmetic", "prune", 8, 4, "magnitude")
     assert validated(RunConfig, asdict(run), "") == run
-    others = [replace(run, seed=1), replace(run, steps=101), replace(run, criterion="random"), run.source]
+    others = [
+        replace(run, seed=1),
+        replace(run, steps=101),
+        replace(run, criterion="random"),
+        run.source,
+    ]
     assert len({r.key for r in [run, *others]}) == 5
     assert len({Runner(load_preset("smoke"), False, 1).file(r) for r in [run, *others]}) == 5
 

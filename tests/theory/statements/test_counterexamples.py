@@ -7,9 +7,19 @@ import torch
 
 from theory import get_statement
 from theory.statements.attention import head_output, output_error, sample
-from theory.statements.s04_printed_activation_bound import check, one_key, printed_bound, vanishing_queries
+from theory.statements.s04_printed_activation_bound import (
+    check,
+    one_key,
+    printed_bound,
+    vanishing_queries,
+)
 from theory.statements.s05_softmax_bound import check as check_corrected
-from theory.statements.s06_gradient_path import check_path, joint_error, silent_modules, single_errors
+from theory.statements.s06_gradient_path import (
+    check_path,
+    joint_error,
+    silent_modules,
+    single_errors,
+)
 
 
 def test_activation_side_with_the_published_numbers():
