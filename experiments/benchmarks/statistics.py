@@ -32,7 +32,10 @@ SHAPE = {
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
 }
-BATCH, LENGTH, RANK = 8, 128, 64
+BATCH = 8
+LENGTH = 128
+RANK = 64
+#: Largest ratio that the library promises, of some criteria and of the others.
 LIMITS = {"prunedlora2025": 1.05}
 LIMIT = 1.15
 
@@ -76,14 +79,15 @@ def measure(steps: int, device: str) -> dict[tuple[str, ...], list[tuple[float, 
         with Collector(model, modules, needs) as collector:
             return timed(lambda: train(collector), device)
 
+    # The first steps take longer than the others.
     seconds(())
     seconds(())
     times: dict[tuple[str, ...], list[tuple[float, float]]] = {
         needs_of(name): [] for name in available_criteria()
     }
     for _ in range(steps):
-        for needs, taken in times.items():
-            taken.append((seconds(()), seconds(needs)))
+        for needs, pairs in times.items():
+            pairs.append((seconds(()), seconds(needs)))
     return times
 
 

@@ -96,7 +96,9 @@ def sequences(
 
 
 @functools.lru_cache(maxsize=2)  # both splits: runs that share a process share them
-def _windows(tokenizer: PreTrainedTokenizerBase, documents: tuple[str, ...], length: int) -> list[list[int]]:
+def _windows(
+    tokenizer: PreTrainedTokenizerBase, documents: tuple[str, ...], length: int
+) -> list[list[int]]:
     windows = []
     for document in documents:
         ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]

@@ -79,48 +79,51 @@ def ranking(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`svd_kfac` and `svd_fisher` against `svd`, paired by sentence; increases are averaged over the seeds."""
-    found = []
-    increases: dict[tuple[str, int], list[np.ndarray]] = {}
+    increases: dict[tuple[str, int], list[list[float]]] = {}
     for record in records:
         for row in record["rows"]:
             if "test_increases" in row:
-                increases.setdefault((row["criterion"], row["rank"]), []).append(
-                    np.array(row["test_increases"])
-                )
-    for (criterion, rank), own in increases.items():
+                of_seeds = increases.setdefault((row["criterion"], row["rank"]), [])
+                of_seeds.append(row["test_increases"])
+    compared = []
+    for (criterion, rank), of_seeds in increases.items():
         if criterion == "svd":
             continue
-        mine, plain = np.mean(own, axis=0), np.mean(increases["svd", rank], axis=0)
-        found.append(
+        own = np.array(of_seeds)
+        others = np.array(increases["svd", rank])
+        mine = own.mean(axis=0)
+        plain = others.mean(axis=0)
+        compared.append(
             {
                 "criterion": criterion,
                 "rank": rank,
                 "increase": float(mine.mean()),
                 "increase_of_svd": float(plain.mean()),
-                "difference": difference(np.array(own), np.array(increases["svd", rank]))._asdict(),
+                "difference": difference(own, others)._asdict(),
                 "ratio": float(mine.mean() / plain.mean()),
                 "ratio_interval": list(interval(ratio_of_means, mine, plain)),
             }
         )
-    return sorted(found, key=lambda c: (c["criterion"], c["rank"]))
+    return sorted(compared, key=lambda c: (c["criterion"], c["rank"]))
 
 
 def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
     """What the numbers say."""
     text = []
     for rank, part in frame.groupby("rank", sort=False):
-        best, worst = part.iloc[0], part.iloc[-1]
+        best = part.iloc[0]
+        worst = part.iloc[-1]
         text.append(
             f"Rank {rank}: least loss with {best['criterion']} ({best['test']:+.4f}), most with {worst['criterion']}, "
             f"recovery {worst['recovery']} ({worst['test']:+.4f})."
         )
     for c in compared:
-        found = Difference(**c["difference"])
-        verdict = {-1: "less than", 0: "not distinguishably from", 1: "more than"}[found.sign]
+        change = Difference(**c["difference"])
+        verdict = {-1: "less than", 0: "not distinguishably from", 1: "more than"}[change.sign]
         text.append(
             f"{c['criterion']} at rank {c['rank']} loses {verdict} svd: {c['increase']:+.4f} against "
-            f"{c['increase_of_svd']:+.4f}, difference {found.mean:+.4f} (95 % bootstrap over test examples "
-            f"{found.low:+.4f} to {found.high:+.4f}; {found.agree} of {found.seeds} seeds), ratio {c['ratio']:.2f} "
+            f"{c['increase_of_svd']:+.4f}, difference {change.mean:+.4f} (95 % bootstrap over test examples "
+            f"{change.low:+.4f} to {change.high:+.4f}; {change.agree} of {change.seeds} seeds), ratio {c['ratio']:.2f} "
             f"({c['ratio_interval'][0]:.2f} to {c['ratio_interval'][1]:.2f})."
         )
     return text

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from experiments.finetuning.data import IGNORED, at_targets, batches, collate, encode
+from experiments.finetuning.data import at_targets, batches, collate, encode
 from experiments.tasks import Example
+from prunedlora.statistics.measurement import IGNORED
 
 
 def test_prompts_and_padding_are_masked_and_the_end_token_is_taught(tiny):
@@ -18,7 +19,7 @@ def test_prompts_and_padding_are_masked_and_the_end_token_is_taught(tiny):
     batch = collate([short, long], tokenizer.pad_token_id, torch.device("cpu"))
     taught = [row[row != IGNORED].tolist() for row in batch["labels"]]
     assert [tokenizer.decode(row) for row in taught] == [" 2<|im_end|>", " 21<|im_end|>"]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [len(short), len(long)]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [len(short.ids), len(long.ids)]
 
 
 def test_the_loss_and_its_gradient_need_no_logits_of_prompts(tiny):

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.finetuning.data import encode
 from experiments.finetuning.evaluate import evaluate, generate, mean_loss, target_losses
 from experiments.finetuning.models import load_base
 from experiments.tasks import TASKS, Example
@@ -24,12 +23,14 @@ def test_cross_entropy_is_the_mean_over_target_tokens_whatever_the_batch(tiny):
     examples = TASKS["arithmetic"].test(9)
     total, count = 0.0, 0
     for example in examples:
-        e = encode(example, tokenizer)
-        logits = (
-            model(input_ids=torch.tensor([e.prompt + e.target])).logits[0].double().log_softmax(-1)
-        )
-        for i, token in enumerate(e.target):
-            total -= logits[len(e.prompt) + i - 1, token].item()
+        prompt = tokenizer(example.prompt).input_ids
+        target = [
+            *tokenizer(example.target, add_special_tokens=False).input_ids,
+            tokenizer.eos_token_id,
+        ]
+        logits = model(input_ids=torch.tensor([prompt + target])).logits[0].double().log_softmax(-1)
+        for i, token in enumerate(target):
+            total -= logits[len(prompt) + i - 1, token].item()
             count += 1
     for size in (1, 4, 9):
         losses, tokens = target_losses(model, tokenizer, examples, size)

@@ -39,7 +39,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
-def subject(request):
+def measured(request):
     settings = SETTINGS[request.param]
     base, tokenizer = load_base(settings.run)
     torch.manual_seed(0)

@@ -5,8 +5,8 @@ from experiments.real_layers.edits import core_change, quadratic_predictions
 from prunedlora.criteria import get_criterion
 
 
-def test_the_core_fisher_prediction_is_half_the_mean_square_of_what_samples_see(subject):
-    _, candidate = subject.layers[0]
+def test_the_core_fisher_prediction_is_half_the_mean_square_of_what_samples_see(measured):
+    _, candidate = measured.layers[0]
     new = get_criterion("svd_kfac").reduce(candidate.factors, candidate.statistics, 2).factors
     found = quadratic_predictions(candidate.factors, candidate.statistics, new)
     X = core_change(candidate.factors, new)

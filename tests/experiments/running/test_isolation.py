@@ -23,14 +23,14 @@ RUN = replace(load_preset("smoke").run, method="lora", initial_rank=4, target_ra
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("isolated")
     (folder / "config.json").write_text(json.dumps(asdict(RUN)))
-    told = [str(folder / name) for name in ("config.json", "record.json", "adapter")]
-    assert isolation.do("experiments.jobs.run", told, threads=1) == 0
+    argv = [str(folder / name) for name in ("config.json", "record.json", "adapter")]
+    assert isolation.do("experiments.jobs.run", argv, threads=1) == 0
     return folder
 
 
 def test_a_run_in_its_own_process_counts_once_another_has_opened_its_adapter(done):
-    told = [str(done / name) for name in ("config.json", "record.json", "adapter", "result.json")]
-    assert isolation.do("experiments.jobs.reload", told) == 0
+    argv = [str(done / name) for name in ("config.json", "record.json", "adapter", "result.json")]
+    assert isolation.do("experiments.jobs.reload", argv) == 0
     before, after = (
         json.loads((done / name).read_text()) for name in ("record.json", "result.json")
     )
@@ -52,7 +52,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_found(done, tmp_path):
         reload.check_reload(RUN, folder)
 
 
-def test_a_failure_is_told(tmp_path):
+def test_a_failure_has_a_status(tmp_path):
     assert (
         isolation.do(
             "experiments.jobs.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]

@@ -71,20 +71,22 @@ def test_what_both_leave_is_what_the_identity_says(layer):
     """S13 in terms of the library: both = B alone + A alone - none + the product of what the two add."""
     factors, statistics, _, _ = layer
     out = {
-        recovery: get_criterion("prunedlora2025").reduce(factors, statistics, 2, recovery=recovery).factors
+        recovery: get_criterion("prunedlora2025")
+        .reduce(factors, statistics, 2, recovery=recovery)
+        .factors
         for recovery in ("both", "B", "A", "none")
     }
     change = {name: new.B @ new.A - factors.B @ factors.A for name, new in out.items()}
     crossed = (out["both"].B - out["none"].B) @ (out["both"].A - out["none"].A)
-    torch.testing.assert_close(
-        change["both"], change["B"] + change["A"] - change["none"] + crossed
-    )
+    torch.testing.assert_close(change["both"], change["B"] + change["A"] - change["none"] + crossed)
 
 
 def test_a_newton_step_goes_with_the_printed_recovery_only(layer):
     factors, statistics, _, _ = layer
     with pytest.raises(ConfigurationError, match="recovery"):
-        get_criterion("prunedlora2025").reduce(factors, statistics, 1, recovery="half", newton="capped")
+        get_criterion("prunedlora2025").reduce(
+            factors, statistics, 1, recovery="half", newton="capped"
+        )
 
 
 @pytest.mark.parametrize("option", ["recovery", "newton"])
