@@ -66,7 +66,12 @@ def test_a_job_ends_when_what_started_it_is_killed(tmp_path):
         "import time\ndef main(arguments):\n    print('begun', flush=True)\n    time.sleep(600)\n"
     )
     paths = [str(tmp_path), str(ROOT)]
-    program = "from experiments.running import isolation\nif __name__ == '__main__':\n    isolation.do('sleeper', [])\n"
+    program = """
+from experiments.running import isolation
+isolation.JOBS = ()  # nothing to import beforehand
+if __name__ == "__main__":
+    isolation.do("sleeper", [])
+"""
     (tmp_path / "program.py").write_text(program)
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py")],

@@ -36,7 +36,15 @@ CRITERIA = (
     "wanda2024",
 )
 
-TRUNCATIONS = ("lorasqueeze2026", "para2026", "svd", "svd_activation", "svd_fisher", "svd_gradient", "svd_kfac")
+TRUNCATIONS = (
+    "lorasqueeze2026",
+    "para2026",
+    "svd",
+    "svd_activation",
+    "svd_fisher",
+    "svd_gradient",
+    "svd_kfac",
+)
 CHANGES = ("permutation", "sign", "rescaling", "basis")
 
 
@@ -69,7 +77,9 @@ def kept_products(name, change, seed, count=2):
     R = changed(change, seed, 5)
     products = []
     for b, a in ((B, A), (B @ torch.linalg.inv(R), R @ A)):
-        out = get_criterion(name).reduce(Factors(b, a), measured(b, a, x, g), count, **OPTIONS.get(name, {}))
+        out = get_criterion(name).reduce(
+            Factors(b, a), measured(b, a, x, g), count, **OPTIONS.get(name, {})
+        )
         products.append(out.factors.B @ out.factors.A)
     return products
 
@@ -82,7 +92,9 @@ def test_the_list_is_complete():
 @pytest.mark.parametrize("name", CRITERIA)
 def test_invariance_is_as_stated(name, change):
     seeds = range(3) if name != "random" else range(1)
-    differences = [relative(two, one) for one, two in (kept_products(name, change, 100 * s) for s in seeds)]
+    differences = [
+        relative(two, one) for one, two in (kept_products(name, change, 100 * s) for s in seeds)
+    ]
     if invariant(name, change):
         assert max(differences) < 1e-5
     else:
@@ -134,7 +146,9 @@ def test_batch_equals_loop(name):
     cases = [raw_data(seed) for seed in (1, 2, 3)]
     singles = [(Factors(B, A), measured(B, A, x, g)) for B, A, x, g in cases]
     factors = Factors(*(torch.stack([getattr(f, k) for f, _ in singles]) for k in "BA"))
-    statistics = Statistics(**{k: torch.stack([getattr(s, k) for _, s in singles]) for k in vars(singles[0][1])})
+    statistics = Statistics(
+        **{k: torch.stack([getattr(s, k) for _, s in singles]) for k in vars(singles[0][1])}
+    )
     out = get_criterion(name).reduce(factors, statistics, 3)
     for i, (f, s) in enumerate(singles):
         one = get_criterion(name).reduce(f, s, 3)
@@ -199,7 +213,9 @@ def test_low_precision_chooses_as_float64(name, dtype, record_property):
         wide = Statistics(**{k: v.double() for k, v in vars(low).items()})
         one = get_criterion(name).reduce(Factors(B, A), low, 2)
         two = get_criterion(name).reduce(Factors(B.double(), A.double()), wide, 2)
-        same = relative(one.factors.B.double() @ one.factors.A.double(), two.factors.B @ two.factors.A)
+        same = relative(
+            one.factors.B.double() @ one.factors.A.double(), two.factors.B @ two.factors.A
+        )
         equal += one.removed.tolist() == two.removed.tolist() and same < 0.05
     record_property("share", equal / cases)
     assert equal / cases >= 0.99
@@ -212,5 +228,9 @@ def test_any_seed_removes_what_is_asked(seed, count):
     for name in CRITERIA:
         if name != "svd_fisher":
             assert (
-                get_criterion(name).reduce(Factors(B, A), measured(B, A, x, g), count).removed.unique().numel() == count
+                get_criterion(name)
+                .reduce(Factors(B, A), measured(B, A, x, g), count)
+                .removed.unique()
+                .numel()
+                == count
             )

@@ -62,7 +62,9 @@ def test_patterns_mean_what_they_mean_to_peft(expressions, name):
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.text(alphabet="ab.+*?|()^$\\1", max_size=8), st.text(alphabet="ab.+", max_size=6))
-def test_any_expression_means_what_it_means_to_peft_or_is_refused_by_both(tmp_path_factory, expression, name):
+def test_any_expression_means_what_it_means_to_peft_or_is_refused_by_both(
+    tmp_path_factory, expression, name
+):
     file = tmp_path_factory.mktemp("pattern") / "adapter_config.json"
     file.write_text(json.dumps({"peft_type": "LORA", "rank_pattern": {expression: 1}}))
     try:
@@ -107,7 +109,9 @@ BAD_CONFIGS = {
 }
 
 
-@pytest.mark.parametrize(("entries", "kind", "message"), BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+@pytest.mark.parametrize(
+    ("entries", "kind", "message"), BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys()
+)
 def test_bad_configurations(tmp_path, entries, kind, message):
     source = configured(tmp_path / "a", **entries)
     with pytest.raises(kind, match=message):
@@ -115,7 +119,9 @@ def test_bad_configurations(tmp_path, entries, kind, message):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", '{"peft_type": "LORA"' + ", " * 5, "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "\x00", '{"peft_type": "LORA"' + ", " * 5, "[" * 100_000]
+)
 def test_a_configuration_that_is_no_json_object(tmp_path, text):
     source = saved(tmp_path / "a")
     (source / "adapter_config.json").write_text(text)

@@ -14,7 +14,7 @@ from prunedlora import CompressConfig, compress_adapter, inspect_adapter, verify
 from prunedlora.cli.entry import main
 from prunedlora.errors import AdapterFileError, PrunedLoRAError
 from prunedlora.files.adapter_file import open_adapter
-from prunedlora.files.header import MAX_HEADER, read_header
+from prunedlora.files.header import Header, TensorEntry, read_header
 from tests.adapters_on_disk import configured, kohya
 
 GOOD = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -33,20 +33,31 @@ BAD_FILES = {
     "data behind": raw(GOOD) + b"\0",
     "oversized header": raw(GOOD, length=2**63),
     "header above the limit": raw(GOOD, length=100_000_001),
-    "header above our own limit": raw(b" " * (MAX_HEADER + 1)),
     "no json": raw(b"not json"),
     "no utf-8": raw(b"\xff\xfe"),
     "a list": raw([1]),
     "deeply nested": raw(b'{"x":' + b"[" * 100_000),
     "a key twice": raw(b'{"x": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}, "x": 1}'),
-    "a huge number": raw(b'{"x": {"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}'),
-    "a key twice, alike": raw(f'{{"x": {json.dumps(GOOD["x"])}, "x": {json.dumps(GOOD["x"])}}}'.encode()),
-    "a text twice": raw(f'{{"__metadata__": {{"a": "b", "a": "b"}}, "x": {json.dumps(GOOD["x"])}}}'.encode()),
-    "huge integers": raw(b'{"x":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,8]}}'),
+    "a huge number": raw(
+        b'{"x": {"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}'
+    ),
+    "a key twice, alike": raw(
+        f'{{"x": {json.dumps(GOOD["x"])}, "x": {json.dumps(GOOD["x"])}}}'.encode()
+    ),
+    "a text twice": raw(
+        f'{{"__metadata__": {{"a": "b", "a": "b"}}, "x": {json.dumps(GOOD["x"])}}}'.encode()
+    ),
+    "huge integers": raw(
+        b'{"x":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,8]}}'
+    ),
     "an entry as a list": raw({"x": ["F32", [2], [0, 8]]}),
     "control characters in the dtype": raw({"x": {**GOOD["x"], "dtype": "F3\n\x1b[2J1"}}),
-    "overlapping": raw({**GOOD, "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12),
-    "a gap": raw({**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16),
+    "overlapping": raw(
+        {**GOOD, "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12
+    ),
+    "a gap": raw(
+        {**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16
+    ),
     "beyond the file": raw({"x": {"dtype": "F32", "shape": [200], "data_offsets": [0, 800]}}),
     "reversed": raw({"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}),
     "negative": raw({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}),
@@ -60,11 +71,44 @@ BAD_FILES = {
     "control characters": raw({"x\x1b[2J": GOOD["x"]}),
     "zip": b"PK\x03\x04" + b"\0" * 100,
     "pickle": pickle.dumps({"x": 1}),
-    "no factors": raw(GOOD),
 }
+NO_FACTORS = raw(GOOD)
 
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_header_is_refused_as_such(tmp_path, content):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(AdapterFileError, match=r"a\.safetensors") as caught:
+        read_header(file)
+    assert str(caught.value).isprintable()
+
+
+def test_a_good_header_is_read(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(raw({**GOOD, "__metadata__": {"a": "b"}}))
+    assert read_header(file) == Header(
+        {"x": TensorEntry("F32", (2,), 8)}, {"a": "b"}, file.stat().st_size
+    )
+
+
+def test_a_long_header_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(raw(GOOD))
+    length = len(json.dumps(GOOD))
+    monkeypatch.setattr("prunedlora.files.header.MAX_HEADER", length)
+    assert read_header(file).tensors.keys() == {"x"}
+    monkeypatch.setattr("prunedlora.files.header.MAX_HEADER", length - 1)
+    with pytest.raises(
+        AdapterFileError, match=f"would take {length} bytes.*{length - 1} are allowed"
+    ):
+        read_header(file)
+
+
+BAD_ADAPTERS = {**BAD_FILES, "no factors": NO_FACTORS}
+
+
+@pytest.mark.parametrize("content", BAD_ADAPTERS.values(), ids=BAD_ADAPTERS.keys())
 def test_a_bad_file_is_one_error_and_nothing_is_written(tmp_path, capsys, content):
     file = tmp_path / "a.safetensors"
     file.write_bytes(content)
@@ -81,7 +125,13 @@ def test_a_bad_file_is_one_error_and_nothing_is_written(tmp_path, capsys, conten
 
 
 #: Bytes of a tensor of 8 numbers, and whether torch can read and convert it.
-OTHER_DTYPES = {"F4": (4, False), "F6_E2M3": (6, False), "F8_E4M3": (8, True), "F8_E8M0": (8, True), "C64": (64, True)}
+OTHER_DTYPES = {
+    "F4": (4, False),
+    "F6_E2M3": (6, False),
+    "F8_E4M3": (8, True),
+    "F8_E8M0": (8, True),
+    "C64": (64, True),
+}
 
 
 @pytest.mark.parametrize(("dtype", "size", "readable"), [(k, *v) for k, v in OTHER_DTYPES.items()])
@@ -104,7 +154,9 @@ def test_another_tensor_of_any_dtype_is_carried_over_or_refused(tmp_path, dtype,
 def test_a_scaling_of_any_float_dtype_is_read(tmp_path):
     file = kohya(tmp_path / "a.safetensors", alpha=2.0)
     tensors = load_file(file)
-    save_file({k: t.to(torch.float8_e4m3fn) if "alpha" in k else t for k, t in tensors.items()}, file)
+    save_file(
+        {k: t.to(torch.float8_e4m3fn) if "alpha" in k else t for k, t in tensors.items()}, file
+    )
     assert {module.scaling for module in open_adapter(file).modules} == {0.5}
 
 
