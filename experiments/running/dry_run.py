@@ -46,7 +46,7 @@ def report(preset: Preset) -> str:
     lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
     known = [(run, preset.estimates[run.model]) for run in runs if run.model in preset.estimates]
     if not known:
-        return "\n".join([*lines, "No estimate: this preset does not say what to reckon with."])
+        return "\n".join([*lines, "No estimate: the preset has no numbers for its models."])
     hours = [_hours(*pair) for pair in known]
     sizes = [_gigabytes(*pair) for pair in known]
     for (run, _), duration, size in zip(known, hours, sizes, strict=True):
@@ -62,7 +62,7 @@ def report(preset: Preset) -> str:
     )
     if len(known) < len(runs):
         lines.append(
-            f"{len(runs) - len(known)} runs are of models that the preset says nothing about."
+            f"{len(runs) - len(known)} runs are of models that the preset has no numbers for."
         )
     return "\n".join(lines)
 
