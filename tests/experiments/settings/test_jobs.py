@@ -100,5 +100,13 @@ def test_the_key_depends_on_every_setting_and_survives_json():
     assert len({Runner(load_preset("smoke"), False, 1).file(r) for r in [run, *others]}) == 5
 
 
+def test_what_is_truncated_is_the_skyline_whatever_it_is_calibrated_on():
+    skyline = replace(BASE, initial_rank=8, target_rank=8, calibration_examples=16)
+    cut = replace(skyline, method="truncate", criterion="svd_kfac", target_rank=4)
+    assert cut.source.key == skyline.key
+    assert replace(cut, calibration_examples=32).key != cut.key
+    assert replace(cut, calibration_examples=32).source.key == skyline.key
+
+
 def test_settings_that_came_later_leave_the_names_of_older_results_as_they_are():
     assert BASE.key == replace(BASE, length_groups=1).key != replace(BASE, length_groups=2).key
