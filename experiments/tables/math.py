@@ -15,7 +15,7 @@ from experiments.tables.labels import (
     UNTUNED,
     pruned_by,
 )
-from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows, uncalibrated
+from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows
 from experiments.tables.tuning import Tune
 
 #: Accuracies of Tables 1 and 5 (Llama-3-8B on GSM8K, to rank 64): where nothing is pruned.
@@ -49,7 +49,7 @@ def figure2(settings: Finetuning, tune: Tune) -> Table:
     """The run that Figure 2 shows: the paper's rule from the least initial rank."""
     rank = min(settings.initial_ranks)
     start = replace(
-        uncalibrated(settings.run),
+        settings.run,
         method="prune",
         criterion="prunedlora2025",
         initial_rank=rank,

@@ -64,15 +64,12 @@ def finetuning_rows(
         (LORA, lambda run: replace(run, initial_rank=k, target_rank=k)),
         *(baselines[name] for name in settings.baselines),
         (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
-        *((truncated_by(c), _truncated(settings, c)) for c in settings.truncations),
+        *((truncated_by(c), _lowered("truncate", c, k)) for c in settings.truncations),
         *((pruned_by(c), _lowered("prune", c, k)) for c in settings.criteria),
     ]
     rows = []
     for label, change in kinds:
-        cells = {
-            name: seeded(tune(change(uncalibrated(run))), settings.seeds)
-            for name, run in columns.items()
-        }
+        cells = {name: seeded(tune(change(run)), settings.seeds) for name, run in columns.items()}
         rows.append(Row(label, cells, paper.get(label, "")))
     return tuple(rows)
 
@@ -122,7 +119,7 @@ def gate(settings: Finetuning, column: RunConfig, tune: Tune) -> Gate:
         column: a run of LoRA at the initial rank of the column, on its task.
         tune: chooses the learning rate of a run.
     """
-    run = replace(uncalibrated(column), seed=settings.seeds[0])
+    run = replace(column, seed=settings.seeds[0])
     unpruned = tune(replace(run, target_rank=run.initial_rank))
     return Gate(replace(run, method="untuned", initial_rank=0), unpruned, settings.least_gain)
 
@@ -142,14 +139,3 @@ def heading(preset: str, settings: Finetuning) -> str:
 
 def _lowered(method: Method, criterion: str, k: int) -> Callable[[RunConfig], RunConfig]:
     return lambda run: replace(run, method=method, criterion=criterion, target_rank=k)
-
-
-def _truncated(settings: Finetuning, criterion: str) -> Callable[[RunConfig], RunConfig]:
-    examples = settings.run.calibration_examples
-    lowered = _lowered("truncate", criterion, settings.target_rank)
-    return lambda run: replace(lowered(run), calibration_examples=examples)
-
-
-def uncalibrated(run: RunConfig) -> RunConfig:
-    """A run that reads no calibration examples: what truncation starts from and a row of LoRA are the same run."""
-    return replace(run, calibration_examples=RunConfig.calibration_examples)
