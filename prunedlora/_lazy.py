@@ -49,7 +49,9 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
 
     def get(name: str) -> Any:
         if name == "__all__":  # asked for by ``from ... import *``
-            return [own for own in vars(importlib.import_module(new)) if not own.startswith("_")]
+            names = vars(importlib.import_module(new)).items()
+            own = [n for n, value in names if getattr(value, "__module__", "") == new]
+            return [n for n in own if not n.startswith("_")]
         # Tools look for attributes such as __path__ and __test__, which is not a use of the old place.
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")

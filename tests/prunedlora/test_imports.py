@@ -194,7 +194,8 @@ def test_an_old_module_still_works_and_names_the_new_one(old, new, name):
     with pytest.raises(AttributeError):
         module.nothing  # noqa: B018
     names: dict[str, object] = {}
-    with warnings.catch_warnings(record=True):  # one for each name
+    with warnings.catch_warnings():  # one for each name
+        warnings.simplefilter("ignore")
         exec(f"from {old} import *", names)
     assert names[name] is getattr(import_module(new), name)
 
