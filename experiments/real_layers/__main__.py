@@ -136,7 +136,7 @@ def unpruned(measured: MeasuredModel) -> dict[str, float]:
 
 
 def scaled_prices(measured: MeasuredModel, magnitude: float) -> dict[str, Any]:
-    """All layers cut at once, with every module of the adapter `magnitude` times as large and new statistics."""
+    """All layers reduced at once, with every module of the adapter `magnitude` times as large and new statistics."""
     return {
         "magnitude": magnitude,
         "unpruned": unpruned(measured),

@@ -108,7 +108,7 @@ def prices(measured: MeasuredModel) -> list[dict[str, Any]]:
 
 
 def joint_prices(measured: MeasuredModel) -> list[dict[str, Any]]:
-    """The same with all layers of the adapter cut at once."""
+    """The same with all layers of the adapter reduced at once."""
     jobs = [(rank, pair) for rank in measured.settings.joint_ranks for pair in PAIRS]
     return [
         {"rank": rank, "pair": "/".join(pair)}

@@ -23,8 +23,8 @@ class Settings:
         heads: its query, key and value layers.
         calibration: training examples from which statistics come, and whose loss is measured; also as many of the
             test split.
-        ranks: ranks to which single layers are cut.
-        joint_ranks: ranks to which all layers are cut at once.
+        ranks: ranks to which single layers are reduced.
+        joint_ranks: ranks to which all layers are reduced at once.
         sentences: texts of equal length for the attention bounds.
         removals: random single components, and random blocks, removed from each layer.
         draws: of the noise.

@@ -68,8 +68,8 @@ def table(settings: Encoder, tune: Tune) -> Table:
     run = replace(at_one_rate(settings, tune), initial_rank=top, target_rank=k)
 
     def one_shot(criterion: str) -> dict[str, tuple[RunConfig, ...]]:
-        cut = replace(run, method="truncate", criterion=criterion)
-        return {"one-shot": each_seed(cut, settings.seeds)}
+        reduced = replace(run, method="truncate", criterion=criterion)
+        return {"one-shot": each_seed(reduced, settings.seeds)}
 
     def dynamic(
         criterion: str, scope: Scope | Literal[""] = ""

@@ -17,10 +17,10 @@ from prunedlora.criteria.registry import (
     Reduction,
     available_criteria,
     check_options,
-    drop_lowest,
     get_criterion,
     register,
     register_reduction,
+    remove_lowest,
     unregister,
 )
 from prunedlora.factors import Factors
@@ -35,7 +35,6 @@ __all__ = [
     "available_criteria",
     "baselines",
     "check_options",
-    "drop_lowest",
     "fisher",
     "get_criterion",
     "kfac",
@@ -43,6 +42,7 @@ __all__ = [
     "prunedlora2025",
     "register",
     "register_reduction",
+    "remove_lowest",
     "sparsegpt2023",
     "svd",
     "svd_fisher",

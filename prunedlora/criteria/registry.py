@@ -98,7 +98,7 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
         def reduce(
             factors: Factors, statistics: Statistics, count: int, **options: Any
         ) -> Reduction:
-            return drop_lowest(factors, score(factors, statistics, **options), count)
+            return remove_lowest(factors, score(factors, statistics, **options), count)
 
         _add(Criterion(name, needs, unit, score, reduce, _options(score), words=_words(score)))
         return score
@@ -143,7 +143,7 @@ def register_reduction(
     return decorate
 
 
-def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> Reduction:
+def remove_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> Reduction:
     """Zero the `count` components of lowest score; ties go to the lowest index, on every device.
 
     Raises:
