@@ -30,7 +30,7 @@ from torch import Tensor
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Factors as Factors
-from prunedlora.linalg.numerics import round_off
+from prunedlora.linalg.numerics import is_finite, round_off
 from prunedlora.statistics.data import Statistics as Statistics
 
 #: Of a score: ``"weight"`` a norm of ΔW / s; ``"energy"`` a square of it, maybe weighted by inputs; ``"loss"`` an
@@ -147,7 +147,7 @@ def drop_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -> 
         ConfigurationError: `count` is not between 0 and the rank.
         NonFiniteError: a score or a weight is NaN or infinite.
     """
-    if not all(torch.isfinite(t).all() for t in (scores, factors.B, factors.A)):
+    if not all(is_finite(t) for t in (scores, factors.B, factors.A)):
         raise NonFiniteError(
             "a score or a weight is NaN or infinite; check the gradients and the criterion"
         )

@@ -13,8 +13,7 @@ from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.factors import Factors
 from prunedlora.linalg.truncation import (
     damped_moment,
-    singular_values,
-    truncate_weighted,
+    truncate_weighted_with_values,
     truncate_with_values,
 )
 from prunedlora.statistics.data import Statistics
@@ -124,9 +123,9 @@ def last_removed(
 def _weighted(factors: Factors, M_b: Tensor, M_a: Tensor, count: int, factor: float) -> Reduction:
     if count == 0:
         return _unchanged(factors)
-    costs = factor * singular_values(M_b, M_a).square()
-    B, A = truncate_weighted(factors.B, factors.A, max(1, factors.rank - count), M_b, M_a)
-    return last_removed(factors, B, A, costs, count)
+    kept = max(1, factors.rank - count)
+    B, A, values = truncate_weighted_with_values(factors.B, factors.A, kept, M_b, M_a)
+    return last_removed(factors, B, A, factor * values.square(), count)
 
 
 def _unchanged(factors: Factors) -> Reduction:
