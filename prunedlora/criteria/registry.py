@@ -46,11 +46,13 @@ class Reduction:
         factors: the new factors.
         removed: indices of the removed components, in the order of their removal.
         cost: what the criterion says each removal costs, in its own unit.
+        basis: P and Q with ``B' = B P`` and ``A' = Q A``, where a criterion that rotates knows them.
     """
 
     factors: Factors
     removed: Int[Tensor, "*m count"]
     cost: Float[Tensor, "*m count"]
+    basis: tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]] | None = None
 
 
 Score = Callable[..., Tensor]

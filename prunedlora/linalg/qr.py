@@ -34,33 +34,42 @@ class ByCholesky:
 
         With `twice`, X R^-1 is decomposed once more where that may help: then condition numbers up to `TWICE` will do.
         """
-        R, R_inverse, squared = _cholesky(X)
+        R, R_inverse, squared = triangle(X.mT @ X)
         if (squared <= allowed).all():
             return cls(X, R, R_inverse)
         if not (twice and (squared <= TWICE**2).all()):
             return None
-        second, second_inverse, squared = _cholesky(X @ R_inverse)
+        Q = X @ R_inverse
+        second, second_inverse, squared = triangle(Q.mT @ Q)
         if not (squared <= allowed).all():
             return None
         return cls(X, second @ R, R_inverse @ second_inverse)
 
     def apply(self, Y: Float[Tensor, "*m r k"]) -> Float[Tensor, "*m d k"]:
         """Q Y."""
-        return self._X @ (self._R_inverse @ Y)
+        return self._X @ self.coordinates(Y)
+
+    def coordinates(self, Y: Float[Tensor, "*m r k"]) -> Float[Tensor, "*m r k"]:
+        """P with Q Y = X P."""
+        return self._R_inverse @ Y
 
     def solve(self, Y: Float[Tensor, "*m d k"]) -> Float[Tensor, "*m r k"]:
         """The least-squares solution of X P = Y."""
         return self._R_inverse @ (self._R_inverse.mT @ (self._X.mT @ Y))
 
 
-def _cholesky(X: Float[Tensor, "*m d r"]) -> tuple[Tensor, Tensor, Float[Tensor, "*m"]]:
-    """R, its inverse, and a bound of its squared condition number, not finite where there is no R."""
-    # Columns of unit length, so that the scale of single components costs no digits.
-    gram = X.mT @ X
+def triangle(
+    gram: Float[Tensor, "*m r r"],
+) -> tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"], Float[Tensor, "*m"]]:
+    r"""R with :math:`R^\top R` a Gram matrix, its inverse, and a bound of the square of its condition number.
+
+    The condition number is that after scaling to unit diagonal; not finite where there is no R.
+    """
+    # Unit diagonal, so that the scale of single components costs no digits.
     scale = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     L, failed = torch.linalg.cholesky_ex(gram / scale.unsqueeze(-1) / scale.unsqueeze(-2))
     # An upper bound of the condition number, from the factor and its inverse.
-    identity = torch.eye(X.shape[-1], dtype=X.dtype, device=X.device).expand_as(L)
+    identity = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L)
     inverse = torch.linalg.solve_triangular(L, identity, upper=False)
     squared = L.square().sum(dim=(-2, -1)) * inverse.square().sum(dim=(-2, -1))
     squared = squared.where(failed == 0, torch.inf)
@@ -76,6 +85,9 @@ class ByReflections:
         self._reflections, self._tau = torch.geqrf(X)
         self.R = self._reflections[..., : self._short, :].triu()
 
+    def coordinates(self, Y: Float[Tensor, "*m short k"]) -> None:
+        """Not known: R may be singular."""
+
     def apply(self, Y: Float[Tensor, "*m short k"]) -> Float[Tensor, "*m d k"]:
         """Q Y."""
         padded = torch.nn.functional.pad(Y, (0, 0, 0, self._rows - self._short))
@@ -87,6 +99,9 @@ class Differentiable:
 
     def __init__(self, X: Float[Tensor, "*m d r"]) -> None:
         self._Q, self.R = torch.linalg.qr(X)
+
+    def coordinates(self, Y: Float[Tensor, "*m short k"]) -> None:
+        """Not known: R may be singular."""
 
     def apply(self, Y: Float[Tensor, "*m short k"]) -> Float[Tensor, "*m d k"]:
         """Q Y."""

@@ -35,7 +35,7 @@ def carry_out(
     new = group.reduction.factors
     # Gradients always follow a change of basis, since the step after the event uses them.
     if rotates and group.reduction.removed.numel():
-        P, Q = change_of_basis(group.factors, new)
+        P, Q = group.reduction.basis or change_of_basis(group.factors, new)
         for i, module in enumerate(modules):
             rotate_state(
                 module, group.live[i], P[i], Q[i], optimizer, moments=moments == "follow"
