@@ -6,6 +6,7 @@ from torch import Tensor
 
 from prunedlora.distributed import sum_over_processes
 from prunedlora.errors import ConfigurationError
+from prunedlora.linalg.numerics import holds
 
 
 def gram_of_columns(G: Float[Tensor, "*m d r"]) -> Float[Tensor, "*m r r"]:
@@ -71,7 +72,7 @@ class Average:
             )
         total = sum_over_processes(self._total)
         weight = sum_over_processes(self._weight)
-        if not weight > 0:
+        if not holds(weight > 0):
             raise ConfigurationError(
                 f"everything that was collected for {name} was NaN, infinite or masked"
             )

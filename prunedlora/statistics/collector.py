@@ -101,8 +101,10 @@ class Collector(Hooked):
         for _, _, average in self._averages():
             average.discount(factor)
 
-    def measure(self, module: LoraModule, live: Int[Tensor, " r_live"]) -> Statistics:
-        """The statistics of a module, of its live components only."""
+    def measure(
+        self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None
+    ) -> Statistics:
+        """The statistics of a module: copies for its live components, or without `live` those of all, not copied."""
         found: dict[str, Tensor] = {}
         if self._wants("gradient_"):
             assert module.B.grad is not None
@@ -119,23 +121,32 @@ class Collector(Hooked):
         if self._sensitivity is not None:
             found |= self._sensitivity.of(module)
         if self._wants("noise"):
-            found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
+            found["noise"] = torch.rand(module.rank, generator=self._generator).to(module.A.device)
         return Statistics(
             **{
-                name: _only(name, value, live)
+                name: value if live is None else _only(name, value, live)
                 for name, value in found.items()
                 if name in self._needs
             }
         )
 
+    def rewinding(self) -> Callable[[], None]:
+        """A function that makes the noise be drawn again from here on."""
+        state = self._generator.get_state()
+
+        def rewind() -> None:
+            self._generator.set_state(state)
+
+        return rewind
+
     @contextmanager
     def random_numbers_kept(self) -> Iterator[None]:
         """What is drawn for the noise within the block will be drawn again after it."""
-        state = self._generator.get_state()
+        rewind = self.rewinding()
         try:
             yield
         finally:
-            self._generator.set_state(state)
+            rewind()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been collected, over all processes, on the CPU; to be called in every process."""
