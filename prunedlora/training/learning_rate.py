@@ -1,12 +1,15 @@
 """How much of the learning rate is left after the last event: what recovers after it, recovers by that."""
 
 import copy
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
+
+logger = logging.getLogger(__name__)
 
 #: Below this share of the sum of all learning rates, the last event leaves too little to recover by.
 LEAST_SHARE = 0.1
@@ -26,13 +29,13 @@ class _SameGroups(torch.optim.Optimizer):
         """Nothing moves."""
 
 
-def learning_rates(scheduler: LRScheduler, steps: int) -> list[float] | None:
+def learning_rates(scheduler: Any, steps: int) -> list[float] | None:
     """The learning rates of the next optimiser steps, the mean over the optimiser's groups of parameters.
 
     The scheduler is tried on a copy; it and its optimiser stay as they are.
 
     Args:
-        scheduler: steps once after each optimiser step.
+        scheduler: a torch scheduler that steps once after each optimiser step, or accelerate's wrapper of one.
         steps: how many.
 
     Returns:
@@ -43,7 +46,9 @@ def learning_rates(scheduler: LRScheduler, steps: int) -> list[float] | None:
     >>> learning_rates(scheduler, 4), scheduler.last_epoch
     ([1.0, 0.75, 0.5, 0.25], 0)
     """
-    if not isinstance(scheduler, LRScheduler) or _waits(scheduler):
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate's wrapper
+    waits = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    if waits or not isinstance(scheduler, LRScheduler):
         return None
     trial_optimizer = _SameGroups(scheduler.optimizer)
     trial = copy.deepcopy(scheduler, {id(scheduler.optimizer): trial_optimizer})
@@ -72,5 +77,21 @@ def share_left(rates: Sequence[float], last_event: int) -> float:
     return sum(rates[last_event - 1 :]) / total if total > 0 else 1.0
 
 
-def _waits(scheduler: Any) -> bool:
-    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+def warn_of_late_events(scheduler: Any, last_event: int, total_steps: int) -> None:
+    """Log a warning where the last event leaves less than `LEAST_SHARE` of the learning rate to recover by.
+
+    Args:
+        scheduler: as for `learning_rates`, before its first step.
+        last_event: optimiser step of the last event, counted from 1.
+        total_steps: optimiser steps of the training.
+    """
+    rates = learning_rates(scheduler, total_steps)
+    left = 1.0 if rates is None else share_left(rates, last_event)
+    if left < LEAST_SHARE:
+        logger.warning(
+            "the last pruning event, at step %d of %d, leaves %.1f %% of the sum of all learning rates to recover by; "
+            "raise per_event, or lower interval or warmup_steps, to end earlier",
+            last_event,
+            total_steps,
+            100 * left,
+        )
