@@ -1,4 +1,4 @@
-"""From a user's wish (a rank, a share of energy, a size) to the rank of each module."""
+"""Turns a target (a rank, a share of energy, a size) into a rank for each module."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

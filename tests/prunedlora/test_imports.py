@@ -1,6 +1,7 @@
 """What an import brings with it: public names, and no package that is not needed."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -109,6 +110,16 @@ def test_all_names_can_be_imported_at_once():
     names: dict[str, object] = {}
     exec("from prunedlora import *", names)
     assert set(prunedlora.__all__) <= set(names)
+
+
+def test_every_name_of_the_package_that_a_text_mentions_exists():
+    texts = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("*.md")]
+    for file in texts:
+        for mention in re.findall(r"\bprunedlora(?:\.[A-Za-z]\w*)+\b(?!\.py)", file.read_text()):
+            found = prunedlora
+            for part in mention.split(".")[1:]:
+                assert hasattr(found, part), f"{file.name}: there is no {mention}"
+                found = getattr(found, part)
 
 
 @pytest.mark.parametrize("package", LAZY)
