@@ -20,10 +20,10 @@ BARE = {
 
 def missing(extras: list[str]) -> list[str]:
     """Requirements of the project and of some of its extras that are not met here."""
-    wanted = list(PROJECT["dependencies"])
+    requirements = list(PROJECT["dependencies"])
     for extra in extras:
-        wanted += PROJECT["optional-dependencies"][extra] + BARE.get(extra, [])
-    return [text for text in wanted if not _met(Requirement(text))]
+        requirements += PROJECT["optional-dependencies"][extra] + BARE.get(extra, [])
+    return [text for text in requirements if not _met(Requirement(text))]
 
 
 def _met(requirement: Requirement) -> bool:

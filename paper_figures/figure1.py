@@ -20,12 +20,10 @@ def draw(results: Path, output: Path) -> list[Path]:
     ranks = lora["method"].str.extract(r"(\d+)")[0].astype(int)
     set_style()
     figure, axes = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
-    reach = (
-        100
-        * pd.concat([lora["accuracy"] - lora["low"], lora["high"] - lora["accuracy"]], axis=1)
-        .to_numpy()
-        .T
-    )
+    # How far the interval reaches below and above each point.
+    below = lora["accuracy"] - lora["low"]
+    above = lora["high"] - lora["accuracy"]
+    reach = 100 * pd.concat([below, above], axis=1).to_numpy().T
     axes.errorbar(ranks, 100 * lora["accuracy"], yerr=reach, marker="o", capsize=3, label="LoRA")
     axes.axhline(100 * full["accuracy"], linestyle="--", color="0.4", label="full fine-tuning")
     axes.set_xscale("log", base=2)

@@ -39,7 +39,8 @@ def draw(run: Path, output: Path) -> list[Path]:
 
 def alive(record: dict[str, Any], module: str) -> tuple[list[int], Bool[np.ndarray, "events rank"]]:
     """Steps of the events of a run, from 0 for its start, and the components of a module that are there after each."""
-    rank, events = record["config"]["initial_rank"], record["result"]["events"]
+    rank = record["config"]["initial_rank"]
+    events = record["result"]["events"]
     mask = np.ones((len(events) + 1, rank), dtype=bool)
     for i, event in enumerate(events, start=1):
         mask[i:, event["removed"][module]] = False
@@ -47,6 +48,7 @@ def alive(record: dict[str, Any], module: str) -> tuple[list[int], Bool[np.ndarr
 
 
 def _loop(axes: Axes, config: dict[str, Any]) -> None:
+    """Boxes from top to bottom, and an arrow that leads back."""
     boxes = (
         f"LoRA at rank {config['initial_rank']},\n{config['warmup_steps']} steps",
         f"K$_1$ = {config['interval']} steps of AdamW,\ngradients of B and A averaged",
@@ -61,6 +63,7 @@ def _loop(axes: Axes, config: dict[str, Any]) -> None:
     down = {"arrowstyle": "-|>", "color": "0.3"}
     for above, below in pairwise(heights):
         axes.annotate("", (0.45, below + 0.075), (0.45, above - 0.075), arrowprops=down)
+    # Back from the fourth box to the second, while there is something to prune.
     right = 1.0
     axes.plot([0.88, right, right], [heights[3], heights[3], heights[1]], color="0.3", linewidth=1)
     axes.annotate("", (0.82, heights[1]), (right, heights[1]), arrowprops=down | {"shrinkA": 0})
@@ -71,6 +74,7 @@ def _loop(axes: Axes, config: dict[str, Any]) -> None:
 
 
 def _mask(axes: Axes, record: dict[str, Any]) -> None:
+    """Components of the first module, a line for each event, with a white grid between them."""
     module = next(iter(record["result"]["events"][0]["removed"]))
     steps, mask = alive(record, module)
     axes.imshow(mask, aspect="auto", cmap="Blues", vmin=0, vmax=1.4, interpolation="none")

@@ -18,8 +18,10 @@ def draw(results: Path, output: Path) -> list[Path]:
     """Draw the figure from ``figure3.csv``; writes PNG and PDF, returns their paths."""
     frame = pd.read_csv(results / "figure3.csv")
     frame["target"] = frame["column"].str.extract(r"(\d+)")[0].astype(int)
+    # Labels are "rule, from rank"; LoRA has no initial rank and belongs in every panel.
     parts = frame["method"].str.extract(r"^(.*), from (\d+)$")
-    frame["rule"], frame["initial"] = parts[0].fillna(LORA), parts[1].astype(float)
+    frame["rule"] = parts[0].fillna(LORA)
+    frame["initial"] = parts[1].astype(float)
     set_style()
     initials = sorted(frame["initial"].dropna().unique())
     figure, panels = plt.subplots(

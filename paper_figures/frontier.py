@@ -21,17 +21,14 @@ def draw(results: Path, output: Path, name: str) -> list[Path]:
     frame = frame[~frame["criterion"].str.contains("literal|capped|damping")]
     set_style()
     truncates = frame["criterion"].str.startswith("svd")
-    twice = (frame["criterion"] == "kfac") & (
-        frame["recovery"] == "B by least squares"
-    )  # kfac's own recovery
+    # Recovery of B is kfac's own, so that it would be drawn twice.
+    twice = (frame["criterion"] == "kfac") & (frame["recovery"] == "B by least squares")
     rest = frame[~truncates & ~twice & (frame["recovery"] != "none, masked")]
     recovery = rest["recovery"].str.replace("B by least squares", "of B")
     shown = {"truncation family": (frame[truncates], frame[truncates]["criterion"])}
     if len(rest):
-        shown["choice among components, with recovery"] = (
-            rest,
-            rest["criterion"] + ", recovery " + recovery,
-        )
+        labels = rest["criterion"] + ", recovery " + recovery
+        shown["choice among components, with recovery"] = (rest, labels)
     figure, panels = plt.subplots(
         1, len(shown), figsize=(4.25 * len(shown), 4.2), squeeze=False, layout="constrained"
     )
@@ -44,6 +41,7 @@ def draw(results: Path, output: Path, name: str) -> list[Path]:
 
 
 def _lines(axes: Axes, frame: pd.DataFrame, labels: pd.Series) -> None:
+    """One line for each label; dashed once the colours are used up."""
     colours = len(mpl.rcParams["axes.prop_cycle"])
     for i, (label, part) in enumerate(frame.groupby(labels)):
         part = part.sort_values("rank")

@@ -50,27 +50,19 @@ def draw(runs: list[Path], output: Path) -> list[Path]:
 
 def _curve(file: dict[str, Any]) -> pd.DataFrame:
     """Step, rank in use at that step, and smoothed loss of one run; empty if it was not trained."""
-    config, result = file["config"], file["result"]
+    config = file["config"]
+    result = file["result"]
     losses = pd.Series(result["train_loss"], dtype=float).rolling(SMOOTHING, min_periods=1).mean()
     steps = pd.RangeIndex(1, len(losses) + 1)
     rank = pd.Series(float(config["initial_rank"]), index=steps)
     for event in result["events"]:
         each = list(event["ranks"].values())
         rank.loc[event["step"] :] = sum(each) / len(each)
-    label = config["criterion"] or "LoRA"
-    ranks = (
-        f"{config['initial_rank']}→{config['target_rank']}"
-        if config["criterion"]
-        else config["initial_rank"]
-    )
-    return pd.DataFrame(
-        {
-            "step": steps,
-            "rank": rank.to_numpy(),
-            "loss": losses.to_numpy(),
-            "run": f"{label} {ranks}",
-        }
-    )
+    name = f"LoRA {config['initial_rank']}"
+    if config["criterion"]:
+        name = f"{config['criterion']} {config['initial_rank']}→{config['target_rank']}"
+    columns = {"step": steps, "rank": rank.to_numpy(), "loss": losses.to_numpy(), "run": name}
+    return pd.DataFrame(columns)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,16 @@ from tests.models import ids, llama
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def saved(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 3, **settings: Any) -> Path:
+def saved(
+    folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 3, **settings: Any
+) -> Path:
     """A PEFT adapter of the random Llama, saved by PEFT, with B that is not zero."""
-    settings = {"r": 8, "lora_alpha": 12, "target_modules": ["q_proj", "v_proj", "down_proj"], **settings}
+    settings = {
+        "r": 8,
+        "lora_alpha": 12,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        **settings,
+    }
     model = peft.get_peft_model(llama(), peft.LoraConfig(task_type="CAUSAL_LM", **settings))
     generator = torch.Generator().manual_seed(seed)
     for module in find_lora_modules(model):
@@ -45,12 +52,16 @@ def base_folder(folder: Path) -> Path:
     vocabulary = {letter: i for i, letter in enumerate("_^$abcdefghijklmnopqrstuvwxyz")}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="_"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="$", pad_token="_").save_pretrained(str(folder))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="$", pad_token="_"
+    ).save_pretrained(str(folder))
     assert AutoTokenizer.from_pretrained(str(folder))("abc").input_ids == [3, 4, 5]
     return folder
 
 
-def kohya(file: Path, *, rank: int = 4, alpha: float | None = 2.0, dtype: torch.dtype = torch.float32) -> Path:
+def kohya(
+    file: Path, *, rank: int = 4, alpha: float | None = 2.0, dtype: torch.dtype = torch.float32
+) -> Path:
     """A file as tools for diffusion models write it: one linear layer, one 1x1 and one 3x3 convolution."""
     generator = torch.Generator().manual_seed(5)
     shapes = {
@@ -64,7 +75,11 @@ def kohya(file: Path, *, rank: int = 4, alpha: float | None = 2.0, dtype: torch.
         tensors[f"{name}.lora_up.weight"] = torch.randn(up, generator=generator).to(dtype)
         if alpha is not None:
             tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=dtype)
-    save_file(tensors, file, metadata={"ss_network_dim": str(rank), "ss_network_alpha": str(alpha), "mine": "kept"})
+    save_file(
+        tensors,
+        file,
+        metadata={"ss_network_dim": str(rank), "ss_network_alpha": str(alpha), "mine": "kept"},
+    )
     return file
 
 
@@ -77,7 +92,9 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 def products(source):
     """s B A of every module in a file."""
-    return {m.name: m.scaling * f.B.double() @ f.A.double() for m, f in open_adapter(source).factors()}
+    return {
+        m.name: m.scaling * f.B.double() @ f.A.double() for m, f in open_adapter(source).factors()
+    }
 
 
 def examples(file, count=24):

@@ -8,9 +8,28 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Operations whose outcome, or its shape, the host must know before it can go on.
-WAITING = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique", "_unique2", "is_nonzero")
+WAITING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "equal",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "is_nonzero",
+)
 #: Operations that only look at memory in another way, or not at all.
-FREE = ("view", "t", "transpose", "unsqueeze", "squeeze", "expand", "slice", "select", "unbind", "detach")
+FREE = (
+    "view",
+    "t",
+    "transpose",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "slice",
+    "select",
+    "unbind",
+    "detach",
+)
 FREE += ("_unsafe_view", "promote_types")
 
 
@@ -30,7 +49,9 @@ class Operations(TorchDispatchMode):
 
         return call
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         name = function.overloadpacket.__name__
         by_mask = name in ("index", "index_put_", "index_put") and any(
             t is not None and t.dtype is torch.bool for t in args[1]

@@ -39,7 +39,9 @@ def raw_data(seed: int, r: int = 5, n: int = 40, tokens: int = 2, d_out: int = 7
     return normal(seed + 4, d_out, r), normal(seed + 5, r, d_in), x, g
 
 
-def measured(B: Tensor, A: Tensor, x: Tensor, g: Tensor, scaling: float = 2.0, noise_seed: int = 0) -> Statistics:
+def measured(
+    B: Tensor, A: Tensor, x: Tensor, g: Tensor, scaling: float = 2.0, noise_seed: int = 0
+) -> Statistics:
     """Every statistic of one adapted layer, straight from its definition; moments in at least float32."""
     wide = [t.double() for t in (B, A, x, g)]
     b, a, x, g = wide
@@ -63,4 +65,6 @@ def measured(B: Tensor, A: Tensor, x: Tensor, g: Tensor, scaling: float = 2.0, n
         values[f"uncertainty_{side}"] = (value - value.mean(0)).abs().mean(0)
     per_weight = ("gradient_B", "gradient_A")
     wide_dtype = torch.promote_types(B.dtype, torch.float32)  # what collectors keep
-    return Statistics(**{k: v.to(B.dtype if k in per_weight else wide_dtype) for k, v in values.items()})
+    return Statistics(
+        **{k: v.to(B.dtype if k in per_weight else wide_dtype) for k, v in values.items()}
+    )

@@ -28,7 +28,12 @@ def llama() -> LlamaForCausalLM:
 
 def with_lora(*, zero_B: bool = False, **settings: Any) -> PeftModel:
     """A Llama with an adapter whose B is not zero; keyword arguments go to LoraConfig."""
-    settings = {"r": 8, "lora_alpha": 12, "target_modules": ["q_proj", "v_proj", "down_proj"], **settings}
+    settings = {
+        "r": 8,
+        "lora_alpha": 12,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        **settings,
+    }
     model = get_peft_model(llama(), LoraConfig(task_type="CAUSAL_LM", **settings))
     if not zero_B:
         for module in find_lora_modules(model):

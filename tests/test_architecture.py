@@ -39,8 +39,14 @@ def drawn(package: str) -> list[tuple[int, str]]:
 def rooms(package: str) -> list[str]:
     """Folders and single modules of a package, in the order of the README, which imports may only go down."""
     top = [name for depth, name in drawn(package) if depth == 1]
-    names = [name.removesuffix("/").removesuffix(".py") for name in top if name.endswith(("/", ".py"))]
-    return [name for name in names if (ROOT / package / name).with_suffix(".py").exists() or _is_room(package, name)]
+    names = [
+        name.removesuffix("/").removesuffix(".py") for name in top if name.endswith(("/", ".py"))
+    ]
+    return [
+        name
+        for name in names
+        if (ROOT / package / name).with_suffix(".py").exists() or _is_room(package, name)
+    ]
 
 
 def _is_room(package: str, name: str) -> bool:
@@ -62,14 +68,22 @@ def upward(imports: Iterable[tuple[str, str]], package: str, order: list[str]) -
         # The front page and the command line see everything, nothing sees them.
         return order.index(parts[1]) if len(parts) > 1 and parts[1] not in UNDRAWN else -1
 
-    inside = [(a, b) for a, b in imports if f"{a}.".startswith(f"{package}.") and f"{b}.".startswith(f"{package}.")]
+    inside = [
+        (a, b)
+        for a, b in imports
+        if f"{a}.".startswith(f"{package}.") and f"{b}.".startswith(f"{package}.")
+    ]
     return [f"{a} imports {b}" for a, b in inside if floor(b) < floor(a)]
 
 
 def imports_of(graph: grimp.ImportGraph, package: str) -> list[tuple[str, str]]:
     """Every import of a module of the package."""
     modules = [module for module in graph.modules if module.split(".")[0] == package]
-    return [(module, other) for module in modules for other in graph.find_modules_directly_imported_by(module)]
+    return [
+        (module, other)
+        for module in modules
+        for other in graph.find_modules_directly_imported_by(module)
+    ]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -79,8 +93,14 @@ def test_the_tree_in_the_readme_is_that_of_the_files(package):
         folders[depth - 1 :] = [name]
         if name.endswith((".py", ".sh")):
             expected.add("/".join(part.strip("/") for part in folders))
-    listed = subprocess.run(["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True)
-    files = {Path(line).relative_to(package) for line in listed.stdout.splitlines() if (ROOT / line).exists()}
+    listed = subprocess.run(
+        ["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = {
+        Path(line).relative_to(package)
+        for line in listed.stdout.splitlines()
+        if (ROOT / line).exists()
+    }
     scripts = {str(file) for file in files if file.suffix in (".py", ".sh")}
     undrawn = {name for name in scripts if Path(name).stem in UNDRAWN}
     assert expected - undrawn == scripts - undrawn
@@ -91,7 +111,9 @@ def test_every_room_says_what_is_in_it(package):
     for room in rooms(package):
         if _is_room(package, room):
             text = (ROOT / package / room / "__init__.py").read_text()
-            assert re.match(r'r?"""\S.{20,}', text), f"{package}/{room}/__init__.py does not say what is in the room"
+            assert re.match(r'r?"""\S.{20,}', text), (
+                f"{package}/{room}/__init__.py does not say what is in the room"
+            )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -107,7 +129,9 @@ def test_an_upward_import_would_be_noticed(graph):
         ("prunedlora.factors", "prunedlora.linalg.truncation"),
         ("prunedlora.linalg.truncation", "prunedlora"),
     ):
-        assert upward([*imports, (lower, upper)], "prunedlora", order) == [f"{lower} imports {upper}"]
+        assert upward([*imports, (lower, upper)], "prunedlora", order) == [
+            f"{lower} imports {upper}"
+        ]
 
 
 def test_no_files_import_each_other_in_a_circle(graph):
@@ -125,7 +149,9 @@ def test_packages_know_only_those_below_them(graph, package):
 
 def test_files_and_statistics_do_not_know_each_other_nor_files_the_rules(graph):
     for room, unknown in (("files", "criteria"), ("files", "statistics"), ("statistics", "files")):
-        chains = graph.find_shortest_chains(f"prunedlora.{room}", f"prunedlora.{unknown}", as_packages=True)
+        chains = graph.find_shortest_chains(
+            f"prunedlora.{room}", f"prunedlora.{unknown}", as_packages=True
+        )
         assert not chains, f"{room} reaches {unknown}: {chains}"
 
 
@@ -133,4 +159,6 @@ def test_only_modules_that_say_so_import_transformers(graph):
     for module, other in imports_of(graph, "prunedlora"):
         if other == "transformers":
             text = (ROOT / Path(*module.split("."))).with_suffix(".py").read_text()
-            assert "transformers" in text.split('"""')[1], f"{module} imports transformers without saying so"
+            assert "transformers" in text.split('"""')[1], (
+                f"{module} imports transformers without saying so"
+            )

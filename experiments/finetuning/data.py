@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,50 +11,40 @@ from experiments.finetuning.models import classifies
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
-
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of a prompt and of its target, the end token included."""
-
-    prompt: list[int]
-    target: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.target)
+from prunedlora.compress.examples import Tokens, padded
+from prunedlora.statistics.measurement import IGNORED
 
 
-def encode(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Prompt and target tokenised apart, so that the prompt has the same tokens as in generation."""
-    target = tokenizer(example.target, add_special_tokens=False).input_ids
-    return Encoded(tokenizer(example.prompt).input_ids, [*target, tokenizer.eos_token_id])
+def encode(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """A prompt and its target, the end token included; the labels of the prompt are ignored by the loss.
+
+    The two are tokenised apart, so that the prompt has the same tokens as in generation.
+    """
+    prompt = tokenizer(example.prompt).input_ids
+    target = [
+        *tokenizer(example.target, add_special_tokens=False).input_ids,
+        tokenizer.eos_token_id,
+    ]
+    return Tokens(prompt + target, [IGNORED] * len(prompt) + target)
 
 
-def collate(batch: list[Encoded], pad: int, device: torch.device) -> dict[str, Tensor]:
-    """A batch padded on the right; labels of prompts and padding are ignored by the loss."""
-    longest = max(len(e) for e in batch)
-    ids = torch.full((len(batch), longest), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, IGNORED)
-    for row, e in enumerate(batch):
-        ids[row, : len(e)] = torch.tensor(e.prompt + e.target)
-        mask[row, : len(e)] = 1
-        labels[row, len(e.prompt) : len(e)] = torch.tensor(e.target)
+def collate(examples: list[Tokens], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """A batch padded on the right, as arguments of a model of transformers."""
+    batch = padded(examples, pad)
     return {
-        "input_ids": ids.to(device),
-        "attention_mask": mask.to(device),
-        "labels": labels.to(device),
+        "input_ids": batch.ids.to(device),
+        "attention_mask": batch.mask.to(device),
+        "labels": batch.labels.to(device),
     }
 
 
 def at_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `collate` made, for a model that is to compute no logits but those that predict a target.
+    """A batch of `collate` for a model that computes only the logits that predict a target.
 
-    Those of a prompt, one for each word of the vocabulary and token, are work and memory for nothing.
+    Those of a prompt, one for each token and word of the vocabulary, would cost time and memory for nothing.
 
-    >>> batch = collate([Encoded([5, 6, 7], [8, 9])], 0, torch.device("cpu"))
+    >>> tokens = Tokens([5, 6, 7, 8, 9], [IGNORED, IGNORED, IGNORED, 8, 9])
+    >>> batch = collate([tokens], 0, torch.device("cpu"))
     >>> at_targets(batch)["logits_to_keep"], at_targets(batch)["shift_labels"]
     (tensor([2, 3]), tensor([[8, 9]]))
     """
@@ -86,30 +75,34 @@ def collate_texts(
 def training_batches(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: Processes
 ) -> Iterator[dict[str, Tensor]]:
-    """This process's share of the batches of all steps of a run; a split that is too small is gone through again.
+    """This process's share of the batches of all steps of a run; a split that is too small is repeated.
 
     Raises:
         SystemExit: no example is short enough for the configuration, or a batch has too few for all processes.
     """
-    task, count = TASKS[config.task], config.steps * config.batch_size
+    task = TASKS[config.task]
+    count = config.steps * config.batch_size
     examples = task.train(count, config.seed)
     if classifies(config.model):
+        # An encoder cuts long texts, so that every example can be used.
         lengths = [len(ids) for ids in tokenizer([e.text for e in examples]).input_ids]
         for batch in batches(lengths, config.batch_size, config.length_groups, config.seed):
-            chosen = processes.share([examples[i] for i in batch])
-            yield collate_texts(chosen, task.labels, tokenizer, config.max_length, processes.device)
+            texts = processes.share([examples[i] for i in batch])
+            yield collate_texts(texts, task.labels, tokenizer, config.max_length, processes.device)
         return
-    short = [e for e in (encode(e, tokenizer) for e in examples) if len(e) <= config.max_length]
+
+    # A language model would lose the answer of a long example with its end.
+    encoded = [encode(example, tokenizer) for example in examples]
+    short = [tokens for tokens in encoded if len(tokens.ids) <= config.max_length]
     if not short:
         raise SystemExit(
             f"no training example of {config.task} fits into {config.max_length} tokens"
         )
     repeated = [short[i % len(short)] for i in range(count)]
-    for batch in batches(
-        [len(e) for e in repeated], config.batch_size, config.length_groups, config.seed
-    ):
-        encoded = processes.share([repeated[i] for i in batch])
-        yield at_targets(collate(encoded, tokenizer.pad_token_id, processes.device))
+    lengths = [len(tokens.ids) for tokens in repeated]
+    for batch in batches(lengths, config.batch_size, config.length_groups, config.seed):
+        share = processes.share([repeated[i] for i in batch])
+        yield at_targets(collate(share, tokenizer.pad_token_id, processes.device))
 
 
 def batches(lengths: list[int], size: int, groups: int, seed: int) -> Iterator[list[int]]:
@@ -118,7 +111,7 @@ def batches(lengths: list[int], size: int, groups: int, seed: int) -> Iterator[l
     Args:
         lengths: of all examples.
         size: of a batch.
-        groups: so many batches in a row are made from their examples sorted by length, and then shuffled.
+        groups: the examples of so many batches in a row are sorted by length, and the batches shuffled.
         seed: of shuffling.
 
     >>> list(batches([5, 1, 6, 2], size=2, groups=1, seed=0))
@@ -131,7 +124,7 @@ def batches(lengths: list[int], size: int, groups: int, seed: int) -> Iterator[l
         group = list(range(start, min(start + size * groups, len(lengths))))
         if groups > 1:
             group.sort(key=lambda i: lengths[i])
-        found = [sorted(group[i : i + size]) for i in range(0, len(group), size)]
+        split = [sorted(group[i : i + size]) for i in range(0, len(group), size)]
         if groups > 1:
-            order.shuffle(found)
-        yield from found
+            order.shuffle(split)
+        yield from split

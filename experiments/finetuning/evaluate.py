@@ -13,12 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.data import IGNORED, at_targets, collate, collate_texts, encode
+from experiments.finetuning.data import at_targets, collate, collate_texts, encode
 from experiments.finetuning.lm_eval import right_answers
 from experiments.finetuning.models import classifies
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from experiments.tasks.base import Harness, Task
+from prunedlora.statistics.measurement import IGNORED
 
 
 @dataclass(frozen=True)
@@ -48,35 +49,38 @@ def evaluate(
     examples: list[Example],
     harness: Harness | None = None,
 ) -> Score:
-    """Score a model on `examples` of the configuration's task; restores its training mode.
+    """Score a model on examples of the configuration's task; restores its training mode.
 
-    With a `harness`, lm-eval decodes and judges the answers; the cross-entropy is always computed here.
+    Args:
+        model: a language model, or an encoder with a head.
+        tokenizer: of the model.
+        config: names the task, and says how much is decoded together.
+        examples: of the task.
+        harness: lets lm-eval decode and judge the answers; the cross-entropy is always computed here.
     """
-    training, task, size = model.training, TASKS[config.task], config.eval_batch_size
+    task = TASKS[config.task]
+    size = config.eval_batch_size
+    training = model.training
     model.eval()
     try:
-        found: list[str] = []
+        texts: list[str] = []
         if classifies(config.model):
             logits = class_logits(model, tokenizer, config, examples)
             losses = label_losses(logits, task.labels, examples)
             tokens = torch.ones_like(losses)
-            found = [task.labels[i] for i in logits.argmax(dim=-1)]
+            texts = [task.labels[i] for i in logits.argmax(dim=-1)]
         elif task.labels:
-            losses, tokens, found = _by_likelihood(model, tokenizer, examples, task.labels, size)
+            losses, tokens, texts = _by_likelihood(model, tokenizer, examples, task.labels, size)
         else:
             losses, tokens = target_losses(model, tokenizer, examples, size)
-            found = [] if harness else answers(model, tokenizer, task, examples, size)
-        judged = right_answers(model, tokenizer, harness, examples, size) if harness else None
+            if harness is None:
+                texts = answers(model, tokenizer, task, examples, size)
+        if harness is None:
+            right = [_is_right(task, text, e) for text, e in zip(texts, examples, strict=True)]
+        else:
+            right = right_answers(model, tokenizer, harness, examples, size)
     finally:
         model.train(training)
-    judge = task.judge or (lambda answer, e: _same(answer, e.answer))
-    right = (
-        judged
-        if judged is not None
-        else [
-            bool(e.answer) and judge(answer, e) for answer, e in zip(found, examples, strict=True)
-        ]
-    )
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return Score(
         accuracy=sum(right) / len(right),
@@ -137,12 +141,10 @@ def generate(
     texts = [""] * len(prompts)
     for start in tqdm(range(0, len(order), batch_size), desc="decode", leave=False):
         chosen = order[start : start + batch_size]
-        batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(
-            device
-        )
-        out = model.generate(  # type: ignore[operator]  # nn.Module does not tell that
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+        batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
+        out = model.generate(  # type: ignore[operator]  # nn.Module does not have it
+            input_ids=batch.input_ids.to(device),
+            attention_mask=batch.attention_mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             use_cache=True,
@@ -161,11 +163,16 @@ def target_losses(
     examples: list[Example],
     batch_size: int,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Negative log-likelihood of each target given its prompt, in nats, from float32 logits; and its tokens."""
+    """Negative log-likelihood of each target given its prompt, in nats, and its number of tokens; float64 on the CPU.
+
+    Logits are taken as float32 before anything is summed.
+    """
     device = next(model.parameters()).device
     encoded = [encode(e, tokenizer) for e in examples]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    losses, tokens = torch.zeros(len(encoded)).double(), torch.zeros(len(encoded)).double()
+    # Examples of similar length together, so that little is padded.
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    losses = torch.zeros(len(encoded)).double()
+    tokens = torch.zeros(len(encoded)).double()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = at_targets(collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device))
@@ -177,10 +184,8 @@ def target_losses(
         each[kept] = torch.nn.functional.cross_entropy(
             logits[kept].float(), labels[kept], reduction="none"
         )
-        losses[chosen], tokens[chosen] = (
-            each.double().sum(dim=1).cpu(),
-            kept.double().sum(dim=1).cpu(),
-        )
+        losses[chosen] = each.double().sum(dim=1).cpu()
+        tokens[chosen] = kept.double().sum(dim=1).cpu()
     return losses, tokens
 
 
@@ -192,14 +197,14 @@ def class_logits(
     examples: list[Example],
 ) -> Float[Tensor, "n classes"]:
     """What an encoder's head says of each example, float64 on the CPU."""
-    device, labels = next(model.parameters()).device, TASKS[config.task].labels
+    device = next(model.parameters()).device
+    labels = TASKS[config.task].labels
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].text))
     logits = torch.zeros(len(examples), len(labels)).double()
     for start in range(0, len(order), config.eval_batch_size):
         chosen = order[start : start + config.eval_batch_size]
-        batch = collate_texts(
-            [examples[i] for i in chosen], labels, tokenizer, config.max_length, device
-        )
+        texts = [examples[i] for i in chosen]
+        batch = collate_texts(texts, labels, tokenizer, config.max_length, device)
         logits[chosen] = model(**batch).logits.double().cpu()
     return logits
 
@@ -229,8 +234,13 @@ def _by_likelihood(
     return losses.gather(0, own).squeeze(0), tokens.gather(0, own).squeeze(0), likeliest
 
 
-def _same(found: str, answer: str) -> bool:
+def _is_right(task: Task, text: str, example: Example) -> bool:
+    """Whether what was read off an answer is right; never of an example whose answer is not known."""
+    if not example.answer:
+        return False
+    if task.judge is not None:
+        return task.judge(text, example)
     try:
-        return float(found) == float(answer.replace(",", ""))
+        return float(text) == float(example.answer.replace(",", ""))
     except ValueError:
-        return found.strip() == answer.strip()
+        return text.strip() == example.answer.strip()

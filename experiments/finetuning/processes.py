@@ -45,9 +45,8 @@ class Processes:
         """The model whose backward pass averages the gradients over the processes; the same one for a single one."""
         if self.count == 1:
             return model
-        return DistributedDataParallel(
-            model, device_ids=[self.device] if self.device.type == "cuda" else None
-        )
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
 
     def weight(self, terms: int) -> float:
         """Factor that makes the average of the processes' mean losses the mean over all terms of the batch.
@@ -69,8 +68,8 @@ class Processes:
         dist.all_reduce(values)
         return values / self.count
 
-    def part(self) -> None:
-        """Take leave of the others, after training: what comes next may take the first longer than they would wait."""
+    def leave(self) -> None:
+        """Leave the group after training: evaluation by the first may take longer than the others would wait."""
         if self.count > 1:
             dist.barrier()
             dist.destroy_process_group()

@@ -9,11 +9,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.data import IGNORED, training_batches
-from experiments.finetuning.methods import after_backward, pruner
+from experiments.finetuning.data import training_batches
+from experiments.finetuning.methods import after_step, pruner
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from prunedlora import PruneEvent
+from prunedlora.statistics.measurement import IGNORED
 
 MAX_GRADIENT_NORM = 1.0
 WARMUP_SHARE = 0.03
@@ -56,11 +57,11 @@ def train_steps(
     """The optimiser steps of a training run, each done when it is asked for; the last ends pruning.
 
     Args:
-        model: what `experiments.finetuning.methods.prepare` made.
+        model: from `experiments.finetuning.methods.prepare`.
         tokenizer: of the model.
         config: the run.
         processes: that train it together.
-        events: takes up the pruning events.
+        events: a list to which the pruning events are added at the end.
 
     Yields:
         This process's share of the batch's cross-entropy, before the step.
@@ -68,18 +69,22 @@ def train_steps(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(config.steps))
-    pruning, follow_up = pruner(model, optimizer, config), after_backward(model, config)
-    ready = processes.wrap(model)
+    pruning = pruner(model, optimizer, config)
+    follow_up = after_step(model, config)
+    wrapped = processes.wrap(model)
     model.train()
     with pruning or nullcontext():
         for step, batch in enumerate(training_batches(config, tokenizer, processes)):
-            outputs, labels = ready(**batch), batch.get("shift_labels", batch["labels"])
+            outputs = wrapped(**batch)
+            labels = batch.get("shift_labels", batch["labels"])
+            # Processes may have different numbers of tokens; the mean is over all of them.
             weight = processes.weight(int((labels != IGNORED).sum()))
             loss = weight * batch_loss(outputs.logits.detach(), labels)
             (weight * outputs.loss).backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimizer.step()
             scheduler.step()
+            # A method may need the gradients of the step, so that they go last.
             follow_up(step)
             optimizer.zero_grad()
             yield loss

@@ -22,7 +22,14 @@ CHANGES = "changes.safetensors"
 def truncated(
     base: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, config: RunConfig, source: Path
 ) -> torch.nn.Module:
-    """The model with what `source` holds, reduced to the target rank."""
+    """The model with an adapter, or a change of all its weights, of the target rank.
+
+    Args:
+        base: the base model, which becomes part of the result.
+        tokenizer: of the model.
+        config: which of the two, the rank, and the criterion for an adapter.
+        source: folder of the run that trained it.
+    """
     if config.method == "truncate_full":
         return _truncated_changes(base, config, load_file(source / CHANGES))
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
@@ -46,40 +53,32 @@ def truncated(
 
 
 def save_changes(model: torch.nn.Module, folder: Path) -> None:
-    """The weights of a fully fine-tuned model."""
+    """Write all weights of a fully fine-tuned model."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
-        folder / CHANGES,
-    )
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(weights, folder / CHANGES)
 
 
 def _truncated_changes(
     base: torch.nn.Module, config: RunConfig, tuned: dict[str, torch.Tensor]
 ) -> torch.nn.Module:
     """The base model plus the best rank-k part of each adapted layer's change; the head as it was tuned."""
+    k = config.target_rank
     with torch.no_grad():
         for name, p in base.named_parameters():
             layer = name.removesuffix(".weight")
-            if p.dim() == 2 and (
-                f".{layer}".endswith(tuple(f".{t}" for t in config.target_modules))
-                or _all_linear(config, base, layer)
-            ):
-                U, S, Vh = torch.linalg.svd(
-                    (tuned[name].to(p.device) - p).double(), full_matrices=False
-                )
-                k = config.target_rank
+            if p.dim() == 2 and _is_adapted(config, base, layer):
+                change = (tuned[name].to(p.device) - p).double()
+                U, S, Vh = torch.linalg.svd(change, full_matrices=False)
                 p.add_(((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype))
             elif name.startswith(HEADS):
                 p.copy_(tuned[name])
     return base
 
 
-def _all_linear(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
-    """Whether ``all-linear`` was asked for and this is such a layer; heads are not."""
+def _is_adapted(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
+    """Whether an adapter of the run would be on this layer; never on a head."""
+    if config.target_modules != ("all-linear",):
+        return f".{layer}".endswith(tuple(f".{name}" for name in config.target_modules))
     linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
-    return (
-        config.target_modules == ("all-linear",)
-        and linear
-        and not layer.startswith((*HEADS, "lm_head"))
-    )
+    return linear and not layer.startswith((*HEADS, "lm_head"))

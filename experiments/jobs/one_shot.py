@@ -1,7 +1,7 @@
 """One-shot pruning of a trained adapter: the loss increase of every criterion, with and without recovery.
 
-``python -m experiments.jobs.one_shot CONFIG.json RESULT.json ADAPTER_FOLDER`` measures one adapter.  No training follows
-the pruning.  Recovery is the criterion's ``own``, ``none`` (the components that it removes are only masked), or
+``python -m experiments.jobs.one_shot CONFIG.json RESULT.json ADAPTER_FOLDER`` measures one adapter.  No training
+follows the pruning.  Recovery is the criterion's ``own``, ``none`` (the components that it removes are only masked), or
 ``C_z`` (B makes up for them by least squares through the second moment of z = Ax).
 """
 
@@ -84,13 +84,15 @@ def measure(config: OneShot, run: RunConfig, adapter: Path) -> dict[str, Any]:
     def losses() -> dict[str, Tensor]:
         return {name: _losses(model, tokenizer, run, examples) for name, examples in sets.items()}
 
-    unpruned, rows = losses(), []
+    unpruned = losses()
     jobs = [
-        (v, r)
-        for v in variants()
-        for r in (config.truncation_ranks if v.truncates else config.ranks)
+        (variant, rank)
+        for variant in variants()
+        for rank in (config.truncation_ranks if variant.truncates else config.ranks)
     ]
+    rows = []
     for variant, rank in tqdm(jobs, desc="one-shot"):
+        # Written over what the variant before has left: candidates keep the trained factors.
         for candidate, factors in reduced(candidates, variant, rank):
             write_factors(candidate.module, candidate.live, factors.B, factors.A)
         pruned = losses()
@@ -150,10 +152,8 @@ def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file, adapter = (Path(argument) for argument in arguments)
     values = json.loads(config_file.read_text())
-    config, run = (
-        validated(OneShot, values["one_shot"], "one_shot"),
-        validated(RunConfig, values["run"], "run"),
-    )
+    config = validated(OneShot, values["one_shot"], f"{config_file.name}: one_shot")
+    run = validated(RunConfig, values["run"], f"{config_file.name}: run")
     result = measure(config, run, adapter)
     write_record(result_file, values, result)
 

@@ -3,7 +3,6 @@
 ``python -m experiments.jobs.pretrained CONFIG.json RESULT.json`` does one method, in all patterns of its configuration.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from experiments.pretrained.layerwise import (
 )
 from experiments.pretrained.pruning import Pattern, gradient_score, mask, sparsegpt, wanda_score
 from experiments.settings.jobs import Compression, CompressionMethod
-from experiments.settings.validation import validated
+from experiments.settings.validation import read_settings
 
 #: Prunes a model in place.
 Compress = Callable[[nn.Module, Pattern], None]
@@ -45,20 +44,20 @@ def measure(config: Compression) -> dict[str, Any]:
     model.to(device).eval()
     corpus = load_corpus(config.text)
     seen = sequences(tokenizer, corpus.calibration, config.length, config.sequences, config.seed)
-    test = sequences(tokenizer, corpus.test, config.length, config.test_sequences, TEST_SEED).to(
-        device
-    )
+    test = sequences(tokenizer, corpus.test, config.length, config.test_sequences, TEST_SEED)
+    test = test.to(device)
+    # Statistics are those of the dense model, once for all patterns.
     prune = METHODS[config.method](model, list(seen.to(device).split(config.batch_size)), config)
     dense = {linear: linear.weight.detach().clone() for linear in linear_layers(model)}
+    patterns = ("dense",) if config.method == "dense" else config.patterns
     rows = []
-    for name in tqdm(
-        ("dense",) if config.method == "dense" else config.patterns, desc=config.method, leave=False
-    ):
+    for name in tqdm(patterns, desc=config.method, leave=False):
         if config.method != "dense":
             prune(model, Pattern.parse(name))
         losses = sequence_losses(model, test.split(config.batch_size))
         row = {"pattern": name, "perplexity": float(losses.mean().exp()), "removed": removed(model)}
         rows.append(row | {"losses": [round(x, 6) for x in losses.tolist()]})
+        # The next pattern starts from the dense model.
         with torch.no_grad():
             for linear, weight in dense.items():
                 linear.weight.copy_(weight)
@@ -74,12 +73,12 @@ def measure(config: Compression) -> dict[str, Any]:
 @torch.no_grad()
 def sequence_losses(model: nn.Module, batches: Sequence[Tensor]) -> Tensor:
     """Mean cross-entropy of the tokens of each sequence, in float64; the first token is not predicted."""
-    found = []
+    means = []
     for batch in batches:
         logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
         losses = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-        found.append(losses.view(len(batch), -1).double().mean(dim=1))
-    return torch.cat(found).cpu()
+        means.append(losses.view(len(batch), -1).double().mean(dim=1))
+    return torch.cat(means).cpu()
 
 
 def removed(model: nn.Module) -> float:
@@ -156,7 +155,7 @@ METHODS: dict[CompressionMethod, Callable[[nn.Module, list[Tensor], Compression]
 def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file = map(Path, arguments)
-    config = validated(Compression, json.loads(config_file.read_text()), config_file.name)
+    config = read_settings(Compression, config_file)
     write_record(result_file, asdict(config), measure(config))
 
 

@@ -19,14 +19,13 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "reasoning-
 
 
 def write_record(file: Path, config: dict[str, Any], result: Any) -> None:
-    """Write what a job was told and what came out, with its environment."""
-    write_atomically(
-        file, to_json({"config": config, "environment": environment(), "result": result})
-    )
+    """Write the settings and the result of a job, with what the result depends on besides."""
+    record = {"config": config, "environment": provenance(), "result": result}
+    write_atomically(file, to_json(record))
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and date, for the record."""
+def provenance() -> dict[str, Any]:
+    """Commit, versions, hardware, processes and date: where a result comes from."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -40,7 +39,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the CPU, and the instructions that torch uses on it: results differ in their last digits between them."""
+    """Name of the CPU, and the instructions that torch uses on it, on which the last digits of results depend."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

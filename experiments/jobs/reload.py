@@ -1,7 +1,7 @@
 """Does an exported adapter, opened by plain PEFT in another process, give the logits that it had in memory?
 
-``python -m experiments.jobs.reload CONFIG.json RECORD.json FOLDER RESULT.json`` opens the adapter in FOLDER, whose run wrote
-RECORD.json, and writes that record, with the largest difference of logits, to RESULT.json.
+``python -m experiments.jobs.reload CONFIG.json RECORD.json FOLDER RESULT.json`` opens the adapter in FOLDER, whose run
+wrote RECORD.json, and writes that record, with the largest difference of logits, to RESULT.json.
 """
 
 import json
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.models import load_base
 from experiments.settings.jobs import RunConfig
-from experiments.settings.validation import validated
+from experiments.settings.validation import read_settings
 from experiments.tasks import TASKS
 from theory.records import to_json, write_atomically
 
@@ -38,7 +38,8 @@ def write_probe(
     model.to("cpu").eval()
     logits = model(**inputs).logits
     model.to(device)
-    save_file({k: v.contiguous() for k, v in {**inputs, "logits": logits}.items()}, folder / PROBE)
+    tensors = {**inputs, "logits": logits}
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / PROBE)
 
 
 @torch.no_grad()
@@ -52,18 +53,18 @@ def check_reload(config: RunConfig, folder: Path) -> float:
     base, _ = load_base(config)
     model = PeftModel.from_pretrained(base, folder).eval()
     logits = model(**{k: v for k, v in probe.items() if k != "logits"}).logits
-    found = (logits - probe["logits"]).abs().max().item()
-    if config.dtype == "float32" and not found <= TOLERANCE:
+    difference = (logits - probe["logits"]).abs().max().item()
+    if config.dtype == "float32" and not difference <= TOLERANCE:
         raise RuntimeError(
-            f"{folder}: reloaded logits differ by {found:.2e}, more than {TOLERANCE:.0e}"
+            f"{folder}: reloaded logits differ by {difference:.2e}, more than {TOLERANCE:.0e}"
         )
-    return found
+    return difference
 
 
 def main(arguments: list[str]) -> None:
-    """Check the adapter of a run, and write the run's record with what was found."""
+    """Check the adapter of a run, and write the run's record with the difference."""
     config_file, record_file, folder, result_file = (Path(argument) for argument in arguments)
-    config = validated(RunConfig, json.loads(config_file.read_text()), config_file.name)
+    config = read_settings(RunConfig, config_file)
     record = json.loads(record_file.read_text())
     record["result"]["reload_max_difference"] = check_reload(config, folder)
     write_atomically(result_file, to_json(record))

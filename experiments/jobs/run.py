@@ -5,7 +5,6 @@
 checks the adapter.
 """
 
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -23,27 +22,37 @@ from experiments.finetuning.truncate import save_changes, truncated
 from experiments.jobs.record import peak_memory, write_record
 from experiments.jobs.reload import write_probe
 from experiments.settings.jobs import RunConfig
-from experiments.settings.validation import validated
+from experiments.settings.validation import read_settings
 from experiments.tasks import TASKS
 from experiments.tasks.base import fingerprint
 from prunedlora import PruneConfig, PruneEvent, export_adapter, find_lora_modules
+from prunedlora.adapters.modules import LoraModule
 
 
 def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str, Any] | None:
-    """Do one run and return its result; what it makes is written to `folder`; `source` holds what it truncates.
+    """Do one run and return its result.
 
-    Of several processes the first evaluates and writes, and only it has a result.
+    Args:
+        config: the run.
+        folder: where the trained weights go.
+        source: folder of the adapter, or of the weights, that is truncated.
+
+    Returns:
+        Scores, losses, pruning events, times in seconds and sizes; None in all but the first of several processes,
+        which evaluates and writes.
     """
     together = processes()
-    device = together.device
     torch.manual_seed(config.seed)
     base, tokenizer = load_base(config)
-    base.to(device)
+    base.to(together.device)
     total = sum(p.numel() for p in base.parameters())
+
+    # Train, or truncate what another run trained, or leave the model as it is.
+    model: torch.nn.Module = base
     losses: list[float] = []
     events: list[PruneEvent] = []
-    seconds, trainable = 0.0, 0
-    model: torch.nn.Module = base
+    seconds = 0.0
+    trainable = 0
     if config.method.startswith("truncate"):
         assert source is not None
         model = truncated(base, tokenizer, config, source)
@@ -53,13 +62,16 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
         start = time.perf_counter()
         losses, events = train(model, tokenizer, config, together)
         seconds = time.perf_counter() - start
-    together.part()
+    together.leave()
     if not together.is_first:
         return None
-    peak, task = peak_memory(device), TASKS[config.task]
+
+    # Memory is that of training: it is read before anything is decoded.
+    peak = peak_memory(together.device)
+    task = TASKS[config.task]
     start = time.perf_counter()
     score = evaluate(model, tokenizer, config, task.test(config.test_examples), task.harness)
-    result = {
+    result: dict[str, Any] = {
         **asdict(score),
         "train_loss": [round(loss, 6) for loss in losses],
         "events": [asdict(event) for event in events],
@@ -78,7 +90,8 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
 
 def splits(config: RunConfig) -> dict[str, str]:
     """Fingerprints of the examples that a run uses: the same wherever it is done, or the data have changed."""
-    task, used = TASKS[config.task], {}
+    task = TASKS[config.task]
+    used = {}
     if config.trains:
         used["train"] = task.train(config.steps * config.batch_size, config.seed)
     if config.validation_examples:
@@ -90,44 +103,50 @@ def splits(config: RunConfig) -> dict[str, str]:
 def _keep(
     model: torch.nn.Module, config: RunConfig, folder: Path, tokenizer: Any
 ) -> dict[str, Any]:
-    """Write what a run made, and say what it is; an ordinary adapter with a probe that tells whether it reloads."""
+    """Write the weights of a run, and with an ordinary adapter a probe for `experiments.jobs.reload`; returns facts.
+
+    Raises:
+        RuntimeError: the adapter has other ranks or scalings than the configuration says.
+    """
     if config.method in ("untuned", "truncate_full"):
         return {}
     if config.method == "full":
         save_changes(model, folder)
         return {}
     if config.method in ("dora", "adalora"):
-        model.save_pretrained(str(folder))  # type: ignore[operator]  # nn.Module does not tell that
+        model.save_pretrained(str(folder))  # type: ignore[operator]  # nn.Module does not have it
         return {"adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size}
     modules = find_lora_modules(model)
-    ranks, scalings = [m.rank for m in modules], {m.scaling for m in modules}
-    scaling = config.scaling * (config.initial_rank**0.5 if config.rslora else 1.0)
-    one_rank = (
-        PruneConfig(config.target_rank, config.criterion or "svd", scope=config.scope or None).scope
-        == "module"
-    )
-    wrong = (
-        set(ranks) != {config.target_rank}
-        if one_rank
-        else sum(ranks) > config.target_rank * len(ranks)
-    )
-    if wrong or any(abs(s - scaling) > 1e-9 * scaling for s in scalings):
-        raise RuntimeError(
-            f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration"
-        )
+    _check_modules(modules, config)
     export_adapter(model, folder)
     write_probe(model, tokenizer, config, folder)
     return {
-        "rank": sum(ranks) / len(ranks),
+        "rank": sum(m.rank for m in modules) / len(modules),
         "adapter_parameters": sum(m.B.numel() + m.A.numel() for m in modules),
         "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
     }
 
 
+def _check_modules(modules: list[LoraModule], config: RunConfig) -> None:
+    """Every module has the target rank, or within one budget all have it on average; and all the scaling asked for."""
+    ranks = [m.rank for m in modules]
+    criterion = config.criterion or "svd"
+    scope = PruneConfig(config.target_rank, criterion, scope=config.scope or None).scope
+    each = set(ranks) == {config.target_rank}
+    on_average = sum(ranks) <= config.target_rank * len(ranks)
+    right = each if scope == "module" else on_average
+    scaling = config.scaling * (config.initial_rank**0.5 if config.rslora else 1.0)
+    scalings = {m.scaling for m in modules}
+    if not right or any(abs(s - scaling) > 1e-9 * scaling for s in scalings):
+        raise RuntimeError(
+            f"the adapter has ranks {ranks} and scalings {scalings}, not those of its configuration"
+        )
+
+
 def main(arguments: list[str]) -> None:
     """Read the configuration, run it, write the result."""
     config_file, result_file, folder, *source = (Path(argument) for argument in arguments)
-    config = validated(RunConfig, json.loads(config_file.read_text()), config_file.name)
+    config = read_settings(RunConfig, config_file)
     result = run(config, folder, source[0] if source else None)
     if result is not None:
         write_record(result_file, asdict(config), result)

@@ -1,10 +1,9 @@
 """Table 2: what a step of training costs by each method, side by side with LoRA at the target rank.
 
-``python -m experiments.jobs.step_cost CONFIG.json RESULT.json`` trains two models in turn, a block of steps each, so that
-whatever else the machine does slows both.
+``python -m experiments.jobs.step_cost CONFIG.json RESULT.json`` trains two models in turn, a block of steps each, so
+that whatever else the machine does slows both.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from experiments.finetuning.processes import Processes, processes
 from experiments.finetuning.train import train_steps
 from experiments.jobs.record import write_record
 from experiments.settings.jobs import Cost, RunConfig
-from experiments.settings.validation import validated
+from experiments.settings.validation import read_settings
 from prunedlora import PruneEvent
 
 
@@ -33,11 +32,10 @@ def measure(config: Cost) -> dict[str, Any]:
     events: list[PruneEvent] = []
     both = training(run, together, events), training(config.reference, together, [])
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in tqdm(
-        range(run.steps // config.block), desc=f"{run.method} {run.criterion}".strip(), leave=False
-    ):
-        for steps, taken in zip(both, seconds, strict=True):
-            taken.append(_timed(steps, config.block, together.device))
+    blocks = range(run.steps // config.block)
+    for _ in tqdm(blocks, desc=f"{run.method} {run.criterion}".strip(), leave=False):
+        for steps, durations in zip(both, seconds, strict=True):
+            durations.append(_timed(steps, config.block, together.device))
     next(both[0], None)  # the run ends, and with it the list of its events is complete
     return {
         "run": seconds[0][1:],
@@ -55,6 +53,7 @@ def training(run: RunConfig, together: Processes, events: list[PruneEvent]) -> I
 
 
 def _timed(steps: Iterator[Tensor], count: int, device: torch.device) -> float:
+    """Seconds of some steps."""
     start = time.perf_counter()
     for _ in range(count):
         next(steps)
@@ -71,7 +70,7 @@ def _events(events: list[PruneEvent], block: int) -> list[dict[str, Any]]:
 def main(arguments: list[str]) -> None:
     """Read the configuration, measure, write the result."""
     config_file, result_file = map(Path, arguments)
-    config = validated(Cost, json.loads(config_file.read_text()), config_file.name)
+    config = read_settings(Cost, config_file)
     write_record(result_file, asdict(config), measure(config))
 
 

@@ -1,5 +1,6 @@
 """Running English text for perplexity: from a package, or WikiText from the hub."""
 
+import functools
 import hashlib
 import random
 from dataclasses import dataclass
@@ -85,13 +86,21 @@ def sequences(
     Raises:
         ValueError: there are fewer windows than asked for.
     """
-    windows = []
-    for document in documents:
-        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        windows += [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
+    windows = _windows(tokenizer, documents, length)
     if len(windows) < count:
         raise ValueError(
             f"the text has {len(windows)} sequences of {length} tokens, not {count}; ask for fewer"
         )
     chosen = sorted(random.Random(seed).sample(range(len(windows)), count))
     return torch.tensor([windows[i] for i in chosen])
+
+
+@functools.lru_cache(maxsize=2)  # both splits: runs that share a process share them
+def _windows(
+    tokenizer: PreTrainedTokenizerBase, documents: tuple[str, ...], length: int
+) -> list[list[int]]:
+    windows = []
+    for document in documents:
+        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        windows += [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
+    return windows

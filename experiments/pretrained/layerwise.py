@@ -25,9 +25,9 @@ def linear_layers(model: nn.Module) -> list[nn.Linear]:
 
 def blocks(model: nn.Module) -> nn.ModuleList:
     """The decoder's blocks."""
-    found = model.get_submodule("model.layers")
-    assert isinstance(found, nn.ModuleList)
-    return found
+    layers = model.get_submodule("model.layers")
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 def second_moment(x: Tensor) -> Tensor:
@@ -68,6 +68,7 @@ def prune_layers(
 ) -> None:
     """Prune the blocks in turn, each from inputs that have passed through the pruned ones before it; in place."""
     entrances = [_entrance(model, batch) for batch in batches]
+    # Twice through every block: once for its statistics, and once pruned, for the inputs of the next.
     for block in blocks(model):
         linears = [m for m in block.modules() if isinstance(m, nn.Linear)]
         with collecting(linears, statistic) as sums:
@@ -82,10 +83,10 @@ def prune_layers(
 
 def _entrance(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """What the first block is called with."""
-    found: list[tuple[Tensor, dict[str, Any]]] = []
+    calls: list[tuple[Tensor, dict[str, Any]]] = []
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], arguments: dict[str, Any]) -> None:
-        found.append((inputs[0], arguments))
+        calls.append((inputs[0], arguments))
         raise _Entered
 
     handle = blocks(model)[0].register_forward_pre_hook(hook, with_kwargs=True)
@@ -95,7 +96,7 @@ def _entrance(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Any]]:
         pass
     finally:
         handle.remove()
-    return found[0]
+    return calls[0]
 
 
 def _hidden(output: Any) -> Tensor:
@@ -107,7 +108,9 @@ def gradient_moments(model: nn.Module, batches: list[Tensor]) -> dict[nn.Linear,
 
     No gradient is left behind, and what was trainable stays so.
     """
-    linears, sums = linear_layers(model), {}
+    linears = linear_layers(model)
+    sums = {}
+    # Only these weights need gradients here, whatever is trainable otherwise.
     trainable = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(False)
     for linear in linears:

@@ -35,12 +35,13 @@ class Pattern:
         Raises:
             ValueError: it is neither.
         """
-        if found := re.fullmatch(r"(\d+):(\d+)", str(text)):
-            kept, group = int(found[1]), int(found[2])
+        if match := re.fullmatch(r"(\d+):(\d+)", str(text)):
+            kept = int(match[1])
+            group = int(match[2])
             if 0 < kept <= group:
                 return cls(Fraction(group - kept, group), group)
-        elif (found := re.fullmatch(r"(\d+)%", str(text))) and int(found[1]) < 100:
-            return cls(Fraction(int(found[1]), 100))
+        elif (match := re.fullmatch(r"(\d+)%", str(text))) and int(match[1]) < 100:
+            return cls(Fraction(int(match[1]), 100))
         raise ValueError(f'a pattern is "50%" or "2:4", in quotation marks, not {text!r}')
 
     def count(self, weights: int) -> int:

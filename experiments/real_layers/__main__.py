@@ -9,11 +9,12 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments.jobs.record import environment
+from experiments.folders import ARTIFACTS
+from experiments.jobs.record import provenance
 from experiments.jobs.run import run
 from experiments.real_layers import attention, curvature, noise, prediction
 from experiments.real_layers.edits import changed
-from experiments.real_layers.measured_model import Subject, load
+from experiments.real_layers.measured_model import MeasuredModel, load
 from experiments.real_layers.settings import SETTINGS, Settings
 from experiments.settings.jobs import digest
 from theory.records import from_json, to_json, write_atomically
@@ -21,12 +22,12 @@ from theory.report import page as report
 from theory.report import real_layers
 from theory.report.real_summary import summarise
 
-ROOT = Path(__file__).parents[1]
-ARTIFACTS = ROOT / "artifacts" / "real_layers"
-#: Magnitudes of the whole adapter at which statistics and prices are measured anew.
+#: Trained adapters, and measured parts.
+FOLDER = ARTIFACTS / "real_layers"
+#: Magnitudes of the whole adapter at which statistics and prices are measured once more.
 MAGNITUDES = (0.5, 2.0)
 
-PARTS: dict[str, Callable[[Subject], Any]] = {
+PARTS: dict[str, Callable[[MeasuredModel], Any]] = {
     "attention": attention.bounds,
     "spectra": curvature.spectra,
     "prices": curvature.prices,
@@ -56,20 +57,15 @@ def main(arguments: Arguments) -> None:
     """Measure what is missing, write the result, draw the pictures."""
     for name in arguments.model:
         settings = SETTINGS[name]
-        if not (ARTIFACTS / settings.run.key).exists():
-            run(settings.run, ARTIFACTS / settings.run.key)
-        found = measure(
-            settings,
-            ARTIFACTS / settings.run.key,
-            ARTIFACTS,
-            arguments.parts,
-            fresh=arguments.fresh,
-        )
+        adapter = FOLDER / settings.run.key
+        if not adapter.exists():
+            run(settings.run, adapter)
+        results = measure(settings, adapter, FOLDER, arguments.parts, fresh=arguments.fresh)
         record = {
             "settings": asdict(settings),
-            "environment": environment(),
-            "summary": summarise(found),
-            "result": found,
+            "environment": provenance(),
+            "summary": summarise(results),
+            "result": results,
         }
         write_atomically(real_layers.file(name), to_json(real_layers.rounded(record)))
         print(real_layers.file(name))
@@ -84,59 +80,67 @@ def measure(
     *,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Every part, measured or read from `artifacts`."""
+    """Every part, measured or read from a file of before.
+
+    Args:
+        settings: what is measured.
+        adapter: folder of the trained adapter.
+        artifacts: where the file of each part lies.
+        parts: names of those asked for.
+        fresh: measure what has a file too.
+    """
     torch.manual_seed(settings.seed)
     folder = artifacts / f"measured_{digest(asdict(settings))}"
-    subjects: dict[float, Subject] = {}
+    # One model at a time: another magnitude changes scalings and all statistics.
+    loaded: dict[float, MeasuredModel] = {}
 
-    def subject(magnitude: float = 1.0) -> Subject:
-        if magnitude not in subjects:
-            subjects.clear()
-            subjects[magnitude] = load(settings, adapter, magnitude=magnitude)
-        return subjects[magnitude]
+    def measured(magnitude: float = 1.0) -> MeasuredModel:
+        if magnitude not in loaded:
+            loaded.clear()
+            loaded[magnitude] = load(settings, adapter, magnitude=magnitude)
+        return loaded[magnitude]
 
-    def whole(part: Callable[[Subject], Any]) -> Callable[[], Any]:
-        return lambda: part(subject())
+    def whole(part: Callable[[MeasuredModel], Any]) -> Callable[[], Any]:
+        return lambda: part(measured())
 
     def scaled(magnitude: float) -> Callable[[], Any]:
-        return lambda: scaled_prices(subject(magnitude), magnitude)
+        return lambda: scaled_prices(measured(magnitude), magnitude)
 
-    jobs: dict[str, Callable[[], Any]] = {"loss": lambda: losses(subject())}
+    jobs: dict[str, Callable[[], Any]] = {"loss": lambda: losses(measured())}
     jobs |= {name: whole(part) for name, part in PARTS.items() if name in parts}
     if "scaled_prices" in parts:
         jobs |= {f"scaled_prices_{m:g}": scaled(m) for m in MAGNITUDES}
-    found = {}
+    results = {}
     for name, job in tqdm(jobs.items(), desc=settings.run.model):
         file = folder / f"{name}.json"
         if fresh or not file.exists():
             write_atomically(file, to_json(job()))
-        found[name] = from_json(file.read_text())
-    return found
+        results[name] = from_json(file.read_text())
+    return results
 
 
-def losses(subject: Subject) -> dict[str, Any]:
+def losses(measured: MeasuredModel) -> dict[str, Any]:
     """The loss before anything is pruned, and how far float32 can be trusted in its differences."""
-    depths = {}
-    for place, candidate in subject.layers:
+    changes = []
+    for place, candidate in measured.layers:
+        # The same product in other factors: what the loss changes by is rounding.
         old = candidate.factors
         with changed(candidate, replace(old, B=old.B * 3, A=old.A / 3)):
-            depths[f"{place.depth} {place.kind}"] = subject.scorer.increase(place.depth)[
-                "calibration"
-            ]
-    return {"unpruned": unpruned(subject), "rounding": max(map(abs, depths.values()))}
+            changes.append(measured.scorer.increase(place.depth)["calibration"])
+    return {"unpruned": unpruned(measured), "rounding": max(map(abs, changes))}
 
 
-def unpruned(subject: Subject) -> dict[str, float]:
+def unpruned(measured: MeasuredModel) -> dict[str, float]:
     """Mean loss of each set."""
-    return {name: losses.mean().item() for name, losses in subject.scorer.unpruned.items()}
+    return {name: losses.mean().item() for name, losses in measured.scorer.unpruned.items()}
 
 
-def scaled_prices(subject: Subject, magnitude: float) -> dict[str, Any]:
+def scaled_prices(measured: MeasuredModel, magnitude: float) -> dict[str, Any]:
     """All layers cut at once, with every module of the adapter `magnitude` times as large and new statistics."""
     return {
         "magnitude": magnitude,
-        "unpruned": unpruned(subject),
-        "joint": curvature.joint_prices(subject),
+        "unpruned": unpruned(measured),
+        "joint": curvature.joint_prices(measured),
     }
 
 

@@ -20,7 +20,7 @@ from experiments.finetuning.data import collate, collate_texts, encode
 from experiments.finetuning.models import classifies
 from experiments.jobs.one_shot import Variant, reduced
 from experiments.real_layers.edits import changed
-from experiments.real_layers.measured_model import Place, Subject
+from experiments.real_layers.measured_model import MeasuredModel, Place
 from experiments.tasks import TASKS
 from prunedlora.ranks.reduction import Candidate
 from theory.checking.numerics import spectral
@@ -37,6 +37,7 @@ _record: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 def _recording(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
 ) -> Any:
+    # Several queries may share a key and a value: repeated here, so that heads can be compared one by one.
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     _record.append((query, key, value, mask))
@@ -76,19 +77,20 @@ def heads_of(
     return out
 
 
-def sentences(subject: Subject) -> dict[str, Tensor]:
+def sentences(measured: MeasuredModel) -> dict[str, Tensor]:
     """A batch of test examples of equal length in tokens, so that nothing is padded."""
-    run, task, tokenizer = subject.settings.run, TASKS[subject.settings.run.task], subject.tokenizer
+    run = measured.settings.run
+    task = TASKS[run.task]
+    tokenizer = measured.tokenizer
     device = torch.device("cpu")
-    examples = task.test(10 * subject.settings.calibration)
+    examples = task.test(10 * measured.settings.calibration)
     if classifies(run.model):
         lengths = [len(tokenizer(e.text).input_ids) for e in examples]
     else:
-        lengths = [len(encode(e, tokenizer)) for e in examples]
+        lengths = [len(encode(e, tokenizer).ids) for e in examples]
     common = Counter(lengths).most_common(1)[0][0]
-    chosen = [e for e, n in zip(examples, lengths, strict=True) if n == common][
-        : subject.settings.sentences
-    ]
+    of_that_length = [e for e, n in zip(examples, lengths, strict=True) if n == common]
+    chosen = of_that_length[: measured.settings.sentences]
     if classifies(run.model):
         batch = collate_texts(chosen, task.labels, tokenizer, run.max_length, device)
     else:
@@ -97,18 +99,19 @@ def sentences(subject: Subject) -> dict[str, Tensor]:
     return batch
 
 
-def bounds(subject: Subject) -> list[dict[str, Any]]:
+def bounds(measured: MeasuredModel) -> list[dict[str, Any]]:
     """One row for each block, rule and rank: medians and extremes over sentences and heads."""
-    settings, batch = subject.settings, sentences(subject)
-    model: Any = subject.model.get_base_model()  # type: ignore[operator]
+    settings = measured.settings
+    batch = sentences(measured)
+    model: Any = measured.model.get_base_model()  # type: ignore[operator]
     rows = []
     jobs = [(d, rule, rank) for d in settings.depths for rule in RULES for rank in settings.ranks]
     with recorded(model):
-        before = heads_of(subject.model, batch, settings.depths)
+        before = heads_of(measured.model, batch, settings.depths)
         for depth, rule, rank in tqdm(jobs, desc="attention"):
-            layers = [subject.candidates[Place(depth, kind)] for kind in settings.heads]
+            layers = [measured.candidates[Place(depth, kind)] for kind in settings.heads]
             for pruned in (layers, layers[2:]):
-                after = _after(subject, batch, depth, reduced(pruned, Variant(rule, "own"), rank))
+                after = _after(measured, batch, depth, reduced(pruned, Variant(rule, "own"), rank))
                 row = {
                     "depth": depth,
                     "rule": rule,
@@ -120,33 +123,35 @@ def bounds(subject: Subject) -> list[dict[str, Any]]:
 
 
 def _after(
-    subject: Subject, batch: dict[str, Tensor], depth: int, new: list[tuple[Candidate, Any]]
+    measured: MeasuredModel, batch: dict[str, Tensor], depth: int, new: list[tuple[Candidate, Any]]
 ) -> tuple[Tensor, ...]:
+    """Queries, keys, values and mask of a block while all the new factors are in the model."""
     if not new:
-        return heads_of(subject.model, batch, (depth,))[depth]
+        return heads_of(measured.model, batch, (depth,))[depth]
     (candidate, factors), *rest = new
     with changed(candidate, factors):
-        return _after(subject, batch, depth, rest)
+        return _after(measured, batch, depth, rest)
 
 
 def compare(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> dict[str, Any]:
     """Both bounds against the output error, head by head and sentence by sentence."""
-    mask = (
-        None
-        if before[3] is None
-        else (before[3] >= 0).expand(*before[0].shape[:2], *before[3].shape[-2:])
-    )
+    mask = before[3]
+    if mask is not None:
+        mask = (mask >= 0).expand(*before[0].shape[:2], *mask.shape[-2:])
     heads = Heads(*before[:3], *after[:3], mask)  # type: ignore[call-arg]  # three and three
-    error, printed, corrected = output_error(heads), printed_bound(heads), corrected_bound(heads)
+    error = output_error(heads)
+    printed = printed_bound(heads)
+    corrected = corrected_bound(heads)
     epsilon = heads.epsilon
     result = check(heads)
+    norms = spectral(probabilities(heads.Q, heads.K, mask))
     return {
         "heads": error.numel(),
         "tokens": before[0].shape[-2],
         "epsilon": epsilon.median().item(),
         "error": error.median().item(),
-        "norm_P": spectral(probabilities(heads.Q, heads.K, mask)).median().item(),
-        "norm_P_max": spectral(probabilities(heads.Q, heads.K, mask)).max().item(),
+        "norm_P": norms.median().item(),
+        "norm_P_max": norms.max().item(),
         "error_over_epsilon_max": (error / epsilon).max().item(),
         "error_over_printed": (error / printed).median().item(),
         "error_over_printed_max": (error / printed).max().item(),

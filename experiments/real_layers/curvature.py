@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from experiments.real_layers.edits import changed, quadratic_predictions, reflected
-from experiments.real_layers.measured_model import Subject
+from experiments.real_layers.measured_model import MeasuredModel
 from experiments.real_layers.moments import LayerMoments
 from prunedlora.criteria import get_criterion
 from prunedlora.criteria.sparsegpt2023 import DAMPING
@@ -24,17 +24,17 @@ from theory.statements.s07_price_of_ignoring_the_loss import Layer, kappa, losse
 PAIRS = (("sparsegpt2023", "kfac"), ("svd_activation", "svd_kfac"))
 
 
-def spectra(subject: Subject) -> list[dict[str, Any]]:
+def spectra(measured: MeasuredModel) -> list[dict[str, Any]]:
     """Part b: condition and effective rank of C and D for every layer, S7's prediction and S10's bound there."""
-    generator = Generator().manual_seed(subject.settings.seed)
+    generator = Generator().manual_seed(measured.settings.seed)
     rows = []
-    for place, candidate in tqdm(subject.layers, desc="spectra"):
-        moments, B = subject.moments[place], candidate.factors.B.double()
-        row = {"depth": place.depth, "kind": place.kind, "d_out": B.shape[0], "rank": B.shape[1]}
+    for place, candidate in tqdm(measured.layers, desc="spectra"):
+        moments = measured.moments[place]
+        d_out, rank = candidate.factors.B.shape
+        row = {"depth": place.depth, "kind": place.kind, "d_out": d_out, "rank": rank}
         row["norm"] = candidate.module.scaling * frobenius(core_of(candidate)).item()
-        row |= conditions(moments, candidate.factors) | single_removals(
-            moments, candidate, generator
-        )
+        row |= conditions(moments, candidate.factors)
+        row |= single_removals(moments, candidate, generator)
         rows.append(row)
     return rows
 
@@ -43,11 +43,10 @@ def conditions(moments: LayerMoments, factors: Factors) -> dict[str, float]:
     """κ on the range where removal acts, from the dense matrices and from r × r moments; with the rules' damping."""
     B = factors.B.double()
     statistics = moments.statistics(factors)
+    # R⁻¹ U R⁻ᵀ has the eigenvalues of s² D on the range of B.
     R = torch.linalg.cholesky(B.mT @ B)
-    on_range = torch.linalg.solve_triangular(R, statistics.U, upper=False)
-    on_range = torch.linalg.solve_triangular(
-        R, on_range.mT, upper=False
-    )  # eigenvalues of s² D on the range of B
+    half = torch.linalg.solve_triangular(R, statistics.U, upper=False)
+    on_range = torch.linalg.solve_triangular(R, half.mT, upper=False)
     level = on_range.diagonal().mean() * torch.eye(len(R), dtype=R.dtype)
     eigenvalues = torch.linalg.eigvalsh(on_range).clamp(min=0)
     C_z = statistics.require("C_z")
@@ -92,33 +91,38 @@ def single_removals(
     }
 
 
-def prices(subject: Subject) -> list[dict[str, Any]]:
+def prices(measured: MeasuredModel) -> list[dict[str, Any]]:
     """Part c: loss of the choice by activations and of the loss-aware one, one layer pruned at a time."""
     jobs = [
         (p, c, rank, pair)
-        for p, c in subject.layers
-        for rank in subject.settings.ranks
+        for p, c in measured.layers
+        for rank in measured.settings.ranks
         for pair in PAIRS
     ]
     rows = []
     for place, candidate, rank, pair in tqdm(jobs, desc="prices"):
         row = {"depth": place.depth, "kind": place.kind, "rank": rank, "pair": "/".join(pair)}
         row["norm"] = candidate.module.scaling * frobenius(core_of(candidate)).item()
-        rows.append(row | contest(subject, place.depth, [candidate], rank, pair))
+        rows.append(row | contest(measured, place.depth, [candidate], rank, pair))
     return rows
 
 
-def joint_prices(subject: Subject) -> list[dict[str, Any]]:
+def joint_prices(measured: MeasuredModel) -> list[dict[str, Any]]:
     """The same with all layers of the adapter cut at once."""
-    jobs = [(rank, pair) for rank in subject.settings.joint_ranks for pair in PAIRS]
+    jobs = [(rank, pair) for rank in measured.settings.joint_ranks for pair in PAIRS]
     return [
-        {"rank": rank, "pair": "/".join(pair)} | contest(subject, 0, subject.everything, rank, pair)
+        {"rank": rank, "pair": "/".join(pair)}
+        | contest(measured, 0, measured.everything, rank, pair)
         for rank, pair in tqdm(jobs, desc="joint prices")
     ]
 
 
 def contest(
-    subject: Subject, depth: int, candidates: list[Candidate], rank: int, pair: tuple[str, str]
+    measured: MeasuredModel,
+    depth: int,
+    candidates: list[Candidate],
+    rank: int,
+    pair: tuple[str, str],
 ) -> dict[str, Any]:
     """What both rules of a pair predict and lose, and the difference of their losses with its standard error.
 
@@ -126,8 +130,9 @@ def contest(
     what S7 is about, also where the gradient is not zero.
     """
     row: dict[str, Any] = {}
-    lost = []
+    lost = {}
     for label, rule in zip(("activation", "loss"), pair, strict=True):
+        # What the rule does to each layer, and what the models of the loss say of it.
         new = [
             get_criterion(rule).reduce(c.factors, c.statistics, c.factors.rank - rank).factors
             for c in candidates
@@ -136,31 +141,31 @@ def contest(
             quadratic_predictions(c.factors, c.statistics, f)
             for c, f in zip(candidates, new, strict=True)
         ]
-        row[label] = {
-            n: sum(p[n] for p in predicted) for n in ("kronecker", "core_fisher", "first_order")
-        }
-        lost.append(increases(subject, depth, candidates, new))
-        row[label] |= {name: x.mean().item() for name, x in lost[-1].items()}
+        models = ("kronecker", "core_fisher", "first_order")
+        row[label] = {model: sum(p[model] for p in predicted) for model in models}
+        # What the loss does; for a single layer also on the other side, where a reflection is possible.
+        lost[label] = increases(measured, depth, candidates, new)
+        row[label] |= {name: x.mean().item() for name, x in lost[label].items()}
         if len(candidates) == 1:
-            back = increases(subject, depth, candidates, [reflected(candidates[0].factors, new[0])])
-            row[label] |= {
-                f"even_{name}": 0.5 * (x + lost[-1][name]).mean().item() for name, x in back.items()
-            }
-    for name in lost[0]:
-        difference = lost[0][name] - lost[1][name]
+            other_side = [reflected(candidates[0].factors, new[0])]
+            back = increases(measured, depth, candidates, other_side)
+            for name, x in back.items():
+                row[label][f"even_{name}"] = 0.5 * (x + lost[label][name]).mean().item()
+    for name in lost["loss"]:
+        difference = lost["activation"][name] - lost["loss"][name]
         row[f"{name}_difference"] = difference.mean().item()
         row[f"{name}_standard_error"] = (difference.std() / len(difference) ** 0.5).item()
     return row
 
 
 def increases(
-    subject: Subject, depth: int, candidates: list[Candidate], new: list[Factors]
+    measured: MeasuredModel, depth: int, candidates: list[Candidate], new: list[Factors]
 ) -> dict[str, Tensor]:
     """Loss increases, example by example, with several layers changed."""
     with ExitStack() as stack:
         for candidate, factors in zip(candidates, new, strict=True):
             stack.enter_context(changed(candidate, factors))
-        return subject.scorer.increases(depth)
+        return measured.scorer.increases(depth)
 
 
 def core_of(candidate: Candidate) -> Tensor:

@@ -45,9 +45,8 @@ def core_change(old: Factors, new: Factors) -> Float[Tensor, "r r"]:
             [0., 1.]], dtype=torch.float64)
     """
     left = torch.linalg.pinv(old.B.double()) @ new.B.double()
-    return left @ (new.A.double() @ torch.linalg.pinv(old.A.double())) - torch.eye(
-        old.rank, dtype=torch.float64
-    )
+    right = new.A.double() @ torch.linalg.pinv(old.A.double())
+    return left @ right - torch.eye(old.rank, dtype=torch.float64)
 
 
 def reflected(old: Factors, new: Factors) -> Factors:
@@ -68,12 +67,14 @@ def quadratic_predictions(old: Factors, statistics: Statistics, new: Factors) ->
     ``kronecker`` ½tr(U X C_z Xᵀ), ``core_fisher`` ½ E<g, X>², ``first_order`` <∂L/∂S, X>, and ``second_order``, the
     sum of the last two: the Taylor model with the Fisher matrix for the Hessian.
     """
-    X, B, A = core_change(old, new), old.B.double(), old.A.double()
-    C_z, U = statistics.require("C_z").double(), statistics.require("U").double()
+    X = core_change(old, new)
+    B, A = old.B.double(), old.A.double()
+    C_z = statistics.require("C_z").double()
+    U = statistics.require("U").double()
     g = statistics.require("core_gradients").double()
     core = 0.5 * torch.einsum("nij,ij->n", g, X).square().mean()
     slope = (B.mT @ statistics.require("gradient_B").double() * X).sum()
-    found = {
+    values = {
         "energy": 0.5 * trace_form(B @ X, C_z),
         "frobenius": trace_form(B @ X, A @ A.mT),
         "gradient": kronecker_loss(X, A @ A.mT, U),
@@ -82,17 +83,20 @@ def quadratic_predictions(old: Factors, statistics: Statistics, new: Factors) ->
         "first_order": slope,
         "second_order": slope + core,
     }
-    return {name: value.item() for name, value in found.items()}
+    return {name: value.item() for name, value in values.items()}
 
 
 def predictions(candidate: Candidate, new: Factors, removed: Tensor) -> dict[str, float]:
     """What every rule says of the removal of components: `quadratic_predictions`, sums of scores, factor by factor."""
-    old, statistics = candidate.factors, candidate.statistics
-    found = quadratic_predictions(old, statistics, new)
+    old = candidate.factors
+    statistics = candidate.statistics
+    predicted = quadratic_predictions(old, statistics, new)
     for name in SCORES:
-        found[name] = get_criterion(name).score(old, statistics)[removed].sum().item()
-    delta_B, delta_A = (new.B - old.B).double(), (new.A - old.A).double().mT
+        predicted[name] = get_criterion(name).score(old, statistics)[removed].sum().item()
+    # The two factors apart, each with a second moment of its own gradient.
+    delta_B = (new.B - old.B).double()
+    delta_A = (new.A - old.A).double().mT
     for name, kind in (("prunedlora2025", "gram"), ("fisher", "fisher")):
         H_B, H_A = (statistics.require(f"{kind}_{x}").double() for x in "BA")
-        found[name] = 0.5 * (trace_form(delta_B, H_B) + trace_form(delta_A, H_A)).item()
-    return found
+        predicted[name] = 0.5 * (trace_form(delta_B, H_B) + trace_form(delta_A, H_A)).item()
+    return predicted

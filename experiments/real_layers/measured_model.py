@@ -37,7 +37,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     """A model with its adapter and what has been measured about it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Subject:
         ]
 
 
-def load(settings: Settings, adapter: Path, *, magnitude: float = 1.0) -> Subject:
+def load(settings: Settings, adapter: Path, *, magnitude: float = 1.0) -> MeasuredModel:
     """Open an adapter, which is only read, and measure its statistics.
 
     Args:
@@ -88,27 +88,29 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     *,
     magnitude: float = 1.0,
-) -> Subject:
+) -> MeasuredModel:
     """The same for a model in memory, whose scalings `magnitude` changes for good."""
-    run, task = settings.run, TASKS[settings.run.task]
+    run = settings.run
+    task = TASKS[run.task]
     modules = find_lora_modules(model)
     for module in modules:
         module.layer.scaling[module.adapter] *= magnitude
     seen = task.train(settings.calibration, run.seed)
     everything = calibrate(model, tokenizer, run, seen, settings.seed)
-    found = {Place.of(c.module): c for c in everything}
-    candidates = {p: c for p, c in found.items() if p and p.depth in settings.depths}
-    wanted = {p: c.module for p, c in candidates.items() if p.kind in settings.kinds}
-    if len(wanted) < len(settings.depths) * len(settings.kinds):
+    # Statistics are collected of every layer, the larger moments only of those whose removals are measured.
+    by_place = {Place.of(c.module): c for c in everything}
+    candidates = {p: c for p, c in by_place.items() if p and p.depth in settings.depths}
+    chosen = {p: c.module for p, c in candidates.items() if p.kind in settings.kinds}
+    if len(chosen) < len(settings.depths) * len(settings.kinds):
         raise SystemExit(
             f"the adapter lacks some of the layers {settings.kinds} in blocks {settings.depths}"
         )
-    observed = observe(model, tokenizer, run, seen, list(wanted.values()), settings.seed)
+    observed = observe(model, tokenizer, run, seen, list(chosen.values()), settings.seed)
     sets = {"calibration": seen, "test": task.test(settings.calibration)}
     batches = {name: _sorted_batches(tokenizer, run, examples) for name, examples in sets.items()}
     scorer = Scorer(model, blocks_of(model, modules), batches, settings.depths)
-    moments = {place: observed[module.name] for place, module in wanted.items()}
-    return Subject(settings, model, tokenizer, everything, candidates, moments, scorer)
+    moments = {place: observed[module.name] for place, module in chosen.items()}
+    return MeasuredModel(settings, model, tokenizer, everything, candidates, moments, scorer)
 
 
 def _sorted_batches(
@@ -116,9 +118,8 @@ def _sorted_batches(
 ) -> list[dict[str, Tensor]]:
     """Batches with little padding."""
     by_length = sorted(examples, key=lambda e: len(e.text or e.prompt + e.target))
-    return batches_of(
-        tokenizer, replace(run, batch_size=run.eval_batch_size), by_length, torch.device("cpu")
-    )
+    large = replace(run, batch_size=run.eval_batch_size)
+    return batches_of(tokenizer, large, by_length, torch.device("cpu"))
 
 
 def blocks_of(model: nn.Module, modules: list[LoraModule]) -> nn.ModuleList:
@@ -126,6 +127,6 @@ def blocks_of(model: nn.Module, modules: list[LoraModule]) -> nn.ModuleList:
     name = next(m.name for m in modules if Place.of(m))
     parts = name.split(".")
     number = next(i for i, part in enumerate(parts) if part.isdigit())
-    found = model.get_submodule(".".join(parts[:number]))
-    assert isinstance(found, nn.ModuleList)
-    return found
+    blocks = model.get_submodule(".".join(parts[:number]))
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks

@@ -36,7 +36,8 @@ class LayerMoments:
 
     def statistics(self, factors: Factors) -> Statistics:
         """What a criterion would measure if the layer had these factors and the rest of the model were unchanged."""
-        B, A, s = factors.B.double(), factors.A.double(), self.scaling
+        B, A = factors.B.double(), factors.A.double()
+        s = self.scaling
         of_B = s * self.gradients @ factors.A.to(self.gradients).mT
         of_A = s * factors.B.to(self.gradients).mT @ self.gradients
         gram_B = (of_B.mT @ of_B).double().mean(dim=0)
@@ -58,17 +59,23 @@ class _Sums:
 
     def __init__(self) -> None:
         self.C = self.D = torch.zeros(())
-        self.tokens, self.samples = 0, 0
+        self.tokens = 0
+        self.samples = 0
         self.gradients: list[Tensor] = []
 
     def of_data(self, x: Tensor, g: Tensor) -> None:
+        """Takes up inputs and output gradients of a batch of the data's loss."""
         self.gradients.append(g.flatten(0, -2).mT @ x.flatten(0, -2))
 
     def of_model(self, x: Tensor, g: Tensor, mask: Tensor) -> None:
+        """Takes up those of a batch of the true Fisher matrix, without its padding."""
+        # The loss is a mean over samples: times their number it is each sample's own.
         x, g = by_sample(x), by_sample(g) * g.shape[0]
         x, g = (t[mask.bool()].double() for t in (x, g))
-        self.C, self.D = self.C + x.mT @ x, self.D + g.mT @ g
-        self.tokens, self.samples = self.tokens + len(x), self.samples + len(mask)
+        self.C = self.C + x.mT @ x
+        self.D = self.D + g.mT @ g
+        self.tokens += len(x)
+        self.samples += len(mask)
 
 
 def observe(
@@ -80,7 +87,9 @@ def observe(
     seed: int,
 ) -> dict[str, LayerMoments]:
     """Moments of some layers, by name, from the same two passes as `experiments.finetuning.calibration.calibrate`."""
-    sums, generator = {m.name: _Sums() for m in modules}, torch.Generator().manual_seed(seed)
+    sums = {m.name: _Sums() for m in modules}
+    generator = torch.Generator().manual_seed(seed)
+    # The mask says which of the two passes is under way, and which tokens count in the second.
     current: dict[str, Tensor | None] = {"mask": None}
 
     def recorder(name: str) -> Callable[[], Callable[[Tensor, Tensor], None]]:
@@ -92,7 +101,8 @@ def observe(
 
         return lambda: record
 
-    of_data, of_model = model_loss(model), model_fisher(model)
+    of_data = model_loss(model)
+    of_model = model_fisher(model)
     handles = [watch(m.layer, recorder(m.name), keep="input") for m in modules]
     model.eval()
     try:

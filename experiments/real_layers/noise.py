@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from experiments.real_layers.edits import changed, quadratic_predictions, without
-from experiments.real_layers.measured_model import Subject
+from experiments.real_layers.measured_model import MeasuredModel
 from experiments.real_layers.moments import LayerMoments
 from prunedlora.criteria import get_criterion
 from prunedlora.factors import Factors
@@ -56,12 +56,8 @@ def perturbations(
 
 def choice(rule: str, moments: LayerMoments, factors: Factors, count: int) -> Tensor:
     """Components that a rule removes from a layer with these factors, sorted."""
-    return (
-        get_criterion(rule)
-        .reduce(factors, moments.statistics(factors), count)
-        .removed.sort()
-        .values
-    )
+    reduction = get_criterion(rule).reduce(factors, moments.statistics(factors), count)
+    return reduction.removed.sort().values
 
 
 def differing(a: Tensor, b: Tensor) -> float:
@@ -73,27 +69,29 @@ def differing(a: Tensor, b: Tensor) -> float:
     return 1.0 - torch.isin(a, b).double().mean().item()
 
 
-def choices_under_noise(subject: Subject) -> list[dict[str, Any]]:
+def choices_under_noise(measured: MeasuredModel) -> list[dict[str, Any]]:
     """For each layer, rule and noise: the share of the choice that changes, and what the change costs in loss.
 
     The components chosen from the noisy weights are removed from the true ones, with recovery.  The cost is that of
-    the Kronecker model, averaged over draws, and for some the measured one of the first draw.
+    the Kronecker model, averaged over draws, and for some also the measured one of the first draw.
     """
     rows = []
-    for place, candidate in tqdm(subject.layers, desc="noise"):
-        generator = Generator().manual_seed(subject.settings.seed)
-        moments, count = subject.moments[place], candidate.factors.rank // 2
-        noisy = list(perturbations(candidate.factors, subject.settings.draws, generator))
+    for place, candidate in tqdm(measured.layers, desc="noise"):
+        generator = Generator().manual_seed(measured.settings.seed)
+        moments = measured.moments[place]
+        count = candidate.factors.rank // 2
+        noisy = list(perturbations(candidate.factors, measured.settings.draws, generator))
         for rule in RULES:
             clean = choice(rule, moments, candidate.factors, count)
-            base = _costs(subject, place.depth, candidate, clean, measure=rule in COSTED)
+            base = _costs(measured, place.depth, candidate, clean, measure=rule in COSTED)
             for kind in dict(noisy):
                 draws = [choice(rule, moments, f, count) for name, f in noisy if name == kind]
-                measured = rule in COSTED and kind in MEASURED
+                costed = rule in COSTED and kind in MEASURED
+                # A choice that noise does not change costs what it did.
                 costs = [
                     base
                     if torch.equal(d, clean)
-                    else _costs(subject, place.depth, candidate, d, measure=measured and i == 0)
+                    else _costs(measured, place.depth, candidate, d, measure=costed and i == 0)
                     for i, d in enumerate(draws)
                 ]
                 row = {
@@ -108,7 +106,7 @@ def choices_under_noise(subject: Subject) -> list[dict[str, Any]]:
                 row["predicted_cost"] = (
                     sum(c["kronecker"] for c in costs) / len(costs) - base["kronecker"]
                 )
-                if measured:
+                if costed:
                     row |= {name: base[name] for name in ("calibration", "test")}
                     row |= {
                         f"{name}_cost": costs[0][name] - base[name]
@@ -119,31 +117,30 @@ def choices_under_noise(subject: Subject) -> list[dict[str, Any]]:
 
 
 def _costs(
-    subject: Subject, depth: int, candidate: Candidate, removed: Tensor, *, measure: bool
+    measured: MeasuredModel, depth: int, candidate: Candidate, removed: Tensor, *, measure: bool
 ) -> dict[str, float]:
+    """What removal costs in the Kronecker model; with `measure`, also in the loss of each set."""
     new = without(candidate, removed, recover=True)
-    found = {
-        "kronecker": quadratic_predictions(candidate.factors, candidate.statistics, new)[
-            "kronecker"
-        ]
-    }
+    predicted = quadratic_predictions(candidate.factors, candidate.statistics, new)
+    costs = {"kronecker": predicted["kronecker"]}
     if measure:
         with changed(candidate, new):
-            found |= subject.scorer.increase(depth)
-    return found
+            costs |= measured.scorer.increase(depth)
+    return costs
 
 
-def magnitudes_under_noise(subject: Subject) -> list[dict[str, Any]]:
+def magnitudes_under_noise(measured: MeasuredModel) -> list[dict[str, Any]]:
     """Share of each rule's choice that changes when the module is larger or smaller.
 
     B is multiplied by the magnitude and gets noise of a fixed absolute size, or of a fixed relative one; C, D and the
     gradients of the layer are those of magnitude 1.
     """
     rows = []
-    for place, candidate in tqdm(subject.layers, desc="magnitudes"):
-        moments, B, A = subject.moments[place], candidate.factors.B, candidate.factors.A
-        generator = Generator().manual_seed(subject.settings.seed)
-        noises = [gaussian(B, ABSOLUTE, generator) for _ in range(subject.settings.draws)]
+    for place, candidate in tqdm(measured.layers, desc="magnitudes"):
+        moments = measured.moments[place]
+        B, A = candidate.factors.B, candidate.factors.A
+        generator = Generator().manual_seed(measured.settings.seed)
+        noises = [gaussian(B, ABSOLUTE, generator) for _ in range(measured.settings.draws)]
         for magnitude in MAGNITUDES:
             for rule in RULES:
                 clean = choice(rule, moments, Factors(magnitude * B, A), B.shape[1] // 2)

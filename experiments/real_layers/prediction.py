@@ -7,7 +7,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from experiments.real_layers.edits import changed, predictions, reflected, without
-from experiments.real_layers.measured_model import Subject
+from experiments.real_layers.measured_model import MeasuredModel
 from prunedlora.factors import Factors
 from prunedlora.ranks.reduction import Candidate
 
@@ -15,29 +15,28 @@ from prunedlora.ranks.reduction import Candidate
 STEP = 0.25
 
 
-def removals(subject: Subject) -> list[dict[str, Any]]:
+def removals(measured: MeasuredModel) -> list[dict[str, Any]]:
     """Predicted and true loss of random single components and of random halves, masked only and with recovery."""
-    generator = Generator().manual_seed(subject.settings.seed)
+    generator = Generator().manual_seed(measured.settings.seed)
     rows = []
-    for place, candidate in tqdm(subject.layers, desc="removals"):
+    for place, candidate in tqdm(measured.layers, desc="removals"):
         r = candidate.factors.rank
-        counts = [1] * subject.settings.removals + [r // 2] * subject.settings.removals
+        counts = [1] * measured.settings.removals + [r // 2] * measured.settings.removals
         for number, count in enumerate(counts):
             removed = torch.randperm(r, generator=generator)[:count]
             for recover in (False, True):
                 row = {"depth": place.depth, "kind": place.kind, "count": count, "recover": recover}
-                whole = count > 1 and number == subject.settings.removals
-                rows.append(
-                    row
-                    | removal(
-                        subject, place.depth, candidate, removed, recover=recover, taylor=whole
-                    )
+                # Two further passes for the Taylor model: of the first block of each layer only.
+                taylor = count > 1 and number == measured.settings.removals
+                row |= removal(
+                    measured, place.depth, candidate, removed, recover=recover, taylor=taylor
                 )
+                rows.append(row)
     return rows
 
 
 def removal(
-    subject: Subject,
+    measured: MeasuredModel,
     depth: int,
     candidate: Candidate,
     removed: torch.Tensor,
@@ -51,21 +50,24 @@ def removal(
     """
     new = without(candidate, removed, recover=recover)
     with changed(candidate, new):
-        found: dict[str, Any] = {"true": subject.scorer.increase(depth)}
+        true = measured.scorer.increase(depth)
     with changed(candidate, reflected(candidate.factors, new)):
-        back = subject.scorer.increase(depth)
-    found["even"] = {name: 0.5 * (back[name] + found["true"][name]) for name in back}
-    found["predicted"] = predictions(candidate, new, removed)
+        back = measured.scorer.increase(depth)
+    row: dict[str, Any] = {
+        "true": true,
+        "even": {name: 0.5 * (back[name] + true[name]) for name in back},
+        "predicted": predictions(candidate, new, removed),
+    }
     if taylor:
-        found["taylor"] = taylor_model(subject, depth, candidate, new)
-    return found
+        row["taylor"] = taylor_model(measured, depth, candidate, new)
+    return row
 
 
 def taylor_model(
-    subject: Subject, depth: int, candidate: Candidate, new: Factors
+    measured: MeasuredModel, depth: int, candidate: Candidate, new: Factors
 ) -> dict[str, dict[str, float]]:
     """Second-order Taylor model of each set's loss along the change of BA, by central differences."""
-    ahead, behind = (_part_way(subject, depth, candidate, new, t) for t in (STEP, -STEP))
+    ahead, behind = (_part_way(measured, depth, candidate, new, t) for t in (STEP, -STEP))
     out = {}
     for name in ahead:
         first = (ahead[name] - behind[name]) / (2 * STEP)
@@ -75,9 +77,9 @@ def taylor_model(
 
 
 def _part_way(
-    subject: Subject, depth: int, candidate: Candidate, new: Factors, t: float
+    measured: MeasuredModel, depth: int, candidate: Candidate, new: Factors, t: float
 ) -> dict[str, float]:
     """Loss increase at ``BA + t (B'A' - BA)``: B' is zero where A' is, so only B moves."""
     old = candidate.factors
     with changed(candidate, Factors(old.B + t * (new.B - old.B), old.A)):
-        return subject.scorer.increase(depth)
+        return measured.scorer.increase(depth)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from experiments.finetuning.data import IGNORED
+from prunedlora.statistics.measurement import IGNORED
 
 
 def losses_of(logits: Tensor, labels: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -20,7 +20,8 @@ def losses_of(logits: Tensor, labels: Tensor) -> tuple[Float[Tensor, " n"], Floa
     if labels.dim() == 1:
         losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
         return losses, torch.ones_like(losses)
-    labels, kept = labels[:, 1:], labels[:, 1:] != IGNORED
+    labels = labels[:, 1:]
+    kept = labels != IGNORED
     each = torch.zeros(labels.shape, dtype=torch.float64)
     each[kept] = torch.nn.functional.cross_entropy(
         logits[:, :-1][kept].double(), labels[kept], reduction="none"
@@ -45,7 +46,10 @@ class Scorer:
         sets: dict[str, list[dict[str, Tensor]]],
         depths: tuple[int, ...],
     ) -> None:
-        self._model, self._blocks, self._sets = model.eval(), blocks, sets
+        self._model = model.eval()
+        self._blocks = blocks
+        self._sets = sets
+        # What the block before each possible start puts out, for every batch.
         self._kept: dict[int, list[Any]] = {depth - 1: [] for depth in depths if depth > 0}
         handles = [
             blocks[i].register_forward_hook(lambda _, __, output, i=i: self._kept[i].append(output))
@@ -63,7 +67,8 @@ class Scorer:
 
         Right if nothing before block `depth` has changed since this object was made.
         """
-        number, found = 0, {}
+        by_set = {}
+        number = 0
         for name, batches in self._sets.items():
             parts = []
             for batch in batches:
@@ -72,8 +77,8 @@ class Scorer:
                     parts.append(losses_of(self._model(**inputs).logits, batch["labels"]))
                 number += 1
             losses, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-            found[name] = losses / labels.mean()
-        return found
+            by_set[name] = losses / labels.mean()
+        return by_set
 
     def increases(self, depth: int) -> dict[str, Float[Tensor, " n"]]:
         """What has been added to the loss of each set, example by example."""

@@ -34,9 +34,9 @@ def write(out: Path = EXPERIMENTS / "report.html") -> Path:
 
 
 def _tables(preset: str) -> list[Path]:
-    return sorted(
-        (RESULTS / preset).glob("*.md"), key=lambda file: (not file.stem.startswith("table"), file)
-    )
+    """Those of the paper first."""
+    files = (RESULTS / preset).glob("*.md")
+    return sorted(files, key=lambda file: (not file.stem.startswith("table"), file))
 
 
 def _pictures(preset: str) -> list[Path]:
@@ -44,29 +44,27 @@ def _pictures(preset: str) -> list[Path]:
 
 
 def _contents(preset: str) -> str:
-    titles = [
-        (f.stem, f.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
-        for f in _tables(preset)
-    ]
-    titles += [(f"picture_{f.stem}", f"picture: {f.stem}") for f in _pictures(preset)]
-    return "".join(
-        f'<li><a href="#{preset}_{name}">{html.escape(title)}</a></li>' for name, title in titles
+    """Links to all parts of a preset's section."""
+    tables = [(f.stem, f.read_text(encoding="utf-8").splitlines()[0]) for f in _tables(preset)]
+    titles = {name: title.removeprefix("# ") for name, title in tables}
+    titles |= {f"picture_{f.stem}": f"picture: {f.stem}" for f in _pictures(preset)}
+    links = (
+        f'<a href="#{preset}_{name}">{html.escape(title)}</a>' for name, title in titles.items()
     )
+    return "".join(f"<li>{link}</li>" for link in links)
 
 
 def _section(preset: str) -> str:
-    parts = [*map(_table, _tables(preset)), *map(_picture, _pictures(preset))]
-    names = [f.stem for f in _tables(preset)] + [f"picture_{f.stem}" for f in _pictures(preset)]
-    content = "".join(
-        f'<div id="{preset}_{name}">{part}</div>' for name, part in zip(names, parts, strict=True)
-    )
-    return (
-        f"<h1>Preset {html.escape(preset)}</h1><p>{spent(RESULTS / preset / 'runs')}</p>{content}"
-    )
+    """All tables and pictures of a preset."""
+    parts = {f.stem: _table(f) for f in _tables(preset)}
+    parts |= {f"picture_{f.stem}": _picture(f) for f in _pictures(preset)}
+    content = "".join(f'<div id="{preset}_{name}">{part}</div>' for name, part in parts.items())
+    runs = spent(RESULTS / preset / "runs")
+    return f"<h1>Preset {html.escape(preset)}</h1><p>{runs}</p>{content}"
 
 
 def spent(runs: Path) -> str:
-    """What the runs of a preset took, those that tried a learning rate included."""
+    """How long the runs of a preset took, those that tried a learning rate included."""
     results = [from_json(file.read_text())["result"] for file in sorted(runs.glob("*.json"))]
     hours = sum(result["train_seconds"] + result["evaluation_seconds"] for result in results) / 3600
     return (
@@ -81,8 +79,9 @@ def _table(file: Path) -> str:
 
 
 def _picture(file: Path) -> str:
+    name = html.escape(file.stem)
     content = base64.b64encode(file.read_bytes()).decode()
-    return f'<h2>{html.escape(file.stem)}</h2><img alt="{html.escape(file.stem)}" src="data:image/png;base64,{content}">'
+    return f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{content}">'
 
 
 if __name__ == "__main__":

@@ -16,7 +16,12 @@ QUOTED = re.compile(r"(<!-- table: (\S+?)(?: (## [^\n]+?))? -->\n)((?:\|[^\n]*\n
 
 def refreshed(text: str) -> str:
     """The text with every quoted table as its file has it now."""
-    return QUOTED.sub(lambda found: found[1] + table(EXPERIMENTS / found[2], found[3] or ""), text)
+
+    def quoted(match: re.Match[str]) -> str:
+        line, path, heading, _ = match.groups(default="")
+        return line + table(EXPERIMENTS / path, heading)
+
+    return QUOTED.sub(quoted, text)
 
 
 def table(file: Path, heading: str = "") -> str:
@@ -26,10 +31,11 @@ def table(file: Path, heading: str = "") -> str:
         ValueError: there is none.
     """
     text = file.read_text(encoding="utf-8")
-    found = re.search(r"(?:^\|[^\n]*\n)+", text[max(0, text.find(f"{heading}\n")) :], re.MULTILINE)
-    if found is None or (heading and f"{heading}\n" not in text):
+    below = text.find(f"{heading}\n") if heading else 0
+    rows = re.search(r"(?:^\|[^\n]*\n)+", text[below:], re.MULTILINE) if below >= 0 else None
+    if rows is None:
         raise ValueError(f"{file}: no table{f' below {heading}' if heading else ''}")
-    return found[0]
+    return rows[0]
 
 
 if __name__ == "__main__":

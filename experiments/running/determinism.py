@@ -1,8 +1,8 @@
-"""Does a run give the same again?
+"""Is a run reproducible?
 
 ``python -m experiments.running.determinism RESULT.json...``
 
-Each run is done again as its file says, on as many threads, and everything but times, memory and the error of reloading
+Each run is repeated as its file says, on as many threads, and everything but times, memory and the error of reloading
 is compared to the last digit.  That holds for one version of torch on one kind of machine; elsewhere a difference says
 nothing about the code, so a version or a processor that differs is named.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from experiments.jobs.record import environment
+from experiments.jobs.record import provenance
 from experiments.jobs.run import run
 from experiments.settings.jobs import RunConfig
 from experiments.settings.validation import validated
@@ -32,7 +32,7 @@ MEASURED = (
 
 
 def differences(before: Any, after: Any, where: str = "result") -> list[str]:
-    """Where two results differ, what `MEASURED` names left out.
+    """Where two results differ, except in what `MEASURED` names.
 
     >>> differences({"a": [1, 2], "train_seconds": 3.0}, {"a": [1, 4], "train_seconds": 5.0})
     ['result.a[1]: 2 before, 4 now']
@@ -47,7 +47,7 @@ def differences(before: Any, after: Any, where: str = "result") -> list[str]:
 
 
 def check(file: Path) -> list[str]:
-    """Do the run of a result file again; returns in what it differs.
+    """Repeat the run of a result file; returns in what the results differ.
 
     Raises:
         SystemExit: the run truncates what another run trained, which is not kept.
@@ -70,15 +70,16 @@ def main(files: list[Path]) -> int:
     """Check all files; the number of those that differ."""
     wrong = 0
     for file in files:
-        found = check(file)
-        wrong += bool(found)
-        print(f"{file.name}: {'differs' if found else 'the same'}", *found[:10], sep="\n  ")
+        differing = check(file)
+        wrong += bool(differing)
+        verdict = "differs" if differing else "the same"
+        print(f"{file.name}: {verdict}", *differing[:10], sep="\n  ")
         there = json.loads(file.read_text())["environment"]
         for was, now in (
             (there["packages"]["torch"], torch.__version__),
-            (there["device"], environment()["device"]),
+            (there["device"], provenance()["device"]),
         ):
-            if found and was != now:
+            if differing and was != now:
                 print(f"  it was made with {was}, this is {now}")
     return wrong
 

@@ -22,6 +22,7 @@ def check(preset: Preset) -> list[RunConfig]:
     """
     runs = [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
     parts = studies(preset)
+    # Whatever rates will be chosen: the whole grid of each study, and its tables at the rates of the preset.
     for study in parts.values():
         runs += study.tuning.grid(*study.tables.values())
         runs += [run for table in study.tables.values() for run in table(unchanged).runs]
@@ -40,25 +41,28 @@ def check(preset: Preset) -> list[RunConfig]:
 
 
 def report(preset: Preset) -> str:
-    """What the preset will do, and how long and in how much memory where the preset says what to reckon with."""
+    """What the preset will do; and how long that takes and in how much memory, for models that it has estimates of."""
     runs = check(preset)
     lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
     known = [(run, preset.estimates[run.model]) for run in runs if run.model in preset.estimates]
     if not known:
-        return "\n".join([*lines, "No estimate: this preset does not say what to reckon with."])
-    hours, sizes = [_hours(*pair) for pair in known], [_gigabytes(*pair) for pair in known]
-    for (run, _), taken, size in zip(known, hours, sizes, strict=True):
+        return "\n".join([*lines, "No estimate: the preset has no numbers for its models."])
+    hours = [_hours(*pair) for pair in known]
+    sizes = [_gigabytes(*pair) for pair in known]
+    for (run, _), duration, size in zip(known, hours, sizes, strict=True):
         what = f"{run.model.partition('@')[0]}: {run.method} {run.criterion}".strip()
         ranks = f" {run.initial_rank} to {run.target_rank}" if run.initial_rank else ""
         rate = f", learning rate {run.learning_rate:g}" if run.trains else ""
-        lines.append(f"  {what}{ranks}{rate}, seed {run.seed}: {60 * taken:.1f} min, {size:.1f} GB")
+        lines.append(
+            f"  {what}{ranks}{rate}, seed {run.seed}: {60 * duration:.1f} min, {size:.1f} GB"
+        )
     lines.append(
         f"Estimated at most {sum(hours):.0f} h on one such GPU in all (with every learning rate), up to "
         f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
     )
     if len(known) < len(runs):
         lines.append(
-            f"{len(runs) - len(known)} runs are of models that the preset says nothing about."
+            f"{len(runs) - len(known)} runs are of models that the preset has no numbers for."
         )
     return "\n".join(lines)
 
@@ -93,17 +97,13 @@ def _is_commit(revision: str) -> bool:
 
 
 def _hours(run: RunConfig, e: Estimate) -> float:
-    """Training: 4 flops per parameter and token (frozen weights need no gradient of their own), 6 if all are trained.
+    """Hours of training and evaluation.
 
-    Evaluation: the weights are read once for each token of a batch.
+    Training takes 4 flops per parameter and token (frozen weights need no gradient of their own), 6 if all are trained.
+    In evaluation the weights are read once for each token of a batch.
     """
-    flops = (
-        (6 if run.method == "full" else 4)
-        * e.parameters
-        * e.tokens_per_example
-        * run.steps
-        * run.batch_size
-    )
+    tokens = e.tokens_per_example * run.steps * run.batch_size
+    flops = (6 if run.method == "full" else 4) * e.parameters * tokens
     batches = -(-run.test_examples // run.eval_batch_size)
     reading = 2 * e.parameters * e.generated_tokens * batches / e.bytes_per_second
     return (run.trains * flops / e.flops_per_second + reading) / 3600

@@ -1,7 +1,7 @@
 """Jobs in processes of their own, on a CPU forked from one process that has imported what they need.
 
-A process of its own gives a job its own peak memory and nothing of the job before it.  To import torch, transformers
-and PEFT anew takes longer there than many a job does.
+A process of its own gives a job its own peak memory and nothing of the job before it.  Importing torch, transformers
+and PEFT in each would take longer than many jobs do.
 """
 
 import importlib
@@ -59,7 +59,7 @@ def _main(module: str, arguments: list[str], threads: int | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that asked for it does, which may be killed without a word."""
+    """End this process when the one that started it does, even if that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -75,14 +75,11 @@ def launcher(count: int) -> list[str]:
         return []
     if not torch.cuda.is_available():
         return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m"]
-    options = [
-        "--num_processes",
-        str(count),
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    return ["accelerate.commands.launch", "--multi_gpu", *options, "-m"]
+    options = {
+        "--num_processes": str(count),
+        "--num_machines": "1",
+        "--mixed_precision": "no",
+        "--dynamo_backend": "no",
+    }
+    flags = [text for option in options.items() for text in option]
+    return ["accelerate.commands.launch", "--multi_gpu", *flags, "-m"]

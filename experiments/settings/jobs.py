@@ -109,8 +109,11 @@ class RunConfig:
 
     @property
     def key(self) -> str:
-        """Hash of all settings; names the result file."""
-        return digest(asdict(self))
+        """Hash of all settings on which the result depends; names the result file."""
+        settings = asdict(self)
+        if self.method != "truncate":
+            settings["calibration_examples"] = RunConfig.calibration_examples
+        return digest(settings)
 
     @property
     def trains(self) -> bool:

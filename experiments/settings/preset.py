@@ -190,7 +190,7 @@ class Table2:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What ``--dry-run`` reckons with where the model is too large to look at.
+    """Numbers for the estimate of ``--dry-run``, where the model is too large to be looked at.
 
     Attributes:
         parameters: of the base model.
@@ -225,7 +225,7 @@ class Preset:
         code: fine-tuning on code.
         table2: cost of training.
         table8: compression of the pretrained model.
-        estimates: what ``--dry-run`` reckons with, by model.
+        estimates: numbers for the estimate of ``--dry-run``, by model.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
             longer than a run of a tiny model.
         processes: among which ``accelerate launch`` shares the training of every run, one for each GPU.

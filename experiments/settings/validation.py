@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
@@ -52,6 +53,15 @@ def validated(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
     except ValidationError as error:
         problems = [_problem(kind, details, where) for details in error.errors()]
         raise ValueError("\n".join(problems)) from None
+
+
+def read_settings(kind: type[Kind], file: Path) -> Kind:
+    """A dataclass from a JSON file.
+
+    Raises:
+        ValueError: see `validated`.
+    """
+    return validated(kind, json.loads(file.read_text()), file.name)
 
 
 def _problem(kind: type, details: ErrorDetails, where: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.reporting.comparison import Difference, difference
+from experiments.reporting.writing import write_csv
 from experiments.settings.jobs import OneShot, RunConfig
 from theory.intervals import interval, ratio_of_means
 from theory.records import to_json, write_atomically
@@ -52,7 +53,7 @@ def write(
         parts.append(f"## Rank {rank}\n\n{part.to_markdown(index=False, floatfmt='.4f')}\n")
     parts.append("## What was found\n\n" + "\n\n".join(sentences(frame, compared)) + "\n")
     write_atomically(files[0], "\n".join(parts))
-    write_atomically(files[1], frame.to_csv(index=False))
+    write_csv(files[1], frame)
     write_atomically(files[2], to_json(compared))
     return files
 
@@ -79,48 +80,51 @@ def ranking(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`svd_kfac` and `svd_fisher` against `svd`, paired by sentence; increases are averaged over the seeds."""
-    found = []
-    increases: dict[tuple[str, int], list[np.ndarray]] = {}
+    increases: dict[tuple[str, int], list[list[float]]] = {}
     for record in records:
         for row in record["rows"]:
             if "test_increases" in row:
-                increases.setdefault((row["criterion"], row["rank"]), []).append(
-                    np.array(row["test_increases"])
-                )
-    for (criterion, rank), own in increases.items():
+                of_seeds = increases.setdefault((row["criterion"], row["rank"]), [])
+                of_seeds.append(row["test_increases"])
+    compared = []
+    for (criterion, rank), of_seeds in increases.items():
         if criterion == "svd":
             continue
-        mine, plain = np.mean(own, axis=0), np.mean(increases["svd", rank], axis=0)
-        found.append(
+        own = np.array(of_seeds)
+        others = np.array(increases["svd", rank])
+        mine = own.mean(axis=0)
+        plain = others.mean(axis=0)
+        compared.append(
             {
                 "criterion": criterion,
                 "rank": rank,
                 "increase": float(mine.mean()),
                 "increase_of_svd": float(plain.mean()),
-                "difference": difference(np.array(own), np.array(increases["svd", rank]))._asdict(),
+                "difference": difference(own, others)._asdict(),
                 "ratio": float(mine.mean() / plain.mean()),
                 "ratio_interval": list(interval(ratio_of_means, mine, plain)),
             }
         )
-    return sorted(found, key=lambda c: (c["criterion"], c["rank"]))
+    return sorted(compared, key=lambda c: (c["criterion"], c["rank"]))
 
 
 def sentences(frame: pd.DataFrame, compared: list[dict[str, Any]]) -> list[str]:
     """What the numbers say."""
     text = []
     for rank, part in frame.groupby("rank", sort=False):
-        best, worst = part.iloc[0], part.iloc[-1]
+        best = part.iloc[0]
+        worst = part.iloc[-1]
         text.append(
             f"Rank {rank}: least loss with {best['criterion']} ({best['test']:+.4f}), most with {worst['criterion']}, "
             f"recovery {worst['recovery']} ({worst['test']:+.4f})."
         )
     for c in compared:
-        found = Difference(**c["difference"])
-        verdict = {-1: "less than", 0: "not distinguishably from", 1: "more than"}[found.sign]
+        change = Difference(**c["difference"])
+        verdict = {-1: "less than", 0: "not distinguishably from", 1: "more than"}[change.sign]
         text.append(
             f"{c['criterion']} at rank {c['rank']} loses {verdict} svd: {c['increase']:+.4f} against "
-            f"{c['increase_of_svd']:+.4f}, difference {found.mean:+.4f} (95 % bootstrap over test examples "
-            f"{found.low:+.4f} to {found.high:+.4f}; {found.agree} of {found.seeds} seeds), ratio {c['ratio']:.2f} "
+            f"{c['increase_of_svd']:+.4f}, difference {change.mean:+.4f} (95 % bootstrap over test examples "
+            f"{change.low:+.4f} to {change.high:+.4f}; {change.agree} of {change.seeds} seeds), ratio {c['ratio']:.2f} "
             f"({c['ratio_interval'][0]:.2f} to {c['ratio_interval'][1]:.2f})."
         )
     return text

@@ -23,14 +23,14 @@ from experiments.tables.tuning import Tuning
 
 def studies(preset: Preset) -> dict[str, Study]:
     """One for each part that the preset has, by its name there, in the order in which they are run."""
-    found = {"math": _math(preset.name, preset.math)}
+    parts = {"math": _math(preset.name, preset.math)}
     if preset.encoder is not None:
-        found["encoder"] = _encoder(preset.name, preset.encoder)
+        parts["encoder"] = _encoder(preset.name, preset.encoder)
     if preset.language is not None:
-        found["language"] = _language(preset.name, preset.language)
+        parts["language"] = _language(preset.name, preset.language)
     if preset.code is not None:
-        found["code"] = _code(preset.name, preset.code)
-    return found
+        parts["code"] = _code(preset.name, preset.code)
+    return parts
 
 
 def _math(preset: str, settings: Finetuning) -> Study:

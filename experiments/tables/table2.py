@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.reporting.table import Label, Results, Table
+from experiments.reporting.writing import write_csv
 from experiments.settings.jobs import Cost, RunConfig, changed
 from experiments.settings.preset import Table2
 from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
@@ -16,7 +17,11 @@ from theory.records import write_atomically
 
 #: Trainable share in % and hours of Table 2, Llama-3-8B on an H100.
 PAPER = {FULL: "100, 4 h 23", LORA: "0.84, 2 h 28", DORA: "0.89, 2 h 34", ADALORA: "0.84, 2 h 41"}
+#: The same of the paper's rule, from its three initial ranks.
 PAPER_PRUNED = ("1.68 → 0.84, 2 h 33", "3.36 → 0.84, 2 h 46", "6.71 → 0.84, 3 h 21")
+
+#: The column of the paper's numbers.
+PRINTED = "paper: trained %, time"
 
 
 def trained(table: Table) -> dict[Label, RunConfig]:
@@ -24,17 +29,18 @@ def trained(table: Table) -> dict[Label, RunConfig]:
 
     A row that prunes once is left out: its steps cost what those of the initial and of the target rank do.
     """
-    found: dict[Label, RunConfig] = {}
+    measured: dict[Label, RunConfig] = {}
     for row in table.rows:
         if row.label == CONT_SQUEEZE:
             continue
         for runs in row.cells.values():
             run = runs[0]
-            if run.method in ("untuned", "truncate") or run in found.values():
+            if run.method in ("untuned", "truncate") or run in measured.values():
                 continue
+            # A row that is there for every initial rank says which one it is.
             many = run.method == "prune" or run.initial_rank > table_rank(table)
-            found[from_rank(row.label, run.initial_rank) if many else row.label] = run
-    return found
+            measured[from_rank(row.label, run.initial_rank) if many else row.label] = run
+    return measured
 
 
 def table_rank(table: Table) -> int:
@@ -64,35 +70,36 @@ def frame(table: Table, results: Results, measured: Mapping[Label, dict[str, Any
     papers = dict(zip(pruned_from, PAPER_PRUNED, strict=False))
     lines = []
     for label, run in runs.items():
-        result = results[run.key]
-        cost = measured[label]
-        ratio, low, high = _ratio(cost)
-        event = float(np.mean([e["seconds"] for e in cost["events"]])) if cost["events"] else None
-        pruned = run.method == "prune"
-        share = 100 * result["trainable_parameters"] / result["base_parameters"]
-        after = 100 * result["adapter_parameters"] / result["base_parameters"] if pruned else share
-        paper = (
-            papers.get(run.initial_rank, "")
-            if run.criterion == "prunedlora2025"
-            else PAPER.get(label, "")
-        )
+        paper = papers if run.criterion == "prunedlora2025" else {}
+        printed = paper.get(run.initial_rank, PAPER.get(label, ""))
         lines.append(
-            {
-                "method": label,
-                "trained %": f"{share:.3g} → {after:.3g}" if pruned else f"{share:.3g}",
-                "step, relative to LoRA": f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
-                "seconds of an event": "" if event is None else f"{event:.2f}",
-                "events, share of training": ""
-                if event is None
-                else f"{_share(event, len(result['events']), run, cost):.1%}",
-                "adapter MB": f"{result['adapter_bytes'] / 1e6:.2f}"
-                if "adapter_bytes" in result
-                else "",
-                "peak GiB": f"{cost['peak_memory_bytes'] / 2**30:.2f}",
-                "paper: trained %, time": paper,
-            }
+            {"method": label, **_line(run, results[run.key], measured[label]), PRINTED: printed}
         )
     return pd.DataFrame(lines)
+
+
+def _line(run: RunConfig, result: dict[str, Any], cost: dict[str, Any]) -> dict[str, str]:
+    """What is printed of one run."""
+    ratio, low, high = _ratio(cost)
+    share = 100 * result["trainable_parameters"] / result["base_parameters"]
+    line = {
+        "trained %": f"{share:.3g}",
+        "step, relative to LoRA": f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+        "seconds of an event": "",
+        "events, share of training": "",
+        "adapter MB": "",
+        "peak GiB": f"{cost['peak_memory_bytes'] / 2**30:.2f}",
+    }
+    if run.method == "prune":
+        after = 100 * result["adapter_parameters"] / result["base_parameters"]
+        line["trained %"] = f"{share:.3g} → {after:.3g}"
+    if cost["events"]:
+        event = float(np.mean([e["seconds"] for e in cost["events"]]))
+        line["seconds of an event"] = f"{event:.2f}"
+        line["events, share of training"] = f"{_share(event, len(result['events']), run, cost):.1%}"
+    if "adapter_bytes" in result:
+        line["adapter MB"] = f"{result['adapter_bytes'] / 1e6:.2f}"
+    return line
 
 
 def write(
@@ -117,7 +124,7 @@ def write(
     )
     files = [folder / "table2.md", folder / "table2.csv"]
     write_atomically(files[0], f"# Table 2: cost of training\n\n{text}")
-    write_atomically(files[1], lines.to_csv(index=False))
+    write_csv(files[1], lines)
     return files
 
 
@@ -128,7 +135,6 @@ def _ratio(cost: dict[str, Any]) -> tuple[float, float, float]:
     for event in cost["events"]:
         if event["block"] >= 0:
             run[event["block"]] -= event["seconds"]
-
     return float(ratio_of_means(run, reference)), *interval(ratio_of_means, run, reference)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from experiments.reporting.comparison import difference, mean_interval
+from experiments.reporting.writing import write_csv
 from experiments.settings.preset import Table8
 from theory.records import write_atomically
 
@@ -51,7 +52,7 @@ Losses = dict[tuple[str, str], Float[np.ndarray, "seeds sequences"]]
 
 
 def gate(settings: Table8, dense: dict[str, Any]) -> None:
-    """Stop if the dense model is no language model of this text.
+    """Stop if the dense model is not a language model of this text.
 
     Raises:
         SystemExit: its perplexity is not finite, or above the preset's bound.
@@ -60,8 +61,8 @@ def gate(settings: Table8, dense: dict[str, Any]) -> None:
     if not (math.isfinite(perplexity) and perplexity <= settings.max_perplexity):
         raise SystemExit(
             f"table8: the dense model has perplexity {perplexity:g}, not at most "
-            f"{settings.max_perplexity:g}: compressing it "
-            "would say nothing; look at the model and the text, or raise max_perplexity in the preset"
+            f"{settings.max_perplexity:g}: compressing it would say nothing; look at the model and "
+            "the text, or raise max_perplexity in the preset"
         )
 
 
@@ -95,22 +96,18 @@ def write(
     markdown = frame(losses, run.patterns).to_markdown(index=False, disable_numparse=True)
     said = "\n\n".join(sentences(losses, run.patterns))
     write_atomically(files[0], f"{title}\n\n{markdown}\n\n{NOTE}\n\n## What was found\n\n{said}\n")
-    write_atomically(files[1], plain(losses).to_csv(index=False))
+    write_csv(files[1], plain(losses))
     return files
 
 
 def collect(results: dict[str, list[dict[str, Any]]]) -> Losses:
     """Losses of the test sequences by method and pattern, from results of each seed."""
-    patterns = {
-        method: [row["pattern"] for row in found[0]["rows"]] for method, found in results.items()
-    }
-    return {
-        (method, pattern): np.array(
-            [found["rows"][i]["losses"] for found in results[method]], dtype=float
-        )
-        for method, names in patterns.items()
-        for i, pattern in enumerate(names)
-    }
+    losses = {}
+    for method, seeds in results.items():
+        for i, row in enumerate(seeds[0]["rows"]):
+            of_seeds = [result["rows"][i]["losses"] for result in seeds]
+            losses[method, row["pattern"]] = np.array(of_seeds, dtype=float)
+    return losses
 
 
 def frame(losses: Losses, patterns: tuple[str, ...]) -> pd.DataFrame:
@@ -128,15 +125,23 @@ def frame(losses: Losses, patterns: tuple[str, ...]) -> pd.DataFrame:
 
 def plain(losses: Losses) -> pd.DataFrame:
     """One line per cell."""
-    return pd.DataFrame(
-        [
-            {"method": method, "pattern": pattern, "perplexity": _perplexity(found)}
-            | dict(zip(("low", "high"), np.exp(mean_interval(found.mean(axis=0))), strict=True))
-            | {"spread": _spread(found), "seeds": len(found), "sequences": found.shape[1]}
-            | {"paper_llama_7b": PAPER.get(method, {}).get(pattern)}
-            for (method, pattern), found in losses.items()
-        ]
-    )
+    lines = []
+    for (method, pattern), own in losses.items():
+        low, high = np.exp(mean_interval(own.mean(axis=0)))
+        lines.append(
+            {
+                "method": method,
+                "pattern": pattern,
+                "perplexity": _perplexity(own),
+                "low": low,
+                "high": high,
+                "spread": _spread(own),
+                "seeds": len(own),
+                "sequences": own.shape[1],
+                "paper_llama_7b": PAPER.get(method, {}).get(pattern),
+            }
+        )
+    return pd.DataFrame(lines)
 
 
 def sentences(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
@@ -144,8 +149,8 @@ def sentences(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
     text = []
     for pattern in patterns:
         ranked = sorted(
-            (_perplexity(found), method)
-            for (method, where), found in losses.items()
+            (_perplexity(own), method)
+            for (method, where), own in losses.items()
             if where == pattern
         )
         order = ", ".join(f"{LABELS[method]} {_number(value)}" for value, method in ranked)
@@ -161,10 +166,11 @@ def sentences(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _compare(one: str, other: str, losses: Losses, pattern: str) -> str:
-    found = difference(losses[one, pattern], losses[other, pattern])
-    seeds = f"; {found.agree} of {found.seeds} seeds" if found.seeds > 1 else ""
-    verdict = {-1: "lower than", 0: "not distinguishable from", 1: "higher than"}[found.sign]
-    ratio, *ends = (math.exp(x) for x in (found.mean, found.low, found.high))
+    """One method against another: a difference of losses is a ratio of perplexities."""
+    change = difference(losses[one, pattern], losses[other, pattern])
+    seeds = f"; {change.agree} of {change.seeds} seeds" if change.seeds > 1 else ""
+    verdict = {-1: "lower than", 0: "not distinguishable from", 1: "higher than"}[change.sign]
+    ratio, *ends = (math.exp(x) for x in (change.mean, change.low, change.high))
     return (
         f"{pattern}: the perplexity of {LABELS[one]} is {verdict} that of {LABELS[other]}: {_number(ratio)} times, "
         f"paired 95 % interval {_number(ends[0])} to {_number(ends[1])}{seeds}."
@@ -177,11 +183,12 @@ def _verdict(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
     asked = [p for p in patterns if all((method, p) in losses for method in ("gradient", *rivals))]
     if not asked:
         return []
-    ahead = [
-        p
-        for p in asked
-        if all(difference(losses["gradient", p], losses[o, p]).sign < 0 for o in rivals)
-    ]
+
+    def is_ahead(pattern: str) -> bool:
+        own = losses["gradient", pattern]
+        return all(difference(own, losses[rival, pattern]).sign < 0 for rival in rivals)
+
+    ahead = [pattern for pattern in asked if is_ahead(pattern)]
     return [
         "The paper's Gradient is ahead of both Wanda and SparseGPT, by intervals that exclude equality and in every "
         f"seed, in {len(ahead)} of {len(asked)} patterns{' (' + ', '.join(ahead) + ')' if ahead else ''}."
@@ -189,6 +196,7 @@ def _verdict(losses: Losses, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _perplexity(losses: np.ndarray) -> float:
+    """Over all seeds."""
     return float(np.exp(losses.mean()))
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from experiments.reporting.table import Results
 from experiments.settings.jobs import RunConfig
@@ -26,7 +25,7 @@ class Tuning:
     """How learning rates are chosen.
 
     Rates are tried from the middle of the list outwards, as long as the best one tried lies at an end of those tried:
-    the loss on the validation split is taken to fall and then to rise with the rate.  That is done on the first seed.
+    the loss on the validation split is assumed to fall and then to rise with the rate.  That is done on the first seed.
     The best rate there is then tried on all seeds.  Where its mean is no longer the least, the rate whose mean is comes
     next, until the best has been tried on all: a rate at which a row learns from one seed only is not its best.
 
@@ -55,15 +54,17 @@ class Tuning:
         return [run for asked in self._asked(builds) for run in self._next(asked, results)]
 
     def chooser(self, results: Results) -> Tune:
-        """Gives a run the rate of least validation loss; what is truncated has the rate of what it is made from."""
+        """Gives a run the rate of least validation loss, to a truncation that of the adapter that it truncates.
+
+        Args:
+            results: of all runs that `missing` has asked for, by key.
+        """
 
         def tune(run: RunConfig) -> RunConfig:
             if not self._tunes(run):
                 return run
             losses = self._losses(self._deciding(run), results)
-            return replace(
-                run, learning_rate=min(losses, key=lambda rate: fmean(losses[rate].values()))
-            )
+            return replace(run, learning_rate=_best(losses))
 
         return tune
 
@@ -84,47 +85,44 @@ class Tuning:
     def _next(self, run: RunConfig, results: Results) -> list[RunConfig]:
         """What must be tried next for a run on the first seed."""
         losses = self._losses(run, results)
-        best = (
-            min(losses, key=lambda rate: fmean(losses[rate].values()))
-            if losses
-            else self._first(run)
-        )
+        best = _best(losses) if losses else self._first(run)
+        # Its neighbours first, on the first seed: while one of them is untried, the least loss may lie further out.
         i = self.rates.index(best)
-        if missing := [rate for rate in self.rates[max(0, i - 1) : i + 2] if rate not in losses]:
-            return [replace(run, learning_rate=rate) for rate in missing]
-        return [
-            replace(run, learning_rate=best, seed=seed)
-            for seed in self.seeds
-            if seed not in losses[best]
-        ]
+        neighbours = self.rates[max(0, i - 1) : i + 2]
+        if untried := [rate for rate in neighbours if rate not in losses]:
+            return [replace(run, learning_rate=rate) for rate in untried]
+        # Then the best rate on the other seeds, whose mean may make another one the best.
+        left = [seed for seed in self.seeds if seed not in losses[best]]
+        return [replace(run, learning_rate=best, seed=seed) for seed in left]
 
     def _first(self, run: RunConfig) -> float:
         """The rate from which the search goes outwards."""
-        wanted = self.rates[len(self.rates) // 2] * (FULL if run.method == "full" else 1)
-        return min(self.rates, key=lambda rate: abs(math.log(rate / wanted)))
+        start = self.rates[len(self.rates) // 2] * (FULL if run.method == "full" else 1)
+        return min(self.rates, key=lambda rate: abs(math.log(rate / start)))
 
     def _losses(self, run: RunConfig, results: Results) -> dict[float, dict[int, float]]:
         """Validation losses by rate and seed, of rates that were tried on the first; infinite for a breakdown."""
-        found: dict[float, dict[int, float]] = {}
+        losses: dict[float, dict[int, float]] = {}
         for rate in self.rates:
-            keys = {seed: replace(run, learning_rate=rate, seed=seed).key for seed in self.seeds}
-            of_seed = {
-                s: results[k]["validation"]["cross_entropy"]
-                for s, k in keys.items()
-                if k in results
-            }
+            of_seed = {}
+            for seed in self.seeds:
+                key = replace(run, learning_rate=rate, seed=seed).key
+                if key in results:
+                    loss = results[key]["validation"]["cross_entropy"]
+                    of_seed[seed] = math.inf if math.isnan(loss) else loss
             if self.seeds[0] in of_seed:
-                found[rate] = {
-                    s: math.inf if math.isnan(loss) else loss for s, loss in of_seed.items()
-                }
-        return found
+                losses[rate] = of_seed
+        return losses
 
     def _tunes(self, run: RunConfig) -> bool:
         return run.method != "untuned" and len(self.rates) > 1
 
     def _deciding(self, run: RunConfig) -> RunConfig:
-        changes: dict[str, Any] = {"seed": self.seeds[0]} | (
-            {"task": self.task} if self.task else {}
-        )
-        run = replace(run, **changes)
+        """The run on the first seed, and on the task, whose losses choose the rate of this one."""
+        run = replace(run, seed=self.seeds[0], task=self.task or run.task)
         return run.source if run.method.startswith("truncate") else run
+
+
+def _best(losses: dict[float, dict[int, float]]) -> float:
+    """The rate of least loss, on average over the seeds on which it was tried."""
+    return min(losses, key=lambda rate: fmean(losses[rate].values()))

@@ -61,7 +61,7 @@ class Task:
         read_answer: the answer that a generated text gives, or an empty string.
         max_new_tokens: tokens that a generation may take.
         labels: the possible answers of a classification task; empty where answers are free text.
-        judge: whether what `read_answer` found is right, where that takes more than to compare it.
+        judge: whether what `read_answer` gives is right, where that takes more than a comparison.
         harness: judges the test split in place of all that, where there is one.
     """
 

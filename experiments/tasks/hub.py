@@ -22,5 +22,5 @@ def load_rows(name: str, split: str, *parts: str) -> Any:
 
 
 def cache_folder() -> Path:
-    """The folder; set PRUNEDLORA_CACHE to move it."""
+    """Where downloaded and rebuilt data and models lie; set PRUNEDLORA_CACHE to move it."""
     return Path(os.environ.get("PRUNEDLORA_CACHE", Path.home() / ".cache" / "prunedlora"))

@@ -76,8 +76,8 @@ def code_in(text: str) -> str:
     >>> code_in("Here:\n```python\nx = 1\n```\nDone.")
     'x = 1\n'
     """
-    found = PYTHON_BLOCK.search(text) or ANY_BLOCK.search(text)
-    return found.group(1) if found else text
+    block = PYTHON_BLOCK.search(text) or ANY_BLOCK.search(text)
+    return block.group(1) if block else text
 
 
 def _solves(code: str, example: Example) -> bool:

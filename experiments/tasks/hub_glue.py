@@ -13,8 +13,9 @@ from experiments.tasks.hub import load_rows
 
 #: Data set on the hub, as ``name@revision``.
 GLUE_ROWS = "nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-#: Last so many rows of the training split that are kept for validation; a fifth of a smaller one.
-VALIDATION, LARGEST_SHARE = 1_000, 0.2
+#: The last so many rows of the training split are kept for validation, but no larger a share of it.
+VALIDATION = 1_000
+LARGEST_SHARE = 0.2
 
 
 def _task(
@@ -44,13 +45,14 @@ def _task(
         rows = load_rows(GLUE_ROWS, "train", name)
         held = {e.prompt for e in (*test(10**9), *validation(VALIDATION))}
         order = random.Random(seed).sample(range(len(rows)), len(rows))
-        found: list[Example] = []
+        usable: list[Example] = []
         for e in (example(rows[i]) for i in order):
             if e.prompt not in held:
-                found.append(e)
-            if len(found) == n:
-                return found
-        return [found[i % len(found)] for i in range(n)]
+                usable.append(e)
+            if len(usable) == n:
+                return usable
+        # The split is too small: it is repeated.
+        return [usable[i % len(usable)] for i in range(n)]
 
     return Task(
         f"glue_{name}",

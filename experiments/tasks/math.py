@@ -14,7 +14,8 @@ from experiments.tasks.base import Example, Task
 SPLIT_LENGTH = 10**9
 CHUNK = 1_000
 #: So many different problems are kept out of training for each split, however few are scored.
-TEST, VALIDATION = 1_600, 400
+TEST = 1_600
+VALIDATION = 400
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -74,8 +75,8 @@ def first_number(text: str) -> str:
     >>> first_number(" -37\\n12")
     '-37'
     """
-    found = NUMBER.search(text)
-    return found.group() if found else ""
+    match = NUMBER.search(text)
+    return match.group() if match else ""
 
 
 def number_after_hashes(text: str) -> str:

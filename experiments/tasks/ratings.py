@@ -24,7 +24,8 @@ PACKAGE = "vaderSentiment==3.3.2"
 SHA256 = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"
 LABELS = ("negative", "positive")
 #: Shares of the sentences that are kept for testing and for validation; the rest is for training.
-TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.1
 
 
 def archive() -> Path:
@@ -73,12 +74,12 @@ def _sentences(kind: str) -> tuple[tuple[str, str], ...]:
     """(sentence, label) without repetitions, in an order that depends on the sentences only."""
     with tarfile.open(fileobj=io.BytesIO(archive().read_bytes())) as package:
         text = _read(package, f"hutto_ICWSM_2014/{kind}_GroundTruth.txt").decode("utf-8")
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for line in text.splitlines():
         _, rating, sentence = line.split("\t")
         if float(rating):
-            found.setdefault(html.unescape(sentence).strip(), LABELS[float(rating) > 0])
-    return tuple(sorted(found.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest()))
+            labels.setdefault(html.unescape(sentence).strip(), LABELS[float(rating) > 0])
+    return tuple(sorted(labels.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest()))
 
 
 def _example(sentence: str, label: str) -> Example:

@@ -7,7 +7,10 @@ import resource
 import sys
 from typing import Any
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+#: Of ``unshare``, from Linux's sched.h.
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+#: Beginnings of audit events, and modules that could do the same without one.
 REFUSED = (
     "socket.", "subprocess.", "ctypes.", "shutil.", "signal.", "os.system", "os.exec", "os.fork", "os.posix_spawn",
     "os.spawn", "os.kill", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate",
@@ -27,13 +30,14 @@ def leave_the_network() -> None:
 
 def limit(seconds: int, memory_bytes: int) -> None:
     """Limits of the process, which it cannot raise again."""
-    wanted = {
+    limits = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 64,
     }
-    wanted |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: 64}
-    for what, most in wanted.items():
+    for what, most in limits.items():
         with contextlib.suppress(ValueError, OSError):  # macOS refuses some
             resource.setrlimit(what, (most, most))
 
@@ -46,15 +50,19 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def main() -> None:
-    """Run the program; say the token if it came to its end."""
-    token, seconds, memory_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    program, out = sys.stdin.read(), sys.stdout
-    sys.argv[1:], sys.stdin = [], io.StringIO()
+    """Run the program; print the token if it came to its end."""
+    token, seconds, memory_bytes = sys.argv[1:]
+    program = sys.stdin.read()
+    out = sys.stdout
+    # The program sees neither the token nor its own source.
+    sys.argv[1:] = []
+    sys.stdin = io.StringIO()
+    # What is needed to lock the door is done first, and what it needed is taken away.
     if sys.platform == "linux":
         leave_the_network()
     for module in MODULES | {"ctypes"}:
         sys.modules.pop(module, None)
-    limit(seconds, memory_bytes)
+    limit(int(seconds), int(memory_bytes))
     sys.addaudithook(refuse)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})

@@ -120,17 +120,26 @@ def batches(examples: list[Tokens], pad: int) -> Iterator[Batch]:
     """Batches of examples of similar length, padded on the right."""
     ordered = sorted(examples, key=lambda example: len(example.ids))
     for start in range(0, len(ordered), BATCH_SIZE):
-        group = ordered[start : start + BATCH_SIZE]
-        shape = len(group), max(len(example.ids) for example in group)
-        ids = torch.full(shape, pad)
-        mask = torch.zeros(shape, dtype=torch.long)
-        labels = torch.full(shape, IGNORED)
-        for row, example in enumerate(group):
-            length = len(example.ids)
-            ids[row, :length] = torch.tensor(example.ids)
-            mask[row, :length] = 1
-            labels[row, :length] = torch.tensor(example.labels)
-        yield Batch(ids, mask, labels)
+        yield padded(ordered[start : start + BATCH_SIZE], pad)
+
+
+def padded(examples: list[Tokens], pad: int) -> Batch:
+    """One batch, as long as its longest example; padding is masked and has no label.
+
+    >>> batch = padded([Tokens([5, 6], [-100, 6]), Tokens([7], [7])], pad=0)
+    >>> batch.ids.tolist(), batch.mask.tolist(), batch.labels.tolist()
+    ([[5, 6], [7, 0]], [[1, 1], [1, 0]], [[-100, 6], [7, -100]])
+    """
+    shape = len(examples), max(len(example.ids) for example in examples)
+    ids = torch.full(shape, pad)
+    mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    for row, example in enumerate(examples):
+        length = len(example.ids)
+        ids[row, :length] = torch.tensor(example.ids)
+        mask[row, :length] = 1
+        labels[row, :length] = torch.tensor(example.labels)
+    return Batch(ids, mask, labels)
 
 
 def _from_hub(data: str) -> list[Mapping[str, Any]]:

@@ -1,12 +1,28 @@
 """Algorithm 1 of PrunedLoRA (Yu, Xie, Zhao, Fan, Xue, Zhang, arXiv:2510.00192)."""
 
+from typing import Literal, get_args
+
+import torch
+
 from prunedlora.criteria.registry import Reduction, register_reduction
+from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Factors
 from prunedlora.linalg.elimination import Newton, eliminate
 from prunedlora.statistics.data import Statistics
 
 #: Relative damping of the curvature estimate; not tuned yet.
 DAMPING = 1e-2
+
+#: Which factors move to compensate for the components that go.
+Recovery = Literal["both", "half", "B", "A", "none"]
+#: The share of its own recovery that each factor, B and A, makes.
+_SHARES: dict[str, tuple[float, float]] = {
+    "both": (1.0, 1.0),
+    "half": (0.5, 0.5),
+    "B": (1.0, 0.0),
+    "A": (0.0, 1.0),
+    "none": (0.0, 0.0),
+}
 
 
 @register_reduction(
@@ -20,6 +36,7 @@ def prunedlora2025(
     damping: float = DAMPING,
     newton: Newton = "off",
     trust: float = 0.1,
+    recovery: Recovery = "both",
 ) -> Reduction:
     r"""Joint removal of columns of B and rows of A by the gradient's second moments, with recovery.
 
@@ -30,9 +47,23 @@ def prunedlora2025(
     shrinks; it is off by default.  ``newton="literal"`` is the printed algorithm and is unsafe near a
     minimum of the loss.  ``"capped"`` bounds it by `trust` times the factor's norm.
 
+    `recovery` says which factors move.  ``"both"`` is (11) as printed: B makes up for the removed components as if A
+    stayed, and A as if B stayed, so that together they make up for them twice, and the change of BA is that of leaving
+    the components out with the opposite sign (statement S13 of `theory`).  ``"B"`` and ``"A"`` move one of them
+    alone, ``"half"`` each by half; little of the change is left then.  ``"none"`` only removes.
+
+    Raises:
+        ConfigurationError: an unknown `recovery`, or a Newton step with another one than ``"both"``.
+
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of
     basis, and not to the scale of the loss when the Newton term is on.
     """
+    if recovery not in _SHARES:
+        raise ConfigurationError(f"recovery must be one of {get_args(Recovery)}, not {recovery!r}")
+    if newton != "off" and recovery != "both":
+        raise ConfigurationError(
+            "the Newton term is part of (11) as printed; use recovery='both', or newton='off'"
+        )
     out = eliminate(
         (factors.B, factors.A.mT),
         (statistics.require("gram_B"), statistics.require("gram_A")),
@@ -45,4 +76,9 @@ def prunedlora2025(
         trust=trust,
         name="the Gram matrix of the gradients",
     )
-    return Reduction(Factors(out.matrices[0], out.matrices[1].mT), out.removed, out.cost)
+    # Between the factors that only lose the components (share 0) and those of (11) (share 1).
+    masked = factors.without(out.removed)
+    share_B, share_A = _SHARES[recovery]
+    B = torch.lerp(masked.B, out.matrices[0], share_B)
+    A = torch.lerp(masked.A, out.matrices[1].mT, share_A)
+    return Reduction(Factors(B, A), out.removed, out.cost)

@@ -22,7 +22,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from jaxtyping import Float, Int
@@ -72,6 +72,7 @@ class Criterion:
         options: names and default values of its options.
         settings: values of `prunedlora.PruneConfig` that the name stands for.
         rotates: whether kept components are mixtures of the old ones, in B and in A.
+        words: the values that an option can have, for options that are one of several words.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Criterion:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     rotates: bool = False
+    words: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 _REGISTRY: dict[str, Criterion] = {}
@@ -100,7 +102,7 @@ def register(name: str, *, needs: tuple[str, ...], unit: Unit) -> Callable[[Scor
         ) -> Reduction:
             return drop_lowest(factors, score(factors, statistics, **options), count)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(score)))
+        _add(Criterion(name, needs, unit, score, reduce, _options(score), words=_words(score)))
         return score
 
     return decorate
@@ -136,7 +138,8 @@ def register_reduction(
             costs = everything.cost.cummax(dim=-1).values
             return torch.zeros_like(costs).scatter(-1, everything.removed, costs)
 
-        _add(Criterion(name, needs, unit, score, reduce, _options(reduce), settings or {}, rotates))
+        options, words = _options(reduce), _words(reduce)
+        _add(Criterion(name, needs, unit, score, reduce, options, settings or {}, rotates, words))
         return reduce
 
     return decorate
@@ -184,10 +187,11 @@ def unregister(name: str) -> None:
 
 
 def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the criterion does not have, or a value of another kind than its default.
+    """Refuse an option that the criterion does not have, or a value that it cannot have.
 
     Raises:
-        ConfigurationError: an unknown option, where the message lists the known ones; or such a value.
+        ConfigurationError: an unknown option, where the message lists the known ones; a value of another kind than
+            its default, or none of the words that the option can be.
     """
     unknown = sorted(set(options) - set(criterion.options))
     if unknown:
@@ -201,6 +205,11 @@ def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"{criterion.name}: the option {name} must be a {kind}, not {value!r}; "
                 f"its default is {criterion.options[name]!r}"
+            )
+        words = criterion.words.get(name, (value,))
+        if value not in words:
+            raise ConfigurationError(
+                f"{criterion.name}: the option {name} must be one of {words}, not {value!r}"
             )
 
 
@@ -227,3 +236,11 @@ def _add(criterion: Criterion) -> None:
 def _options(function: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _words(function: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """The values of those options that are annotated with a Literal."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        p.name: get_args(p.annotation) for p in parameters if get_origin(p.annotation) is Literal
+    }

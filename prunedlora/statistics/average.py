@@ -33,7 +33,11 @@ class Pool:
         self._waiting: dict[Average, tuple[Tensor, int | float | Tensor, float]] = {}
 
     def put(
-        self, average: "Average", value: Float[Tensor, "r r"], weight: int | float | Tensor, factor: float
+        self,
+        average: "Average",
+        value: Float[Tensor, "r r"],
+        weight: int | float | Tensor,
+        factor: float,
     ) -> None:
         """Let a contribution wait, see `Average.add`."""
         if average in self._waiting:
@@ -155,7 +159,9 @@ def _add_together(
     torch._foreach_add_([w for a in averages if (w := a.weight) is not None], list(counted))
 
 
-def _as_vector(weights: tuple[int | float | Tensor, ...], device: torch.device) -> Float[Tensor, " m"]:
+def _as_vector(
+    weights: tuple[int | float | Tensor, ...], device: torch.device
+) -> Float[Tensor, " m"]:
     if any(isinstance(weight, Tensor) for weight in weights):
         every = [torch.as_tensor(w, dtype=torch.float64, device=device) for w in weights]
         return torch.stack(every)

@@ -102,9 +102,7 @@ class Collector(Hooked):
         """Let everything averaged so far count less, by `factor`."""
         discount((average for _, _, average in self._averages()), factor)
 
-    def measure(
-        self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None
-    ) -> Statistics:
+    def measure(self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None) -> Statistics:
         """The statistics of a module: copies for its live components, or without `live` those of all, not copied."""
         found: dict[str, Tensor] = {}
         if self._wants("gradient_"):

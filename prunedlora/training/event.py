@@ -37,9 +37,7 @@ def carry_out(
     if rotates and group.reduction.removed.numel():
         P, Q = group.reduction.basis or change_of_basis(group.factors, new)
         for i, module in enumerate(modules):
-            rotate_state(
-                module, group.live[i], P[i], Q[i], optimizer, moments=moments == "follow"
-            )
+            rotate_state(module, group.live[i], P[i], Q[i], optimizer, moments=moments == "follow")
     write_stacked(modules, group.live, new.B, new.A)
     for module, mask in zip(modules, removed, strict=True):
         if moments == "reset":

@@ -24,6 +24,7 @@ from prunedlora.statistics.data import Statistics
 from prunedlora.training.checkpoint import check_same_training, past_events
 from prunedlora.training.config import PruneConfig
 from prunedlora.training.event import carry_out
+from prunedlora.training.learning_rate import warn_of_late_events
 from prunedlora.training.optimizers import (
     check_gradients,
     check_optimized,
@@ -72,6 +73,8 @@ class LoraRankPruner:
         adapter: name of the adapter.
         loss_scale: with a gradient scaler its ``get_scale``, so that what is recorded during the backward pass is in
             units of the loss; found by itself on accelerate's optimiser.
+        scheduler: the learning-rate scheduler, if it steps once after each optimiser step and has not stepped yet: a
+            warning is logged where the last event leaves less than a tenth of the learning rate to recover by.
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one that cannot be pruned.
@@ -89,6 +92,7 @@ class LoraRankPruner:
         total_steps: int,
         adapter: str = "default",
         loss_scale: Callable[[], float] | None = None,
+        scheduler: Any = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -103,6 +107,8 @@ class LoraRankPruner:
         self._criterion = get_criterion(config.criterion)
         check_optimized(self.modules, self.optimizer)
         self._plan = config.schedule.plan({m.name: m.rank for m in self.modules}, total_steps)
+        if scheduler is not None:
+            warn_of_late_events(scheduler, self._plan[-1][0], total_steps)
         # Hooks come last, so that a refusal leaves none behind.
         self._set_removed({m.name: no_component(m) for m in self.modules})
         self._collector = Collector(
@@ -256,7 +262,9 @@ class LoraRankPruner:
         rewind = self._collector.rewinding()
         (ranks, groups), values = optimistically(
             lambda: self._decide(planned, rewind),
-            lambda decided: [t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())],
+            lambda decided: [
+                t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())
+            ],
         )
         # Every process must choose alike before any changes its weights.
         assert_same_everywhere({g.members[0].module.name: g.gone for g in groups})

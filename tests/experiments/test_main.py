@@ -11,5 +11,5 @@ def test_a_preset_that_keeps_to_one_process_refuses_several():
 
 
 def test_no_run_is_started_when_the_time_is_up():
-    with pytest.raises(SystemExit, match="time is up"):
+    with pytest.raises(SystemExit, match="time limit reached"):
         main(Arguments(preset="smoke", only=("table1",), fresh=True, minutes=0))

@@ -18,11 +18,14 @@ WORLD = 2
 NEEDS = ("C_z", "U", "core_gradients", "fisher_B", "fisher_A", "gram_B", "gram_A")
 
 
-def worker(rank: int, folder: str, results) -> None:
+def worker(rank: int, folder: str) -> None:
+    """Everything that the test asks of one process; the answers go to a file of its own."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
+    )
     try:
-        results[rank] = {
+        results = {
             "wrapped": train(rank, folder, wrap=True),
             "bare": train(rank, folder, wrap=False),
             "measured": measure(slice(4 * rank, 4 * rank + 4)),
@@ -30,8 +33,11 @@ def worker(rank: int, folder: str, results) -> None:
             "begun": (begun := prune(range(6), rank, {})),  # ends within the window of an event
             "resumed": prune(range(6, 8), rank, begun),
             "trainer": train_with_trainer(rank, f"{folder}/run", None),
-            "trainer, resumed": train_with_trainer(rank, f"{folder}/run", f"{folder}/run/checkpoint-5"),
+            "trainer, resumed": train_with_trainer(
+                rank, f"{folder}/run", f"{folder}/run/checkpoint-5"
+            ),
         }
+        torch.save(results, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -61,11 +67,15 @@ def train(rank: int, folder: str, wrap: bool):
 def prune(steps: range, rank: int | None, state: dict[str, Any]) -> dict[str, Any]:
     """Train for some of eight steps, one process's share of every batch or all of it, from a checkpoint or anew."""
     torch.manual_seed(0)
-    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False))
+    model = get_peft_model(
+        llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)
+    )
     model.load_state_dict(state.get("model", model.state_dict()))
     batches = torch.randint(0, 32, (8, WORLD, 4, 6), generator=torch.Generator().manual_seed(2))
     batches, ready = (
-        (batches.flatten(1, 2), model) if rank is None else (batches[:, rank], DistributedDataParallel(model))
+        (batches.flatten(1, 2), model)
+        if rank is None
+        else (batches[:, rank], DistributedDataParallel(model))
     )
     optimizer = torch.optim.SGD(trainable(model), lr=0.1)
     config = PruneConfig(target_rank=4, criterion="svd_kfac", interval=3, warmup_steps=1, window=2)
@@ -84,15 +94,28 @@ def train_with_trainer(rank: int, folder: str, checkpoint: str | None) -> dict[s
     """Shares every step among the processes; returns the shrunk factors."""
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
     os.environ |= {name: str(WORLD) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # asked for, not used: the group exists
+    os.environ |= {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "0",
+    }  # asked for, not used: the group exists
     torch.manual_seed(0)
-    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False))
+    model = get_peft_model(
+        llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)
+    )
     data = [{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (64, 6))]
     arguments = TrainingArguments(
-        folder, per_device_train_batch_size=2, max_steps=8, save_steps=5, use_cpu=True, disable_tqdm=True, report_to=[]
+        folder,
+        per_device_train_batch_size=2,
+        max_steps=8,
+        save_steps=5,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to=[],
     )
     config = PruneConfig(target_rank=4, criterion="svd_kfac", interval=3, warmup_steps=1, window=2)
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[PruningCallback(config)])
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=data, callbacks=[PruningCallback(config)]
+    )
     assert trainer.args.world_size == WORLD
     trainer.train(resume_from_checkpoint=checkpoint)
     return {name: p.detach() for name, p in model.named_parameters() if "lora_" in name}
@@ -111,7 +134,9 @@ def factors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 def measure(part: slice) -> dict[str, torch.Tensor]:
     """Statistics of one module over a part of eight samples, as one process sees them."""
     torch.manual_seed(0)
-    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)).double()
+    model = get_peft_model(
+        llama(), LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False)
+    ).double()
     tokens = torch.randint(0, 32, (8, 6), generator=torch.Generator().manual_seed(1))[part]
     modules = find_lora_modules(model)
     with Collector(model, modules, NEEDS, fisher_per="sample") as collector:
@@ -124,10 +149,10 @@ def measure(part: slice) -> dict[str, torch.Tensor]:
 
 
 def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, args=(str(tmp_path), results), nprocs=WORLD)
-        first, second = results[0], results[1]
+    # Forked from a server that has imported torch, transformers and PEFT once for both.
+    mp.get_context("forkserver").set_forkserver_preload([__name__])
+    mp.start_processes(worker, args=(str(tmp_path),), nprocs=WORLD, start_method="forkserver")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert first["wrapped"] == second["wrapped"]
     assert set(first["wrapped"][1]) == {4}
     assert first["bare"] == second["bare"] == "InconsistentProcessesError"
@@ -144,5 +169,7 @@ def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
         torch.testing.assert_close(trained, first["trainer"], rtol=0, atol=0)
     whole = measure(slice(0, 8))
     for name, expected in whole.items():
-        torch.testing.assert_close(first["measured"][name], expected, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            first["measured"][name], expected, msg=lambda m, name=name: f"{name}: {m}"
+        )
         torch.testing.assert_close(second["measured"][name], expected)

@@ -22,7 +22,9 @@ def by_hand(statistic, *samples):
 def test_of_one_sample(statistic):
     sample = np.random.default_rng(0).standard_normal(40)
     width = np.ptp(by_hand(statistic, sample))
-    assert interval(statistic, sample) == pytest.approx(by_hand(statistic, sample), abs=0.03 * width)
+    assert interval(statistic, sample) == pytest.approx(
+        by_hand(statistic, sample), abs=0.03 * width
+    )
 
 
 def test_of_pairs_is_not_that_of_two_samples():

@@ -10,6 +10,13 @@ The paper argues that a rule that prunes by gradients is more robust, in loss, t
 Every number on this page comes from `statements.json` or `real_layers_*.json`; the proofs are the docstrings of the
 modules named.
 
+Throughout, an adapted layer computes W₀x + s·B·A·x; z = Ax is what passes through the bottleneck, g the gradient of
+the loss with respect to the layer's output, C = E[xxᵀ] and D = E[ggᵀ] the second moments of the input and of that
+gradient, and κ(D) the ratio of D's largest to its smallest eigenvalue on the space where removal acts. B_M, A_M are the
+components that go, B_K, A_K those that stay. Q, K, V are an attention head's queries, keys and values before a change
+of size at most ε, a hat marks them after it, and P is the attention matrix. M₃ bounds the third derivative of the loss
+along the changes, ρ is the length of the longest of them, η the relative error of an estimated curvature.
+
 ## False
 
 - **Proposition 2, activation side** (`{S4[module]}`). The bound takes a row-stochastic matrix to have norm 1; it
@@ -23,12 +30,21 @@ modules named.
   adapter happens to be factored ({S3absolute[violations]} and {S3basis[violations]} violations). Marquardt
   damping cures the scale of the components ({S3marquardt[violations]} violations), only truncation of BA cures
   the basis ({S3truncation[violations]}).
+- **Recovery of both factors at once, equation (11)** (`{S13identity[module]}`): B moves as if A stayed and A as if B
+  stayed, so the removed part is made up for twice. With E_B and E_A what either recovery alone would leave, X and Y the
+  weights of the two recoveries and t the share of them that is made, the product changes by exactly
+  t(E_B + E_A) + B_M((2t−1)I + t²XY)A_M: removal alone is t = 0, the printed form t = 1, the same error with the other
+  sign or worse; half of each, t = ½, leaves a quarter of B_M XY A_M, and one factor alone leaves E_B or E_A. To first
+  order in the loss E_B and E_A are what two regressions of gradients leave ({S13loss[violations]} violations of that
+  bound in {S13loss[instances]} instances; measured / bound reaches {S13loss[adversary]}). That the printed recovery
+  changes the product at most as much as leaving the components out is broken by {S13printed[violations]} instances.
 
 ## True
 
 - **Activations** (`{S5bound[module]}`): ‖Z−Ẑ‖ ≤ (‖P‖₂ + (‖Q̂‖₂+‖K‖₂)‖V̂‖₂/(2√d))ε, for finite inputs, nothing
-  else assumed. {S5bound[violations]} violations in {S5bound[instances]} instances; the adversary reaches
-  {S5bound[adversary]} times the bound, so the ½ cannot be lowered.
+  else assumed. {S5bound[violations]} violations in {S5bound[instances]} instances. The ½ cannot be lowered: with two
+  opposite keys and large values V̂, where the second term is all of the bound, the change is {S5bound[extremal]} times
+  the bound.
 - **Gradients** (`{S6path[module]}`): the errors add up along a path, each measured after the earlier changes.
   That is the triangle inequality, and a property of no rule.
 - **What ignoring the loss can cost** (`{S7[module]}`): a factor κ(D), the condition of the output curvature where
@@ -37,10 +53,11 @@ modules named.
   claim: *in the choice of components* a loss-aware rule can win by κ(D).
 - **What it cannot cost** (`{S8recovery[module]}`): for a given mask the best recovery is the same with and
   without the loss; D cancels ({S8recovery[violations]} violations in {S8recovery[instances]} instances).
-- **But the paper's own curvature estimate need not see the loss**: with independent zero-mean output gradients,
-  E[G_BᵀG_B] is the activation second moment up to a factor ({S8gram[violations]} violations in
-  {S8gram[instances]} instances, {S8gram[outside]} of them outside the assumptions). Then the gradient-based rule
-  *is* an activation-based one.
+- **But half of the paper's own curvature estimate need not see the loss**: with independent zero-mean output
+  gradients, E[G_BᵀG_B] is the activation second moment up to a factor ({S8gram[violations]} violations in
+  {S8gram[instances]} instances, {S8gram[outside]} of them outside the assumptions). B's half of the rule then *is* an
+  activation-based one; what the rule knows of the loss sits in A's half, where E[G_AG_Aᵀ] = s²T·E‖x‖²·BᵀDB
+  (`{S14[module]}`, {S14[violations]} violations in {S14[instances]} instances).
 - **Guarantee for the rule** (`{S9remainder[module]}`): the exact second-order choice is within M₃ρ³/3 of the best
   loss (measured / bound reaches {S9remainder[adversary]}); an estimate with relative error η costs (1+η)/(1−η)
   (measured / bound reaches {S9estimate[adversary]}).
@@ -55,7 +72,8 @@ modules named.
 ## Conclusion
 
 The comparison the paper wants is S7, not Proposition 2: a loss-aware choice is better by at most κ(D), never worse in
-the model, and equal where D is proportional to the identity. It needs a curvature that sees D; G_BᵀG_B need not."""
+the model, and equal where D is proportional to the identity. It needs a curvature that sees D; G_BᵀG_B need not, and
+what is removed must be made up for once, not twice (S13)."""
 
 CORE = """\
 - **Best adapter of lower rank** (`{S11optimum[module]}`): truncation weighted by both second moments is the optimum

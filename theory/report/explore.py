@@ -1,8 +1,10 @@
 """What `notebooks/robustness_bounds.ipynb` shows: one picture for each setting of its sliders."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from theory.report import plots, real_layers
@@ -11,6 +13,13 @@ from theory.statements.attention import output_error
 from theory.statements.s04_printed_activation_bound import one_key, printed_bound
 from theory.statements.s05_softmax_bound import corrected_bound
 from theory.statements.s07_price_of_ignoring_the_loss import blind_choice, kappa, losses_of_choices
+from theory.statements.s13_double_compensation import (
+    Event,
+    recovered,
+    recoveries,
+    split,
+    twin_components,
+)
 
 
 def break_printed(tokens: int = 64, sharpness: float = 10.0, log10_epsilon: float = -2.0) -> Figure:
@@ -57,6 +66,46 @@ def price_of_ignoring(log10_kappa: float = 3.0, margin: float = 1e-4) -> Figure:
 def tokens_against_bounds() -> Figure:
     """S4 and S5 as the number of tokens grows."""
     return plots.printed_against_corrected()
+
+
+def recovery_turns_round(share: float = 1.0, apart: float = 0.1) -> Figure:
+    """S13 at two components that are nearly alike, of which one goes: the change against the share of the recovery.
+
+    Args:
+        share: of its own recovery that each factor makes: 0 only removes, 1 is (11) of the paper as printed.
+        apart: how far the two components are from being the same one.
+    """
+    event = twin_components(apart)
+    shares = torch.linspace(0, 1, 101, dtype=torch.float64)
+    curve = [_first_order(event, float(t)) for t in shares]
+    figure = Figure(figsize=(6.4, 3.0), layout="constrained", dpi=90)
+    axes = figure.subplots()
+    axes.plot(shares, curve, color=QUIET)
+    axes.axhline(0, color=QUIET, linewidth=1)
+    for t, name in ((0.0, "no recovery"), (0.5, "half"), (1.0, "both, as printed")):
+        axes.plot(t, _first_order(event, t), "o", color=MEASURED)
+        axes.annotate(
+            name,
+            (t, _first_order(event, t)),
+            textcoords="offset points",
+            xytext=(0, 8),
+            ha="center",
+        )
+    axes.plot(share, _first_order(event, share), "s", color=LIMIT, markersize=9)
+    axes.margins(0.2)
+    axes.set_xlabel("share of its recovery that each factor makes")
+    axes.set_ylabel("change of the loss, first order")
+    axes.set_title("in units of what the removed component is worth", fontsize=10)
+    return figure
+
+
+def _first_order(event: Event, share: float) -> float:
+    """First-order change of the loss over that of the removed component itself."""
+    event = replace(event, share=torch.full_like(event.share, share))
+    B, A = recovered(event)
+    B_M, _, A_M, _ = split(recoveries(event))
+    worth = (event.G * (B_M @ A_M)).sum()
+    return float((event.G * (B @ A - event.B @ event.A)).sum() / worth)
 
 
 def models() -> list[str]:

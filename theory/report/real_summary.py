@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 SETS = ("calibration", "test")
 
 
-def summarise(found: dict[str, Any]) -> dict[str, Any]:
+def summarise(results: dict[str, Any]) -> dict[str, Any]:
     """Everything that is quoted; parts that were not measured are left out."""
     readers: dict[str, Callable[[Any], Any]] = {
         "attention": attention,
@@ -29,8 +29,8 @@ def summarise(found: dict[str, Any]) -> dict[str, Any]:
         "noise": noise,
         "magnitudes": magnitudes,
     }
-    out = {name: reader(found[name]) for name, reader in readers.items() if name in found}
-    scaled = [found[name] for name in found if name.startswith("scaled_prices")]
+    out = {name: reader(results[name]) for name, reader in readers.items() if name in results}
+    scaled = [results[name] for name in results if name.startswith("scaled_prices")]
     out["scaled"] = [
         {
             "magnitude": s["magnitude"],
@@ -84,6 +84,7 @@ def prices(rows: Rows) -> Rows:
     """For each pair of rules and rank: loss increases summed over layers, and in how many the loss-aware is better."""
     out = []
     for (pair, rank), group in _groups(rows, "pair", "rank"):
+        # Sums over layers, of what was measured and of what the models predict.
         line: dict[str, Any] = {"pair": pair, "rank": rank, "layers": len(group)}
         for who in ("activation", "loss"):
             line[who] = {name: sum(row[who][name] for row in group) for name in group[0][who]}
@@ -93,6 +94,7 @@ def prices(rows: Rows) -> Rows:
         line["predicted_ratio_max"] = float(np.max(ratios))
         sizes = [abs(row["loss"]["first_order"]) / row["loss"]["core_fisher"] for row in group]
         line["first_order_over_fisher"] = float(np.median(sizes))
+        # The even part of the change, layer by layer, and the whole change.
         for name in SETS:
             even = np.array(
                 [[row[who][f"even_{name}"] for who in ("activation", "loss")] for row in group]
@@ -113,14 +115,15 @@ def prices(rows: Rows) -> Rows:
 
 
 def joint(rows: Rows) -> Rows:
-    """All layers cut at once: the measured and the predicted ratio."""
+    """All layers cut at once: the measured and the predicted ratio; of the former a row has the standard error only."""
     out = []
     for row in rows:
         line = {"pair": row["pair"], "rank": row["rank"]}
         line["predicted_ratio"] = row["activation"]["kronecker"] / row["loss"]["kronecker"]
         for name in SETS:
             line[name] = {who: row[who][name] for who in ("activation", "loss")}
-            difference, error = row[f"{name}_difference"], row[f"{name}_standard_error"]
+            difference = row[f"{name}_difference"]
+            error = row[f"{name}_standard_error"]
             line[f"{name}_difference"] = [
                 difference,
                 difference - 1.96 * error,
@@ -133,15 +136,15 @@ def joint(rows: Rows) -> Rows:
 def removals(rows: Rows) -> dict[str, Any]:
     """Rank correlation of every prediction with the true loss change, with its interval over layers; S9's remainder."""
     correlations = []
-    for (single, recover), group in _groups(
-        [row | {"single": row["count"] == 1} for row in rows], "single", "recover"
-    ):
+    marked = [row | {"single": row["count"] == 1} for row in rows]
+    for (single, recover), group in _groups(marked, "single", "recover"):
         for name in group[0]["predicted"]:
             line: dict[str, Any] = {"single": single, "recover": recover, "prediction": name}
             for of in ("true", "even"):
                 for target in SETS:
-                    middle, interval = correlation(group, name, of, target)
-                    line[f"{of}_{target}"], line[f"{of}_{target}_interval"] = middle, interval
+                    middle, ends = correlation(group, name, of, target)
+                    line[f"{of}_{target}"] = middle
+                    line[f"{of}_{target}_interval"] = ends
             correlations.append(line)
     return {
         "correlations": correlations,
@@ -227,10 +230,10 @@ def magnitudes(rows: Rows) -> Rows:
 
 
 def _groups(rows: Rows, *names: str) -> list[tuple[tuple[Hashable, ...], Rows]]:
-    found: dict[tuple[Hashable, ...], Rows] = defaultdict(list)
+    groups: dict[tuple[Hashable, ...], Rows] = defaultdict(list)
     for row in rows:
-        found[tuple(row[name] for name in names)].append(row)
-    return list(found.items())
+        groups[tuple(row[name] for name in names)].append(row)
+    return list(groups.items())
 
 
 def _median(rows: Rows, name: str) -> float:

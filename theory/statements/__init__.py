@@ -2,7 +2,8 @@
 
 S1 to S3 are about removing components, S4 to S6 about the paper's Proposition 2, S7 and S8 about what a rule that sees
 activations only can and cannot lose, S9 and S10 about guarantees with estimated or noisy curvature, S11 and S12 about
-truncation.  `attention` holds the attention head that S4 to S6 share.  Importing this package registers them all.
+truncation, S13 and S14 about what the paper's own recovery and its own curvature do.  `attention` holds the attention
+head that S4 to S6 share.  Importing this package registers them all.
 """
 
 from theory.statements import (
@@ -20,6 +21,8 @@ from theory.statements import (
     s11_weighted_truncation,
     s12_core_fisher,
     s12_core_truncation,
+    s13_double_compensation,
+    s14_gradient_of_a,
 )
 
 __all__ = [
@@ -37,4 +40,6 @@ __all__ = [
     "s11_weighted_truncation",
     "s12_core_fisher",
     "s12_core_truncation",
+    "s13_double_compensation",
+    "s14_gradient_of_a",
 ]

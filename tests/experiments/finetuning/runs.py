@@ -3,4 +3,9 @@
 from experiments.settings.preset import load_preset
 
 BASE = load_preset("smoke").run
-ENCODER = {"model": "tiny_bert", "task": "tweets", "target_modules": ("query", "value"), "learning_rate": 0.01}
+ENCODER = {
+    "model": "tiny_bert",
+    "task": "tweets",
+    "target_modules": ("query", "value"),
+    "learning_rate": 0.01,
+}

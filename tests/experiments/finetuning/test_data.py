@@ -5,23 +5,31 @@ import itertools
 import pytest
 import torch
 
-from experiments.finetuning.data import IGNORED, at_targets, batches, collate, encode
+from experiments.finetuning.data import at_targets, batches, collate, encode
 from experiments.tasks import Example
+from prunedlora.statistics.measurement import IGNORED
 
 
 def test_prompts_and_padding_are_masked_and_the_end_token_is_taught(tiny):
     _, tokenizer = tiny
-    short, long = encode(Example("1 + 1 =", " 2", "2"), tokenizer), encode(Example("10 + 11 =", " 21", "21"), tokenizer)
+    short, long = (
+        encode(Example("1 + 1 =", " 2", "2"), tokenizer),
+        encode(Example("10 + 11 =", " 21", "21"), tokenizer),
+    )
     batch = collate([short, long], tokenizer.pad_token_id, torch.device("cpu"))
     taught = [row[row != IGNORED].tolist() for row in batch["labels"]]
     assert [tokenizer.decode(row) for row in taught] == [" 2<|im_end|>", " 21<|im_end|>"]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [len(short), len(long)]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [len(short.ids), len(long.ids)]
 
 
 def test_the_loss_and_its_gradient_need_no_logits_of_prompts(tiny):
     model, tokenizer = tiny
     texts = ("1 + 1 =", " 2"), ("100 + 110 =", " 210"), ("7 =", " 7")
-    plain = collate([encode(Example(*t, ""), tokenizer) for t in texts], tokenizer.pad_token_id, torch.device("cpu"))
+    plain = collate(
+        [encode(Example(*t, ""), tokenizer) for t in texts],
+        tokenizer.pad_token_id,
+        torch.device("cpu"),
+    )
     less, weights = at_targets(plain), list(model.parameters())
     assert len(less["logits_to_keep"]) < plain["labels"].shape[1] - 1
     losses = [model(**batch).loss for batch in (plain, less)]

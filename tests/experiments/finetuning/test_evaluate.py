@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.finetuning.data import encode
 from experiments.finetuning.evaluate import evaluate, generate, mean_loss, target_losses
 from experiments.finetuning.models import load_base
 from experiments.tasks import TASKS, Example
@@ -24,10 +23,14 @@ def test_cross_entropy_is_the_mean_over_target_tokens_whatever_the_batch(tiny):
     examples = TASKS["arithmetic"].test(9)
     total, count = 0.0, 0
     for example in examples:
-        e = encode(example, tokenizer)
-        logits = model(input_ids=torch.tensor([e.prompt + e.target])).logits[0].double().log_softmax(-1)
-        for i, token in enumerate(e.target):
-            total -= logits[len(e.prompt) + i - 1, token].item()
+        prompt = tokenizer(example.prompt).input_ids
+        target = [
+            *tokenizer(example.target, add_special_tokens=False).input_ids,
+            tokenizer.eos_token_id,
+        ]
+        logits = model(input_ids=torch.tensor([prompt + target])).logits[0].double().log_softmax(-1)
+        for i, token in enumerate(target):
+            total -= logits[len(prompt) + i - 1, token].item()
             count += 1
     for size in (1, 4, 9):
         losses, tokens = target_losses(model, tokenizer, examples, size)
@@ -47,9 +50,14 @@ def test_a_right_answer_counts_as_right_and_a_wrong_one_does_not(tiny, monkeypat
 def test_nothing_is_generated_where_no_answer_is_known(tiny, monkeypatch):
     model, tokenizer = tiny
     asked = []
-    monkeypatch.setattr("experiments.finetuning.evaluate.generate", lambda *a: [asked.append(p) or "1" for p in a[2]])
+    monkeypatch.setattr(
+        "experiments.finetuning.evaluate.generate",
+        lambda *a: [asked.append(p) or "1" for p in a[2]],
+    )
     known = TASKS["arithmetic"].test(1)
-    score = evaluate(model, tokenizer, BASE, [replace(known[0], answer=""), replace(known[0], answer="1")])
+    score = evaluate(
+        model, tokenizer, BASE, [replace(known[0], answer=""), replace(known[0], answer="1")]
+    )
     assert len(asked) == 1
     assert score.correct == "01"
 
@@ -61,7 +69,9 @@ def test_a_language_model_classifies_by_the_likelier_label(tiny):
     score = evaluate(model, tokenizer, config, examples)
     for example, right, loss in zip(examples, score.correct, score.losses, strict=True):
         each = {
-            label: target_losses(model, tokenizer, [Example(example.prompt, f" {label}", label)], 1)[0].item()
+            label: target_losses(
+                model, tokenizer, [Example(example.prompt, f" {label}", label)], 1
+            )[0].item()
             for label in task.labels
         }
         assert loss == pytest.approx(each[example.answer], abs=1e-4)

@@ -16,7 +16,10 @@ from experiments.tasks.base import Example
 from experiments.tasks.hub_math import GSM8K, LM_EVAL_GSM8K
 
 QUESTIONS = [f"What is {i} plus {i}?" for i in range(5)]
-EXAMPLES = [Example(f"Question: {q}\nAnswer:", f" Twice.\n#### {2 * i}", str(2 * i)) for i, q in enumerate(QUESTIONS)]
+EXAMPLES = [
+    Example(f"Question: {q}\nAnswer:", f" Twice.\n#### {2 * i}", str(2 * i))
+    for i, q in enumerate(QUESTIONS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,12 @@ def harness(tmp_path, monkeypatch):
     file = tmp_path / "test.jsonl"
     rows = [{"question": q, "answer": f"Twice.\n#### {2 * i}"} for i, q in enumerate(QUESTIONS)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    local = {"dataset_path": "json", "dataset_name": None, "training_split": None, "fewshot_split": None}
+    local = {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "training_split": None,
+        "fewshot_split": None,
+    }
     kwargs = {"data_files": {"test": str(file)}, "cache_dir": str(tmp_path / "cache")}
     return replace(LM_EVAL_GSM8K, changes=local | {"dataset_kwargs": kwargs})
 
@@ -43,7 +51,10 @@ def says(monkeypatch):
 
     def taught(texts: dict[str, str]) -> None:
         def generate_until(self, requests, **_):
-            return [texts[r.args[0].removeprefix("Question: ").removesuffix("\nAnswer:")] for r in requests]
+            return [
+                texts[r.args[0].removeprefix("Question: ").removesuffix("\nAnswer:")]
+                for r in requests
+            ]
 
         monkeypatch.setattr(HFLM, "generate_until", generate_until)
 
@@ -58,7 +69,12 @@ def test_the_task_is_pinned_to_the_data_that_we_read():
 
 def test_right_answers_are_right_in_our_order(tiny, harness, says):
     right = [True, False, True, True, False]
-    says({q: f" So.\n#### {2 * i if ok else 99}" for i, (q, ok) in enumerate(zip(QUESTIONS, right, strict=True))})
+    says(
+        {
+            q: f" So.\n#### {2 * i if ok else 99}"
+            for i, (q, ok) in enumerate(zip(QUESTIONS, right, strict=True))
+        }
+    )
     model, tokenizer = tiny
     assert right_answers(model, tokenizer, harness, EXAMPLES, 2) == right
     assert right_answers(model, tokenizer, harness, EXAMPLES[:2], 2) == right[:2]

@@ -17,7 +17,13 @@ from tests.paths import ROOT
 
 #: In float64 nothing but the order of sums differs; adapters are float32, so that is what remains.
 PRUNED = replace(
-    load_preset("smoke").run, method="prune", criterion="kfac", initial_rank=6, target_rank=4, steps=8, interval=2
+    load_preset("smoke").run,
+    method="prune",
+    criterion="kfac",
+    initial_rank=6,
+    target_rank=4,
+    steps=8,
+    interval=2,
 )
 
 
@@ -25,7 +31,13 @@ def test_two_processes_train_what_one_does(tmp_path):
     single = run(PRUNED, tmp_path / "one")
     (tmp_path / "config.json").write_text(json.dumps(asdict(PRUNED)))
     names = ("config.json", "result.json", "two")
-    command = [sys.executable, "-m", *launcher(2), "experiments.jobs.run", *(str(tmp_path / name) for name in names)]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher(2),
+        "experiments.jobs.run",
+        *(str(tmp_path / name) for name in names),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -11,12 +11,22 @@ from tests.experiments.finetuning.runs import BASE, ENCODER
 
 
 def test_an_encoder_is_trained_pruned_and_scored_by_its_head(tmp_path):
-    changes = {"model": "tiny_bert", "task": "tweets", "target_modules": ("all-linear",), "learning_rate": 0.01}
-    config = replace(BASE, method="prune", criterion="svd", initial_rank=8, target_rank=4, **changes)
+    changes = {
+        "model": "tiny_bert",
+        "task": "tweets",
+        "target_modules": ("all-linear",),
+        "learning_rate": 0.01,
+    }
+    config = replace(
+        BASE, method="prune", criterion="svd", initial_rank=8, target_rank=4, **changes
+    )
     result = run(config, tmp_path / "adapter")
     losses = result["losses"]
     assert result["cross_entropy"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
-    assert all((right == "1") == (loss < 0.6931) for right, loss in zip(result["correct"], losses, strict=True))
+    assert all(
+        (right == "1") == (loss < 0.6931)
+        for right, loss in zip(result["correct"], losses, strict=True)
+    )
 
 
 def test_the_learning_rate_rises_falls_and_ends_at_zero():
@@ -28,14 +38,20 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero():
 
 
 def test_the_same_seed_gives_the_same_result_and_pruning_takes_place(tmp_path):
-    config = replace(BASE, method="prune", criterion="prunedlora2025", initial_rank=8, target_rank=4)
+    config = replace(
+        BASE, method="prune", criterion="prunedlora2025", initial_rank=8, target_rank=4
+    )
     one, two = (run(config, tmp_path / name) for name in ("one", "two"))
     timed = {"train_seconds", "evaluation_seconds", "peak_memory_bytes", "events"}
-    assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
+    assert {k: v for k, v in one.items() if k not in timed} == {
+        k: v for k, v in two.items() if k not in timed
+    }
     assert [e["removed"] for e in one["events"]] == [e["removed"] for e in two["events"]]
     assert [set(e["ranks"].values()) for e in one["events"]] == [{6}, {4}]
     assert one["rank"] == 4
-    files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
+    files = [
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")
+    ]
     assert files[0] == files[1]
 
 

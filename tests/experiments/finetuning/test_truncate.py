@@ -34,7 +34,9 @@ def test_what_full_fine_tuning_changed_is_truncated_to_the_rank(tmp_path):
             change = p.detach() - before[name]
             assert torch.linalg.matrix_rank(change, rtol=1e-4) == 2
             best = torch.linalg.svdvals((tuned[name] - before[name]).double())[2:].norm()
-            assert (tuned[name] - before[name] - change).norm().item() == pytest.approx(best.item(), rel=1e-3)
+            assert (tuned[name] - before[name] - change).norm().item() == pytest.approx(
+                best.item(), rel=1e-3
+            )
         elif name.startswith("classifier"):
             assert torch.equal(p, tuned[name])
         else:
@@ -42,7 +44,9 @@ def test_what_full_fine_tuning_changed_is_truncated_to_the_rank(tmp_path):
 
 
 def test_an_adapter_is_truncated_by_a_rule_that_needs_data_within_one_budget(tmp_path):
-    config = replace(BASE, method="truncate", criterion="svd_kfac", scope="global", initial_rank=6, target_rank=3)
+    config = replace(
+        BASE, method="truncate", criterion="svd_kfac", scope="global", initial_rank=6, target_rank=3
+    )
     config = replace(config, calibration_examples=16, **ENCODER)
     run(config.source, tmp_path / "source")
     result = run(config, tmp_path / "less", tmp_path / "source")

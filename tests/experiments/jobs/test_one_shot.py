@@ -73,11 +73,17 @@ def test_sparsegpt_has_the_recovery_that_the_others_are_given(candidates):
 
 
 def test_all_variants_are_measured_and_nothing_pruned_loses_nothing(adapter, monkeypatch):
-    config = replace(PRESET.one_shot["tiny_bert"], ranks=(2,), truncation_ranks=(8, 2), calibration_examples=16)
-    monkeypatch.setattr(one_shot, "variants", lambda: [Variant("svd", "own"), Variant("magnitude", "none")])
+    config = replace(
+        PRESET.one_shot["tiny_bert"], ranks=(2,), truncation_ranks=(8, 2), calibration_examples=16
+    )
+    monkeypatch.setattr(
+        one_shot, "variants", lambda: [Variant("svd", "own"), Variant("magnitude", "none")]
+    )
     result = one_shot.measure(config, RUN, adapter)
     by = {(row["criterion"], row["rank"]): row for row in result["rows"]}
     assert set(by) == {("svd", 8), ("svd", 2), ("magnitude", 2)}
     assert by["svd", 8]["test_increase"] == pytest.approx(0, abs=1e-6)
     assert by["magnitude", 2]["test_increase"] != pytest.approx(0, abs=1e-6)
-    assert by["svd", 2]["test_increase"] == pytest.approx(np.mean(by["svd", 2]["test_increases"]), abs=1e-5)
+    assert by["svd", 2]["test_increase"] == pytest.approx(
+        np.mean(by["svd", 2]["test_increases"]), abs=1e-5
+    )

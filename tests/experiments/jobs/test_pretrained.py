@@ -26,7 +26,9 @@ def test_a_run_is_the_same_each_time(method):
     config = replace(CONFIG, method=method)
     first, again = measure(config), measure(config)
     assert first["rows"] == again["rows"]
-    assert [row["pattern"] for row in first["rows"]] == (["dense"] if method == "dense" else ["50%", "2:4"])
+    assert [row["pattern"] for row in first["rows"]] == (
+        ["dense"] if method == "dense" else ["50%", "2:4"]
+    )
     assert all(row["removed"] == (0 if method == "dense" else 0.5) for row in first["rows"])
     assert all(len(row["losses"]) == config.test_sequences for row in first["rows"])
 

@@ -11,7 +11,10 @@ def test_splits_of_the_text_are_disjoint_prose():
     assert len(corpus.calibration) > 100
     assert len(corpus.test) > 30
     assert all(len(text.split()) > 500 for text in corpus.calibration + corpus.test)
-    assert Corpus("", corpus.calibration, corpus.test[1:]).hashes["calibration"] == corpus.hashes["calibration"]
+    assert (
+        Corpus("", corpus.calibration, corpus.test[1:]).hashes["calibration"]
+        == corpus.hashes["calibration"]
+    )
     assert Corpus("", corpus.calibration, corpus.test[1:]).hashes["test"] != corpus.hashes["test"]
 
 

@@ -9,7 +9,13 @@ from torch import nn
 from experiments.finetuning.models import load_model
 from experiments.jobs.pretrained import METHODS, sequence_losses
 from experiments.pretrained.corpus import load_corpus, sequences
-from experiments.pretrained.layerwise import collecting, gradient_moments, linear_layers, prune_layers, second_moment
+from experiments.pretrained.layerwise import (
+    collecting,
+    gradient_moments,
+    linear_layers,
+    prune_layers,
+    second_moment,
+)
 from experiments.pretrained.pruning import Pattern
 from experiments.settings.preset import load_preset
 
@@ -77,7 +83,10 @@ def test_hooks_are_removed_where_something_fails(model, tiny):
 
     with pytest.raises(RuntimeError, match="no"):
         prune_layers(model, tiny[1], second_moment, fail)
-    with pytest.raises(RuntimeError, match="no"), collecting(linear_layers(model), lambda x: fail(x, x)):
+    with (
+        pytest.raises(RuntimeError, match="no"),
+        collecting(linear_layers(model), lambda x: fail(x, x)),
+    ):
         model(input_ids=tiny[1][0])
     assert hooks(model) == 0
 
@@ -97,4 +106,6 @@ def test_losses_are_those_of_the_model_and_do_not_depend_on_batches(model, tiny)
     together = sequence_losses(model, [torch.cat(tiny[1])])
     torch.testing.assert_close(sequence_losses(model, tiny[1]), together)
     with torch.no_grad():
-        assert model(input_ids=tiny[1][0], labels=tiny[1][0]).loss.item() == pytest.approx(together[:2].mean().item())
+        assert model(input_ids=tiny[1][0], labels=tiny[1][0]).loss.item() == pytest.approx(
+            together[:2].mean().item()
+        )

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from experiments.pretrained.pruning import Pattern, gradient_score, lowest, mask, sparsegpt, wanda_score
+from experiments.pretrained.pruning import (
+    Pattern,
+    gradient_score,
+    lowest,
+    mask,
+    sparsegpt,
+    wanda_score,
+)
 from prunedlora.linalg.elimination import block_solution
 
 PATTERNS = ["50%", "30%", "0%", "4:8", "2:4", "1:4"]
@@ -77,7 +84,9 @@ def test_inputs_that_are_not_correlated_need_no_update():
 def test_wanda_is_magnitude_where_inputs_are_alike_and_not_elsewhere():
     W, pattern = torch.randn(6, 16), Pattern.parse("50%")
     by_magnitude = mask(W.abs(), pattern, per_row=True)
-    assert torch.equal(mask(wanda_score(W, torch.full((16,), 9.0)), pattern, per_row=True), by_magnitude)
+    assert torch.equal(
+        mask(wanda_score(W, torch.full((16,), 9.0)), pattern, per_row=True), by_magnitude
+    )
     squares = torch.linspace(0.01, 9, 16)
     gone = mask(wanda_score(W, squares), pattern, per_row=True)
     assert not torch.equal(gone, by_magnitude)

@@ -39,12 +39,14 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
-def subject(request):
+def measured(request):
     settings = SETTINGS[request.param]
     base, tokenizer = load_base(settings.run)
     torch.manual_seed(0)
     kind = "SEQ_CLS" if request.param == "tiny_bert" else "CAUSAL_LM"
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type=kind))
+    model = get_peft_model(
+        base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type=kind)
+    )
     for module in find_lora_modules(model):
         torch.nn.init.normal_(module.B, std=0.1)
     return measure(settings, model, tokenizer)

@@ -7,7 +7,10 @@ def test_the_report_adds_up_what_runs_took(tmp_path):
     for i, seconds in enumerate((1800, 3600)):
         result = {"train_seconds": seconds, "evaluation_seconds": 900}
         (tmp_path / f"{i}.json").write_text(json.dumps({"result": result}))
-    assert page.spent(tmp_path) == "2 runs; training and evaluation took 2.0 hours, added up over runs."
+    assert (
+        page.spent(tmp_path)
+        == "2 runs; training and evaluation took 2.0 hours, added up over runs."
+    )
 
 
 def test_the_report_holds_every_table_and_needs_no_other_file(tmp_path):

@@ -16,9 +16,16 @@ RUN = RunConfig("tiny_bert", "tweets", "lora", 4, 4)
 @pytest.fixture
 def made():
     runs = {name: replace(RUN, criterion=name) for name in ("good", "bad")}
-    rows = tuple(Row(name, {"tweets": tuple(replace(run, seed=s) for s in (0, 1))}) for name, run in runs.items())
+    rows = tuple(
+        Row(name, {"tweets": tuple(replace(run, seed=s) for s in (0, 1))})
+        for name, run in runs.items()
+    )
     results = {
-        r.key: result(0.8 + 0.01 * r.seed if name == "good" else 0.6, 0.4 if name == "good" else 0.6, seed=r.seed)
+        r.key: result(
+            0.8 + 0.01 * r.seed if name == "good" else 0.6,
+            0.4 if name == "good" else 0.6,
+            seed=r.seed,
+        )
         for name, run in runs.items()
         for r in (replace(run, seed=0), replace(run, seed=1))
     }
@@ -46,7 +53,10 @@ def test_a_difference_of_which_no_printed_digit_is_left_is_none(made):
     table, results = made
     good, bad = (row.cells["tweets"] for row in table.rows)
     for one, other in zip(good, bad, strict=True):
-        results[one.key] = {**results[other.key], "losses": [x + 2e-5 for x in results[other.key]["losses"]]}
+        results[one.key] = {
+            **results[other.key],
+            "losses": [x + 2e-5 for x in results[other.key]["losses"]],
+        }
     same = "tweets: good has the same loss to four digits as bad (+0.0000, +0.0000 to +0.0000; 2 of 2 seeds; +0.0)."
     assert sentences(table, results)[1] == same
 
@@ -63,7 +73,9 @@ def test_a_difference_that_one_seed_denies_is_no_verdict(made):
 def test_one_run_that_stands_for_all_seeds_is_compared_with_each(made):
     table, results = made
     bad = table.rows[1]
-    single = replace(table, rows=(table.rows[0], replace(bad, cells={"tweets": bad.cells["tweets"][:1]})))
+    single = replace(
+        table, rows=(table.rows[0], replace(bad, cells={"tweets": bad.cells["tweets"][:1]}))
+    )
     verdict = sentences(single, results)[1]
     assert verdict.startswith("tweets: good has a lower loss than bad (-0.2")
     assert "; 2 of 2 seeds; " in verdict
@@ -75,7 +87,10 @@ def test_rows_of_other_examples_are_not_compared(made):
     other = table.rows[1].cells["tweets"][1].key
     for k in (key, other):
         results[k] = result(0.6, 0.6, n=100)
-    assert "good has not been scored on the same seeds and examples as bad." in sentences(table, results)[1]
+    assert (
+        "good has not been scored on the same seeds and examples as bad."
+        in sentences(table, results)[1]
+    )
 
 
 def test_a_learning_rate_is_shown_where_rows_differ_in_it(made):

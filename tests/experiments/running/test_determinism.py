@@ -5,20 +5,25 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from experiments.jobs.record import environment
+from experiments.jobs.record import provenance
 from experiments.jobs.run import run
 from experiments.running import determinism
 from experiments.settings.preset import load_preset
 from theory.records import to_json
 
 RUN = replace(
-    load_preset("smoke").run, method="prune", criterion="prunedlora2025", initial_rank=6, target_rank=4, steps=8
+    load_preset("smoke").run,
+    method="prune",
+    criterion="prunedlora2025",
+    initial_rank=6,
+    target_rank=4,
+    steps=8,
 )
 
 
 def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path, capsys):
     result = run(RUN, tmp_path / "run")
-    record = {"config": asdict(RUN), "environment": environment(), "result": result}
+    record = {"config": asdict(RUN), "environment": provenance(), "result": result}
     file = tmp_path / "result.json"
     file.write_text(to_json(record))
     assert determinism.check(file) == []
@@ -29,10 +34,10 @@ def test_a_run_gives_the_same_again_and_a_changed_number_is_found(tmp_path, caps
     record["environment"]["device"] = "another processor"
     file.write_text(to_json(record))
     assert determinism.main([file]) == 1
-    told = capsys.readouterr().out
-    assert "result.json: differs" in told
-    assert f"it was made with another processor, this is {environment()['device']}" in told
-    assert "torch" not in told
+    printed = capsys.readouterr().out
+    assert "result.json: differs" in printed
+    assert f"it was made with another processor, this is {provenance()['device']}" in printed
+    assert "torch" not in printed
 
 
 def test_what_needs_another_run_is_refused(tmp_path):

@@ -23,15 +23,17 @@ RUN = replace(load_preset("smoke").run, method="lora", initial_rank=4, target_ra
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("isolated")
     (folder / "config.json").write_text(json.dumps(asdict(RUN)))
-    told = [str(folder / name) for name in ("config.json", "record.json", "adapter")]
-    assert isolation.do("experiments.jobs.run", told, threads=1) == 0
+    argv = [str(folder / name) for name in ("config.json", "record.json", "adapter")]
+    assert isolation.do("experiments.jobs.run", argv, threads=1) == 0
     return folder
 
 
 def test_a_run_in_its_own_process_counts_once_another_has_opened_its_adapter(done):
-    told = [str(done / name) for name in ("config.json", "record.json", "adapter", "result.json")]
-    assert isolation.do("experiments.jobs.reload", told) == 0
-    before, after = (json.loads((done / name).read_text()) for name in ("record.json", "result.json"))
+    argv = [str(done / name) for name in ("config.json", "record.json", "adapter", "result.json")]
+    assert isolation.do("experiments.jobs.reload", argv) == 0
+    before, after = (
+        json.loads((done / name).read_text()) for name in ("record.json", "result.json")
+    )
     assert before["environment"]["threads"] == 1
     assert after["result"].pop("reload_max_difference") <= reload.TOLERANCE
     assert before == after
@@ -43,13 +45,20 @@ def test_an_adapter_that_is_not_what_was_trained_is_found(done, tmp_path):
     folder.mkdir()
     for file in (done / "adapter").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    save_file({name: 1.01 * w + 0.01 for name, w in weights.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: 1.01 * w + 0.01 for name, w in weights.items()}, folder / "adapter_model.safetensors"
+    )
     with pytest.raises(RuntimeError, match="reloaded logits differ"):
         reload.check_reload(RUN, folder)
 
 
-def test_a_failure_is_told(tmp_path):
-    assert isolation.do("experiments.jobs.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]) == 1
+def test_a_failure_has_a_status(tmp_path):
+    assert (
+        isolation.do(
+            "experiments.jobs.run", [str(tmp_path / name) for name in ("none.json", "r.json", "f")]
+        )
+        == 1
+    )
 
 
 def test_a_job_ends_when_what_started_it_is_killed(tmp_path):
@@ -57,7 +66,12 @@ def test_a_job_ends_when_what_started_it_is_killed(tmp_path):
         "import time\ndef main(arguments):\n    print('begun', flush=True)\n    time.sleep(600)\n"
     )
     paths = [str(tmp_path), str(ROOT)]
-    program = "from experiments.running import isolation\nif __name__ == '__main__':\n    isolation.do('sleeper', [])\n"
+    program = """
+from experiments.running import isolation
+isolation.JOBS = ()  # nothing to import beforehand
+if __name__ == "__main__":
+    isolation.do("sleeper", [])
+"""
     (tmp_path / "program.py").write_text(program)
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py")],

@@ -35,7 +35,9 @@ def test_the_configuration_of_every_committed_one_shot_experiment_has_the_key_of
     for name, config in records("one_shot"):
         one_shot = validated(OneShot, config["one_shot"], name)
         run = validated(RunConfig, config["run"], name)
-        assert name.endswith(f"_seed{run.seed}_{digest({'one_shot': asdict(one_shot), 'run': asdict(run)})}")
+        assert name.endswith(
+            f"_seed{run.seed}_{digest({'one_shot': asdict(one_shot), 'run': asdict(run)})}"
+        )
 
 
 def test_the_configuration_of_every_committed_cost_has_the_key_of_its_file():
@@ -88,9 +90,22 @@ def test_a_whole_number_is_the_float_that_it_is_meant_to_be():
 def test_the_key_depends_on_every_setting_and_survives_json():
     run = RunConfig("tiny", "arithmetic", "prune", 8, 4, "magnitude")
     assert validated(RunConfig, asdict(run), "") == run
-    others = [replace(run, seed=1), replace(run, steps=101), replace(run, criterion="random"), run.source]
+    others = [
+        replace(run, seed=1),
+        replace(run, steps=101),
+        replace(run, criterion="random"),
+        run.source,
+    ]
     assert len({r.key for r in [run, *others]}) == 5
     assert len({Runner(load_preset("smoke"), False, 1).file(r) for r in [run, *others]}) == 5
+
+
+def test_what_is_truncated_is_the_skyline_whatever_it_is_calibrated_on():
+    skyline = replace(BASE, initial_rank=8, target_rank=8, calibration_examples=16)
+    cut = replace(skyline, method="truncate", criterion="svd_kfac", target_rank=4)
+    assert cut.source.key == skyline.key
+    assert replace(cut, calibration_examples=32).key != cut.key
+    assert replace(cut, calibration_examples=32).source.key == skyline.key
 
 
 def test_settings_that_came_later_leave_the_names_of_older_results_as_they_are():

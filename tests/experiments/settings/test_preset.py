@@ -14,7 +14,9 @@ def test_every_preset_loads_and_its_schedules_fit_into_training(name):
     from prunedlora import Schedule
 
     preset = load_preset(name)
-    pruned = [run for run in math_tables.table5(preset.math, unchanged).runs if run.method == "prune"]
+    pruned = [
+        run for run in math_tables.table5(preset.math, unchanged).runs if run.method == "prune"
+    ]
     assert pruned
     for run in pruned:
         schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
@@ -32,18 +34,50 @@ def test_the_presets_named_in_the_manual_exist():
     [
         ("run:\n  model: smollm2", "run:", "cpu: run: model is missing"),
         ("  steps: 200", '  steps: "100"', "cpu: run: steps: .* not '100'"),
-        ("  interval: 5", "  learnin_rate: 0.1", "cpu: run: unknown key learnin_rate; known: .*learning_rate"),
+        (
+            "  interval: 5",
+            "  learnin_rate: 0.1",
+            "cpu: run: unknown key learnin_rate; known: .*learning_rate",
+        ),
         ("table8:", "table9: {}\ntable8:", "cpu: unknown key table9; known: .*table8"),
-        ("  target_rank: 8\n  initial_ranks: [32]", "  target_rank: 8", "cpu: math: initial_ranks is missing"),
-        ("    length_groups: 16", "    length_groops: 16", "cpu: encoder: run: unknown key length_groops"),
-        ("  schedules: [[5, 2]", "  schedules: [[5, two]", "cpu: encoder: schedules: 0: 1: .* not 'two'"),
-        ("  seeds: [0, 1, 2]\n  ablation", "  seeds: []\n  ablation", "cpu: encoder: seeds: .*at least 1"),
-        ("[query, key, value, attention.output.dense]", "all-linear", "cpu: encoder: run: target_modules: "),
+        (
+            "  target_rank: 8\n  initial_ranks: [32]",
+            "  target_rank: 8",
+            "cpu: math: initial_ranks is missing",
+        ),
+        (
+            "    length_groups: 16",
+            "    length_groops: 16",
+            "cpu: encoder: run: unknown key length_groops",
+        ),
+        (
+            "  schedules: [[5, 2]",
+            "  schedules: [[5, two]",
+            "cpu: encoder: schedules: 0: 1: .* not 'two'",
+        ),
+        (
+            "  seeds: [0, 1, 2]\n  ablation",
+            "  seeds: []\n  ablation",
+            "cpu: encoder: seeds: .*at least 1",
+        ),
+        (
+            "[query, key, value, attention.output.dense]",
+            "all-linear",
+            "cpu: encoder: run: target_modules: ",
+        ),
         ("    ranks: [16, 4]", "    ranks: 16", "cpu: one_shot: minilm: ranks: .* not 16"),
-        ("      initial_rank: 64", "      initial_rank: none", "one_shot: minilm: run: initial_rank: .* not 'none'"),
+        (
+            "      initial_rank: 64",
+            "      initial_rank: none",
+            "one_shot: minilm: run: initial_rank: .* not 'none'",
+        ),
         ("    steps: 45", "    stps: 45", "cpu: table2: run: unknown key stps"),
-        ("[\"50%\", \"4:8\"", "[\"50%\", 4:8", "cpu: table8: run: patterns: 1: .*string"),
-        ("max_perplexity: 60", "max_perplexity: 60\n  methods: [obd]", "cpu: table8: methods: 0: .* not 'obd'"),
+        ('["50%", "4:8"', '["50%", 4:8', "cpu: table8: run: patterns: 1: .*string"),
+        (
+            "max_perplexity: 60",
+            "max_perplexity: 60\n  methods: [obd]",
+            "cpu: table8: methods: 0: .* not 'obd'",
+        ),
         ("code:\n  run:", "code:\n  run: 3\n  ran:", "cpu: code: run: .*object, not 3"),
     ],
 )
@@ -56,7 +90,9 @@ def test_a_slip_in_a_preset_is_refused_with_its_place(right, wrong, message):
 
 def test_a_rate_without_a_point_is_a_number():
     text = (PRESETS / "cpu.yaml").read_text()
-    run = read_preset("cpu", text.replace("learning_rate: 0.001", "learning_rate: 1e-3", 1), "cpu").run
+    run = read_preset(
+        "cpu", text.replace("learning_rate: 0.001", "learning_rate: 1e-3", 1), "cpu"
+    ).run
     assert run == load_preset("cpu").run
 
 

@@ -31,7 +31,10 @@ def result(run, share: float) -> dict:
 
 def results(table: Table) -> dict[str, dict]:
     shares = {"prunedlora2025": 0.9, "magnitude": 0.3}
-    return {r.key: result(r, 0.0 if r.method == "untuned" else shares.get(r.criterion, 0.6)) for r in table.runs}
+    return {
+        r.key: result(r, 0.0 if r.method == "untuned" else shares.get(r.criterion, 0.6))
+        for r in table.runs
+    }
 
 
 def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
@@ -42,11 +45,19 @@ def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
     labels = [row.label for row in five.rows]
     assert labels[:2] == [UNTUNED, LORA]
     assert labels == list(dict.fromkeys(labels))
-    assert {SKYLINE, truncated_by("svd_fisher"), pruned_by("random"), "full fine-tuning", "DoRA"} < set(labels)
+    assert {
+        SKYLINE,
+        truncated_by("svd_fisher"),
+        pruned_by("random"),
+        "full fine-tuning",
+        "DoRA",
+    } < set(labels)
     for row in five.rows:
         for column, (run, *_) in row.cells.items():
             initial = int(column.removeprefix("from rank "))
-            assert run.target_rank == {UNTUNED: 0, "full fine-tuning": 0, SKYLINE: initial}.get(row.label, 4)
+            assert run.target_rank == {UNTUNED: 0, "full fine-tuning": 0, SKYLINE: initial}.get(
+                row.label, 4
+            )
             if run.method in ("prune", "truncate") or row.label == SKYLINE:
                 assert run.initial_rank == initial
 
@@ -57,7 +68,9 @@ def test_every_row_is_tried_at_every_rate_of_the_grid_and_baselines_that_are_not
     grid = study.tuning.grid(study.tables["table1"], study.tables["table5"])
     assert {r.method for r in grid} == {"lora", "prune"}
     kinds = {replace(r, learning_rate=0.0).key for r in grid}
-    assert len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)  # LoRA, rsLoRA; two skylines; svd from two ranks
+    assert (
+        len(grid) == 2 * len(kinds) == 2 * (2 + 2 + 2)
+    )  # LoRA, rsLoRA; two skylines; svd from two ranks
 
 
 def test_figure_2_is_a_run_of_table_1():
@@ -75,7 +88,9 @@ def test_the_text_follows_the_numbers(tmp_path):
     text = sentences(table, found)
     assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
     own, rival = pruned_by("prunedlora2025"), truncated_by("svd")
-    (line,) = (line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than"))
+    (line,) = (
+        line for line in text if line.startswith(f"from rank 6: {own} has a lower loss than")
+    )
     assert f"{rival} (-0.15" in line
     markdown, csv = write(table, found, tmp_path, "Somewhere.")
     assert "| pruned by magnitude" in markdown.read_text()
@@ -87,6 +102,8 @@ def test_rank_and_loss_are_drawn(tmp_path):
     table = math_tables.table1(SMOKE, unchanged)
     found = results(table)
     for run in table.runs:
-        (tmp_path / f"{run.key}.json").write_text(json.dumps({"config": vars(run), "result": found[run.key]}))
+        (tmp_path / f"{run.key}.json").write_text(
+            json.dumps({"config": vars(run), "result": found[run.key]})
+        )
     for file in rank_and_loss.draw(list(tmp_path.glob("*.json")), tmp_path / "figures"):
         assert file.stat().st_size > 5_000

@@ -7,13 +7,26 @@ from experiments.tables import one_shot
 def record(kfac: float, svd: float) -> dict:
     def row(criterion, mean):
         increases = (mean + 0.1 * np.sin(np.arange(200))).tolist()
-        facts = {"criterion": criterion, "recovery": "own", "options": {}, "rank": 2, "test_standard_error": 0.01}
-        return {**facts, "test_increase": mean, "calibration_increase": mean, "test_increases": increases}
+        facts = {
+            "criterion": criterion,
+            "recovery": "own",
+            "options": {},
+            "rank": 2,
+            "test_standard_error": 0.01,
+        }
+        return {
+            **facts,
+            "test_increase": mean,
+            "calibration_increase": mean,
+            "test_increases": increases,
+        }
 
     return {"rows": [row("svd", svd), row("svd_kfac", kfac)]}
 
 
-@pytest.mark.parametrize(("kfac", "says"), [(0.1, "loses less than svd"), (0.4, "loses more than svd")])
+@pytest.mark.parametrize(
+    ("kfac", "says"), [(0.1, "loses less than svd"), (0.4, "loses more than svd")]
+)
 def test_the_text_follows_the_numbers(kfac, says):
     records = [record(kfac, 0.2), record(kfac, 0.2)]
     compared = one_shot.comparisons(records)

@@ -6,7 +6,9 @@ import pytest
 from experiments.settings.jobs import RunConfig
 from experiments.tables import peft_comparison
 
-RUN = RunConfig("org/llama@" + "a" * 40, "metamath_gsm8k", "prune", 128, 64, "prunedlora2025", steps=10)
+RUN = RunConfig(
+    "org/llama@" + "a" * 40, "metamath_gsm8k", "prune", 128, 64, "prunedlora2025", steps=10
+)
 
 RECORD = {
     "config": asdict(RUN),

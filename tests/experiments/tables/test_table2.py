@@ -20,7 +20,9 @@ def test_every_row_that_trains_is_measured_once_against_lora_at_the_target_rank(
     runs = {replace(c.run, learning_rate=1.0).key for c in costs.values()}
     assert len(runs) == len(costs)
     assert {c.run.method for c in costs.values()} == {"lora", "full", "dora", "adalora", "prune"}
-    assert {"pruned by svd, from 6", "pruned by svd, from 8", "LoRA at the target rank"} < set(costs)
+    assert {"pruned by svd, from 6", "pruned by svd, from 8", "LoRA at the target rank"} < set(
+        costs
+    )
     for cost in costs.values():
         assert cost.reference == costs["LoRA at the target rank"].run
         assert cost.run.steps % cost.block == 0
@@ -39,12 +41,22 @@ def test_another_learning_rate_is_the_same_measurement_and_another_rank_is_not()
 
 def test_events_are_no_part_of_a_step_and_the_text_follows_the_numbers(tmp_path):
     results = {
-        r.key: {"trainable_parameters": 20, "adapter_parameters": 10, "base_parameters": 1000, "adapter_bytes": 10**6}
+        r.key: {
+            "trainable_parameters": 20,
+            "adapter_parameters": 10,
+            "base_parameters": 1000,
+            "adapter_bytes": 10**6,
+        }
         | {"events": [0] * 4 if r.method == "prune" else []}
         for r in TABLE.runs
     }
     measured = {
-        label: {"run": [2.0, 3.0, 2.0], "reference": [1.0] * 3, "events": [{"block": 1, "seconds": 1.0}], "block": 2}
+        label: {
+            "run": [2.0, 3.0, 2.0],
+            "reference": [1.0] * 3,
+            "events": [{"block": 1, "seconds": 1.0}],
+            "block": 2,
+        }
         if run.method == "prune"
         else {"run": [1.0] * 3, "reference": [1.0] * 3, "events": [], "block": 2}
         for label, run in table2.trained(TABLE).items()

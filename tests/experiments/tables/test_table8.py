@@ -16,7 +16,13 @@ TABLE = load_preset("smoke").table8
 def result(level: float, *patterns: str) -> dict:
     losses = [level + 0.1 * math.sin(i) for i in range(40)]
     rows = [{"pattern": p, "perplexity": math.exp(level), "losses": losses} for p in patterns]
-    return {"text": "t", "layers": 14, "tokens": 9, "sha256": {"calibration": "c", "test": "d"}, "rows": rows}
+    return {
+        "text": "t",
+        "layers": 14,
+        "tokens": 9,
+        "sha256": {"calibration": "c", "test": "d"},
+        "rows": rows,
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,7 +43,11 @@ def test_the_table_and_its_text_follow_the_numbers(tmp_path, gradient, says, ver
     assert "| 42.13 " in text
     frame = pd.read_csv(csv).set_index(["method", "pattern"])
     assert frame.loc["wanda", "2:4"].perplexity == pytest.approx(math.exp(3.0), rel=0.05)
-    assert frame.loc["wanda", "2:4"].low < frame.loc["wanda", "2:4"].perplexity < frame.loc["wanda", "2:4"].high
+    assert (
+        frame.loc["wanda", "2:4"].low
+        < frame.loc["wanda", "2:4"].perplexity
+        < frame.loc["wanda", "2:4"].high
+    )
     assert frame.loc["wanda", "2:4"].paper_llama_7b == 11.53
 
 
@@ -49,7 +59,9 @@ def test_what_differs_between_seeds_is_told(tmp_path):
     markdown, csv = table8.write("smoke", settings, result(1.0, "dense"), rows, tmp_path)
     frame = pd.read_csv(csv).set_index("method")
     assert frame.seeds.to_dict() == {"dense": 1, "magnitude": 3, "wanda": 3, "gradient": 3}
-    assert frame.spread.wanda == pytest.approx(pd.Series([1.0, 2.0, 3.0]).map(math.exp).std(), rel=0.05)
+    assert frame.spread.wanda == pytest.approx(
+        pd.Series([1.0, 2.0, 3.0]).map(math.exp).std(), rel=0.05
+    )
     assert frame.spread.isna().tolist() == [True, False, False, False]
     assert frame.spread.magnitude == 0
     text = markdown.read_text()

@@ -21,7 +21,9 @@ def search(loss, rates=RATES, run=RUN):
 
     while missing := tuning.missing(results, build):
         tried += [run.learning_rate for run in missing]
-        results |= {run.key: {"validation": {"cross_entropy": loss(run.learning_rate)}} for run in missing}
+        results |= {
+            run.key: {"validation": {"cross_entropy": loss(run.learning_rate)}} for run in missing
+        }
     return tried, tuning.chooser(results)(run).learning_rate
 
 
@@ -61,7 +63,11 @@ def test_what_is_truncated_asks_for_what_it_is_made_from():
     ("on_others", "chosen", "seen"),
     [
         ({1e-3: 0.52}, 1e-3, {1e-3}),  # the mean, 0.51, stays the least
-        ({1e-3: 0.90, 1e-4: 0.50}, 1e-4, {1e-3, 1e-4}),  # it falls behind what 1e-4 reached on the first seed
+        (
+            {1e-3: 0.90, 1e-4: 0.50},
+            1e-4,
+            {1e-3, 1e-4},
+        ),  # it falls behind what 1e-4 reached on the first seed
         ({1e-3: 0.90, 1e-4: 0.95}, 1e-3, {1e-3, 1e-4}),  # which does not hold on the others either
         ({1e-3: math.nan, 1e-4: math.nan, 1e-5: 0.85}, 1e-5, {1e-3, 1e-4, 1e-5}),
     ],
@@ -75,9 +81,15 @@ def test_a_rate_must_hold_on_all_seeds(on_others, chosen, seen):
 
     while missing := tuning.missing(results, build):
         tried += missing
-        losses = {run.key: (on_others if run.seed else on_first)[run.learning_rate] for run in missing}
+        losses = {
+            run.key: (on_others if run.seed else on_first)[run.learning_rate] for run in missing
+        }
         results |= {key: {"validation": {"cross_entropy": loss}} for key, loss in losses.items()}
-    assert {(run.learning_rate, run.seed) for run in tried if run.seed} == {(r, s) for r in seen for s in (1, 2)}
+    assert {(run.learning_rate, run.seed) for run in tried if run.seed} == {
+        (r, s) for r in seen for s in (1, 2)
+    }
     assert len(tried) == len({run.key for run in tried})
     assert tuning.chooser(results)(RUN).learning_rate == chosen
-    assert (1e-5 in {run.learning_rate for run in tried}) == (1e-4 in seen)  # the new best has its neighbours tried
+    assert (1e-5 in {run.learning_rate for run in tried}) == (
+        1e-4 in seen
+    )  # the new best has its neighbours tried

@@ -21,7 +21,10 @@ def rows(monkeypatch):
         # the last tested row is in the training split too
         start = 59 if split.startswith("validation") else 0
         words = ("bad", "good")
-        return [{f: f"{words[i % 2]} {f} {i}" for f in fields} | {"label": i % 2} for i in range(start, start + 60)]
+        return [
+            {f: f"{words[i % 2]} {f} {i}" for f in fields} | {"label": i % 2}
+            for i in range(start, start + 60)
+        ]
 
     monkeypatch.setattr(hub_glue, "load_rows", made)
 
@@ -32,12 +35,15 @@ def test_splits_of_glue_are_disjoint_and_labelled(name):
     test, validation, train = task.test(1_000), task.validation(1_000), task.train(100, seed=0)
     assert (len(test), len(validation), len(train)) == (60, 12, 100)
     assert {e.prompt for e in train}.isdisjoint(e.prompt for e in test + validation)
-    assert all(e.answer in task.labels and e.text.startswith(name.removeprefix("glue_")) for e in test)
+    assert all(
+        e.answer in task.labels and e.text.startswith(name.removeprefix("glue_")) for e in test
+    )
     assert task.train(20, seed=0) == train[:20] != task.train(20, seed=1)
 
 
 @pytest.mark.parametrize(
-    ("method", "criterion", "initial"), [("lora", "", 2), ("prune", "prunedlora2025", 4), ("full", "", 0)]
+    ("method", "criterion", "initial"),
+    [("lora", "", 2), ("prune", "prunedlora2025", 4), ("full", "", 0)],
 )
 def test_a_t5_learns_a_task_and_its_head_is_trained_and_saved(method, criterion, initial, tmp_path):
     config = RunConfig(

@@ -6,14 +6,22 @@ from experiments.tasks import TASKS, hub_code
 
 
 def conversation(i: int, answer: str) -> dict:
-    said = (("user", f"Question {i}"), ("assistant", answer), ("user", "Better?"), ("assistant", "No."))
+    said = (
+        ("user", f"Question {i}"),
+        ("assistant", answer),
+        ("user", "Better?"),
+        ("assistant", "No."),
+    )
     return {"id": i, "messages": [{"role": role, "content": content} for role, content in said]}
 
 
 @pytest.fixture
 def conversations(monkeypatch):
     tested = hub_code.problems()[0]["entry_point"]
-    good = [conversation(i % 40, f"So:\n```python\ndef made_up_{i}(): return {i}\n```") for i in range(50)]
+    good = [
+        conversation(i % 40, f"So:\n```python\ndef made_up_{i}(): return {i}\n```")
+        for i in range(50)
+    ]
     bad = [
         conversation(100, "No code."),
         conversation(101, f"```python\ndef {tested}(x):\n    return x\n```"),
@@ -35,7 +43,10 @@ def test_conversations_about_code_are_split_without_tested_functions_or_repetiti
     assert (len(validation), len(train)) == (10, 30)
     prompts = [e.prompt for e in validation + train]
     assert len(set(prompts)) == 40
-    assert all(e.target.startswith(" So:\n```python\ndef made_up_") and "Better?" not in e.target for e in train)
+    assert all(
+        e.target.startswith(" So:\n```python\ndef made_up_") and "Better?" not in e.target
+        for e in train
+    )
     assert task.train(5, seed=0) == train[:5] != task.train(5, seed=1)
 
 
@@ -43,6 +54,8 @@ def test_answers_in_a_block_pass_the_tests_of_their_problem_and_others_do_not():
     task = TASKS["code_feedback"]
     for example in task.test(12):
         assert task.judge(task.read_answer(example.target), example), example.prompt
-        assert not task.judge(task.read_answer("```python\ndef something_else():\n    pass\n```"), example)
+        assert not task.judge(
+            task.read_answer("```python\ndef something_else():\n    pass\n```"), example
+        )
     assert task.read_answer("text\n```\nx\n```") == "x\n"
     assert task.read_answer("x = 1") == "x = 1"

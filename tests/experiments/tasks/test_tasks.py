@@ -13,7 +13,8 @@ from experiments.tasks.base import fingerprint
 
 
 @pytest.mark.parametrize(
-    "name", ["arithmetic", "gsm_symbolic", "movie_reviews", "product_reviews", "editorials", "tweets"]
+    "name",
+    ["arithmetic", "gsm_symbolic", "movie_reviews", "product_reviews", "editorials", "tweets"],
 )
 def test_splits_are_disjoint_fixed_and_without_repetition(name):
     task = TASKS[name]
@@ -42,7 +43,9 @@ def test_splits_are_disjoint_fixed_and_without_repetition(name):
 def test_packages_still_give_the_same_examples(name, test, validation, train):
     task = TASKS[name]
     splits = task.test(100), task.validation(100), task.train(200, seed=0)
-    assert tuple(map(fingerprint, splits)) == (test, validation, train), "the data are not what they were"
+    assert tuple(map(fingerprint, splits)) == (test, validation, train), (
+        "the data are not what they were"
+    )
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "movie_reviews", "product_reviews", "tweets"])
@@ -50,4 +53,6 @@ def test_the_data_are_those_of_the_committed_results(name):
     files = sorted((RESULTS / "cpu" / "runs").glob(f"{name}_*.json"))
     records = [json.loads(file.read_text()) for file in (files[0], files[-1])]
     for record in records:
-        assert splits(validated(RunConfig, record["config"], "config")) == record["result"]["splits"]
+        assert (
+            splits(validated(RunConfig, record["config"], "config")) == record["result"]["splits"]
+        )

@@ -16,7 +16,9 @@ def test_finds_every_layer_with_its_scaling(lora):
 
 
 def test_finds_injected_layers_and_layers_inside_wrappers(lora):
-    injected = peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["q_proj"]), llama())
+    injected = peft.inject_adapter_in_model(
+        peft.LoraConfig(r=2, target_modules=["q_proj"]), llama()
+    )
     assert len(find_lora_modules(injected)) == 2
     assert len(find_lora_modules(nn.ModuleDict({"wrapped": lora()}))) == 6
 
@@ -37,7 +39,10 @@ def test_an_unknown_adapter_lists_the_known_ones(lora):
         ({"use_dora": True}, "plain LoRA"),
         ({"target_modules": ["embed_tokens"]}, "embedding"),
         ({"lora_bias": True, "target_modules": ["q_proj"]}, "lora_bias"),
-        ({"target_modules": ["q_proj"], "target_parameters": ["mlp.down_proj.weight"]}, "target_parameters"),
+        (
+            {"target_modules": ["q_proj"], "target_parameters": ["mlp.down_proj.weight"]},
+            "target_parameters",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -49,7 +54,8 @@ def test_unsupported_kinds_are_named(settings, reason):
 
 def test_convolutions_are_refused():
     model = peft.get_peft_model(
-        nn.Sequential(nn.Conv2d(3, 4, 3)), peft.LoraConfig(r=2, target_modules=["0"], task_type=None)
+        nn.Sequential(nn.Conv2d(3, 4, 3)),
+        peft.LoraConfig(r=2, target_modules=["0"], task_type=None),
     )
     with pytest.raises(UnsupportedAdapterError, match="convolution"):
         find_lora_modules(model)

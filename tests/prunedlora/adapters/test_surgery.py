@@ -20,7 +20,9 @@ def masked(lora, make_optimizer, criterion="prunedlora2025"):
     """A model in the middle of training, rank 8 masked down to 4, with its pruner still attached."""
     model = lora()
     optimizer = make_optimizer(trainable(model))
-    config = PruneConfig(target_rank=4, interval=2, per_event=2, warmup_steps=2, criterion=criterion)
+    config = PruneConfig(
+        target_rank=4, interval=2, per_event=2, warmup_steps=2, criterion=criterion
+    )
     pruner = LoraRankPruner(model, optimizer, config, total_steps=100)
     for _ in range(6):
         step(model, optimizer)
@@ -29,7 +31,9 @@ def masked(lora, make_optimizer, criterion="prunedlora2025"):
 
 
 def removed_components(pruner):
-    return {name: sorted(j for e in pruner.events for j in e.removed[name]) for name in pruner.ranks}
+    return {
+        name: sorted(j for e in pruner.events for j in e.removed[name]) for name in pruner.ranks
+    }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -52,7 +56,9 @@ def test_removed_components_stay_zero_by_themselves_once_their_momentum_is_gone(
     pruner.close()
     for _ in range(50):
         step(model, optimizer)
-    assert all(not m.B[:, removed[m.name]].any() and not m.A[removed[m.name]].any() for m in pruner.modules)
+    assert all(
+        not m.B[:, removed[m.name]].any() and not m.A[removed[m.name]].any() for m in pruner.modules
+    )
 
 
 @pytest.mark.parametrize("criterion", ["random", "magnitude", "llmpruner2023", "prunedlora2025"])
@@ -73,14 +79,18 @@ def test_after_shrinking_training_goes_on_as_if_masked(lora, name):
     model, optimizer, pruner = masked(lora, OPTIMIZERS[name])
     twin, twin_optimizer = copy.deepcopy((model, optimizer))
     pruner.finish()
-    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in trainable(model)}
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {
+        id(p) for p in trainable(model)
+    }
     assert set(optimizer.state) == set(trainable(model))
     for m, o in ((model, optimizer), (twin, twin_optimizer)):
         torch.manual_seed(5)
         for _ in range(5):
             step(m, o)
     tokens = ids()
-    torch.testing.assert_close(model(input_ids=tokens).logits, twin(input_ids=tokens).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model(input_ids=tokens).logits, twin(input_ids=tokens).logits, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_an_optimiser_with_other_state_is_refused_before_anything_changes(lora):
@@ -126,7 +136,10 @@ def test_shrink_refuses_to_drop_weights_or_to_leave_nothing(lora):
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}}])
 def test_truncate_adapter_is_the_best_approximation_at_equal_scaling(lora, settings):
     model = lora(**settings)
-    before = {m.name: (m.B.detach().clone(), m.A.detach().clone(), m.scaling) for m in find_lora_modules(model)}
+    before = {
+        m.name: (m.B.detach().clone(), m.A.detach().clone(), m.scaling)
+        for m in find_lora_modules(model)
+    }
     truncate_adapter(model, 3)
     for module in find_lora_modules(model):
         B, A, scaling = before[module.name]

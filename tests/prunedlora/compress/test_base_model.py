@@ -21,6 +21,8 @@ def test_a_wrong_base_model_is_refused(tmp_path):
             (other / name).write_bytes((base / name).read_bytes())
         with pytest.raises(ConfigurationError, match="base model"):
             compress_adapter(
-                source, tmp_path / "b", CompressConfig(rank=2, base=str(other), data=data, device="cpu", samples=8)
+                source,
+                tmp_path / "b",
+                CompressConfig(rank=2, base=str(other), data=data, device="cpu", samples=8),
             )
         assert not (tmp_path / "b").exists()

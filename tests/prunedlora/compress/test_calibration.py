@@ -10,11 +10,15 @@ from prunedlora.files.adapter_file import open_adapter
 from tests.adapters_on_disk import base_folder, examples, saved
 
 
-@pytest.mark.parametrize("criterion", [None, "svd_fisher", "prunedlora2025", "adalora2023", "llmpruner2023", "svd"])
+@pytest.mark.parametrize(
+    "criterion", [None, "svd_fisher", "prunedlora2025", "adalora2023", "llmpruner2023", "svd"]
+)
 def test_with_data_the_held_out_loss_is_that_of_what_was_written(tmp_path, criterion):
     base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
     source = saved(tmp_path / "a", rank_pattern={"q_proj": 3})
-    config = CompressConfig(rank=5, criterion=criterion, base=base, data=data, samples=16, device="cpu")
+    config = CompressConfig(
+        rank=5, criterion=criterion, base=base, data=data, samples=16, device="cpu"
+    )
     report = compress_adapter(source, tmp_path / "b", config)
     assert report.settings["criterion"] == (criterion or "svd_fisher")
     for folder, loss in ((source, report.loss_before), (tmp_path / "b", report.loss)):
@@ -37,7 +41,9 @@ def test_statistics_come_from_calibration_examples_only(tmp_path):
 def test_the_moments_are_those_of_the_calibration_examples(tmp_path):
     """C_z against the definition, from hooks of the test's own."""
     base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
-    calibration = load_calibration(open_adapter(saved(tmp_path / "a")), base, data, 12, device="cpu")
+    calibration = load_calibration(
+        open_adapter(saved(tmp_path / "a")), base, data, 12, device="cpu"
+    )
     name = "model.layers.0.self_attn.q_proj"
     seen = []
     layer = calibration.modules[name].layer.lora_A["default"]

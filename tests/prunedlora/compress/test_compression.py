@@ -15,7 +15,11 @@ from tests.adapters_on_disk import best, loaded, logits, products, saved
 
 
 def digest(folder):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_svd_writes_the_best_approximation_and_reports_its_error(tmp_path):
@@ -29,12 +33,18 @@ def test_svd_writes_the_best_approximation_and_reports_its_error(tmp_path):
         error, norm = error + (new[name] - product).square().sum(), norm + product.square().sum()
     assert report.relative_error == pytest.approx(float((error / norm).sqrt()), rel=1e-6)
     assert digest(source) == before
-    assert report.bytes_after == (tmp_path / "b" / "adapter_model.safetensors").stat().st_size < report.bytes_before
+    assert (
+        report.bytes_after
+        == (tmp_path / "b" / "adapter_model.safetensors").stat().st_size
+        < report.bytes_before
+    )
 
 
 def test_report_and_metadata_say_what_was_done(tmp_path):
     report = compress_adapter(saved(tmp_path / "a"), tmp_path / "b", CompressConfig(energy=0.9))
-    assert json.loads((tmp_path / "b" / "pruning_report.json").read_text()) == json.loads(report.to_json())
+    assert json.loads((tmp_path / "b" / "pruning_report.json").read_text()) == json.loads(
+        report.to_json()
+    )
     with safe_open(tmp_path / "b" / "adapter_model.safetensors", "pt") as file:
         metadata = json.loads(file.metadata()["prunedlora"])
     assert metadata["settings"] == report.settings
@@ -42,7 +52,9 @@ def test_report_and_metadata_say_what_was_done(tmp_path):
     assert metadata["version"] == report.version
 
 
-@pytest.mark.parametrize("name", [n for n in available_criteria() if set(get_criterion(n).needs) <= {"noise"}])
+@pytest.mark.parametrize(
+    "name", [n for n in available_criteria() if set(get_criterion(n).needs) <= {"noise"}]
+)
 def test_every_criterion_without_needs_works_from_the_file_alone(tmp_path, name):
     source = saved(tmp_path / "a")
     report = compress_adapter(source, tmp_path / "b", CompressConfig(rank=3, criterion=name))
@@ -53,7 +65,9 @@ def test_every_criterion_without_needs_works_from_the_file_alone(tmp_path, name)
     loaded(tmp_path / "b")
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, None), (torch.float16, None), (torch.float32, "bf16")])
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.bfloat16, None), (torch.float16, None), (torch.float32, "bf16")]
+)
 def test_dtypes(tmp_path, dtype, name):
     source = saved(tmp_path / "a", dtype=dtype)
     report = compress_adapter(source, tmp_path / "b", CompressConfig(rank=8, dtype=name))
@@ -76,7 +90,8 @@ def test_one_module_is_read_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "prunedlora.criteria.get_criterion",
         lambda name: __import__("dataclasses").replace(
-            get_criterion(name), reduce=lambda *a, **k: order.append(("reduced", "")) or reduce(*a, **k)
+            get_criterion(name),
+            reduce=lambda *a, **k: order.append(("reduced", "")) or reduce(*a, **k),
         ),
     )
     compress_adapter(saved(tmp_path / "a"), tmp_path / "b", CompressConfig(rank=2))

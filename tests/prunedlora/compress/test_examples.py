@@ -14,7 +14,9 @@ def test_data_of_no_use_is_refused(tmp_path, text):
     data.write_text(text)
     with pytest.raises(ConfigurationError):
         compress_adapter(
-            saved(tmp_path / "a"), tmp_path / "b", CompressConfig(rank=2, base=base, data=str(data), device="cpu")
+            saved(tmp_path / "a"),
+            tmp_path / "b",
+            CompressConfig(rank=2, base=base, data=str(data), device="cpu"),
         )
     assert not (tmp_path / "b").exists()
 

@@ -14,5 +14,9 @@ def test_verification_with_a_base_model(tmp_path):
     tensors = load_file(source / "adapter_model.safetensors")
     dead = {k: torch.zeros_like(t) if "lora_B" in k else t for k, t in tensors.items()}
     save_file(dead, source / "adapter_model.safetensors", metadata={"format": "pt"})
-    failed = {check.name for check in verify_adapter(source, base, device="cpu").checks if not check.passed}
+    failed = {
+        check.name
+        for check in verify_adapter(source, base, device="cpu").checks
+        if not check.passed
+    }
     assert failed == {"values", "effect"}

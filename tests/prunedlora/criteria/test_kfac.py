@@ -24,4 +24,6 @@ def test_kfac_cost_is_that_of_the_dense_kronecker_model(layer):
     C = torch.einsum("nti,ntj->ij", x, x) / x[..., 0].numel()
     D = 4.0 * torch.einsum("nti,ntj->ij", g, g) / g.shape[0]  # s² = 4
     delta = out.factors.B @ out.factors.A - factors.B @ factors.A
-    assert float(out.cost.sum()) == pytest.approx(float(0.5 * torch.trace(D @ delta @ C @ delta.mT)), rel=1e-9)
+    assert float(out.cost.sum()) == pytest.approx(
+        float(0.5 * torch.trace(D @ delta @ C @ delta.mT)), rel=1e-9
+    )

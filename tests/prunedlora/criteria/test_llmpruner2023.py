@@ -15,7 +15,9 @@ def test_llmpruner_sums_its_taylor_terms(layer, form):
     factors, statistics, _, _ = layer
     expected = []
     for j in range(5):
-        t = torch.cat([factors.B[:, j] * statistics.gradient_B[:, j], factors.A[j] * statistics.gradient_A[j]])
+        t = torch.cat(
+            [factors.B[:, j] * statistics.gradient_B[:, j], factors.A[j] * statistics.gradient_A[j]]
+        )
         terms = {"element1": t.abs(), "element2": 0.5 * t**2, "mixed": (t - 0.5 * t**2).abs()}
         expected.append(terms[form].sum())
     torch.testing.assert_close(

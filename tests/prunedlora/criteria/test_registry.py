@@ -32,19 +32,28 @@ def test_own_score_is_usable_by_name():
             register("smallest_index", needs=(), unit="none")(smallest_index)
     finally:
         unregister("smallest_index")
-    with pytest.raises(ConfigurationError, match="no criterion 'smallest_index'; there are: adalora2023"):
+    with pytest.raises(
+        ConfigurationError, match="no criterion 'smallest_index'; there are: adalora2023"
+    ):
         get_criterion("smallest_index")
 
 
 def test_an_option_of_another_kind_than_its_default_is_refused():
     svd_fisher = get_criterion("svd_fisher")
     check_options(svd_fisher, {"damping": 1, "max_iter": 5, "mu": 0.5, "lam": None})
-    with pytest.raises(ConfigurationError, match=r"svd_fisher has no option dampling; it has: damping=0\.01"):
+    with pytest.raises(
+        ConfigurationError, match=r"svd_fisher has no option dampling; it has: damping=0\.01"
+    ):
         check_options(svd_fisher, {"dampling": 1})
     for value in ("strong", True, None):
-        with pytest.raises(ConfigurationError, match=f"damping must be a number, not {value!r}; its default is 0.01"):
+        with pytest.raises(
+            ConfigurationError,
+            match=f"damping must be a number, not {value!r}; its default is 0.01",
+        ):
             check_options(svd_fisher, {"damping": value})
-    with pytest.raises(ConfigurationError, match="newton must be a word, not 1; its default is 'off'"):
+    with pytest.raises(
+        ConfigurationError, match="newton must be a word, not 1; its default is 'off'"
+    ):
         check_options(get_criterion("prunedlora2025"), {"newton": 1})
 
 

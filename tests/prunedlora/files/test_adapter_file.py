@@ -17,17 +17,41 @@ BAD_TENSORS = {
     "missing half": (lambda t: t.pop(A), AdapterFileError, "lacks its other half"),
     "missing other half": (lambda t: t.pop(B), AdapterFileError, "lacks its other half"),
     "shapes": (lambda t: t.update({A: torch.ones(3, 16)}), AdapterFileError, "do not multiply"),
-    "empty": (lambda t: t.update({A: torch.ones(0, 16), B: torch.ones(16, 0)}), AdapterFileError, "do not multiply"),
-    "vector": (lambda t: t.update({A: torch.ones(8), B: torch.ones(8)}), AdapterFileError, "do not multiply"),
+    "empty": (
+        lambda t: t.update({A: torch.ones(0, 16), B: torch.ones(16, 0)}),
+        AdapterFileError,
+        "do not multiply",
+    ),
+    "vector": (
+        lambda t: t.update({A: torch.ones(8), B: torch.ones(8)}),
+        AdapterFileError,
+        "do not multiply",
+    ),
     "dtypes": (lambda t: t.update({A: t[A].half()}), AdapterFileError, "dtypes"),
     "integers": (lambda t: t.update({A: t[A].int(), B: t[B].int()}), AdapterFileError, "dtypes"),
-    "rank": (lambda t: t.update({A: t[A][:4].clone(), B: t[B][:, :4].clone()}), AdapterFileError, "rank_pattern"),
+    "rank": (
+        lambda t: t.update({A: t[A][:4].clone(), B: t[B][:, :4].clone()}),
+        AdapterFileError,
+        "rank_pattern",
+    ),
     "nan": (lambda t: t[A].fill_(float("nan")), NonFiniteError, "q_proj"),
     "inf": (lambda t: t[B][0].fill_(float("inf")), NonFiniteError, "q_proj"),
     "unknown": (lambda t: t.update({"stranger": torch.ones(1)}), AdapterFileError, "stranger"),
-    "unknown in the model": (lambda t: t.update({"base_model.model.x": torch.ones(1)}), AdapterFileError, "nothing"),
-    "dora": (lambda t: t.update({A[:-13] + "lora_magnitude_vector": torch.ones(16)}), UnsupportedAdapterError, "DoRA"),
-    "bias of B": (lambda t: t.update({B[:-6] + "bias": torch.ones(16)}), UnsupportedAdapterError, "bias"),
+    "unknown in the model": (
+        lambda t: t.update({"base_model.model.x": torch.ones(1)}),
+        AdapterFileError,
+        "nothing",
+    ),
+    "dora": (
+        lambda t: t.update({A[:-13] + "lora_magnitude_vector": torch.ones(16)}),
+        UnsupportedAdapterError,
+        "DoRA",
+    ),
+    "bias of B": (
+        lambda t: t.update({B[:-6] + "bias": torch.ones(16)}),
+        UnsupportedAdapterError,
+        "bias",
+    ),
     "live name": (
         lambda t: t.update({A[:-7] + ".default.weight": t[A].clone()}),
         UnsupportedAdapterError,
@@ -36,7 +60,9 @@ BAD_TENSORS = {
 }
 
 
-@pytest.mark.parametrize(("change", "kind", "message"), BAD_TENSORS.values(), ids=BAD_TENSORS.keys())
+@pytest.mark.parametrize(
+    ("change", "kind", "message"), BAD_TENSORS.values(), ids=BAD_TENSORS.keys()
+)
 def test_bad_tensors(tmp_path, change, kind, message):
     source = edited(tmp_path / "a", change)
     with pytest.raises(kind, match=message):
@@ -49,7 +75,9 @@ class Bomb:
         return (open, ("bomb-went-off", "w"))
 
 
-@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt", "adapter_model.ckpt", "x.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.bin", "adapter_model.pt", "adapter_model.ckpt", "x.safetensors"]
+)
 @pytest.mark.parametrize("torch_format", [True, False])
 def test_pickled_weights_are_refused_and_never_opened(tmp_path, monkeypatch, name, torch_format):
     monkeypatch.chdir(tmp_path)
@@ -94,7 +122,9 @@ def test_paths_in_the_configuration_lead_nowhere(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["../../x/y", "nobody/../x", "/nothing/here", "a/b/../c.safetensors", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["../../x/y", "nobody/../x", "/nothing/here", "a/b/../c.safetensors", "nothing"]
+)
 def test_a_source_that_is_not_there(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AdapterFileError, match="no such folder"):

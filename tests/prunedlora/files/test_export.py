@@ -27,7 +27,9 @@ with torch.no_grad():
 
 def pruned(model):
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
-    config = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=1, per_event=2, warmup_steps=2)
+    config = PruneConfig(
+        target_rank=2, criterion="prunedlora2025", interval=1, per_event=2, warmup_steps=2
+    )
     with LoraRankPruner(model, optimizer, config, total_steps=10):
         for _ in range(10):
             step(model, optimizer)
@@ -38,7 +40,9 @@ def test_plain_peft_in_a_new_process_gives_the_same_logits(lora, tmp_path):
     model = pruned(lora(zero_B=True))
     folder = export_adapter(model, tmp_path / "out" / "adapter")
     tokens = ids()
-    save_file({"ids": tokens, "logits": model(input_ids=tokens).logits.detach()}, tmp_path / "probe")
+    save_file(
+        {"ids": tokens, "logits": model(input_ids=tokens).logits.detach()}, tmp_path / "probe"
+    )
     command = [sys.executable, "-c", NEW_PROCESS, str(ROOT), str(tmp_path / "probe"), str(folder)]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(out.stdout) <= 1e-5
@@ -58,9 +62,13 @@ def test_ranks_and_scalings_survive_export_and_loading(lora, tmp_path, settings)
     export_adapter(model, tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(llama(), tmp_path / "adapter").eval()
     tokens = ids()
-    torch.testing.assert_close(again(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        again(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5
+    )
     merged = again.merge_and_unload()
-    torch.testing.assert_close(merged(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        merged(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5
+    )
 
 
 def test_every_tensor_has_the_target_rank_and_the_file_shrinks_in_proportion(lora, tmp_path):
@@ -123,4 +131,6 @@ def test_truncation_after_training_exports_at_the_new_rank(lora, tmp_path):
     export_adapter(model, tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(llama(), tmp_path / "adapter")
     tokens = ids()
-    torch.testing.assert_close(again(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        again(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5
+    )

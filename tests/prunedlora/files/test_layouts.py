@@ -18,7 +18,13 @@ from prunedlora.files.readers import readings
 from tests.adapters_on_disk import ALL_LINEAR, loaded, logits, saved
 from tests.models import llama
 
-PATTERNS = ({}, {"rank_pattern": {"q_proj": 3, "layers.1.self_attn.v_proj": 5}, "alpha_pattern": {"down_proj": 7}})
+PATTERNS = (
+    {},
+    {
+        "rank_pattern": {"q_proj": 3, "layers.1.self_attn.v_proj": 5},
+        "alpha_pattern": {"down_proj": 7},
+    },
+)
 
 
 def expected_scalings(folder):
@@ -26,10 +32,15 @@ def expected_scalings(folder):
     raw = json.loads((folder / "adapter_config.json").read_text())
 
     def pick(pattern, name, default):
-        return next((v for k, v in raw[pattern].items() if name == k or name.endswith("." + k)), default)
+        return next(
+            (v for k, v in raw[pattern].items() if name == k or name.endswith("." + k)), default
+        )
 
     def scaling(name):
-        rank, alpha = pick("rank_pattern", name, raw["r"]), pick("alpha_pattern", name, raw["lora_alpha"])
+        rank, alpha = (
+            pick("rank_pattern", name, raw["r"]),
+            pick("alpha_pattern", name, raw["lora_alpha"]),
+        )
         return alpha / (math.sqrt(rank) if raw["use_rslora"] else rank)
 
     return scaling
@@ -73,14 +84,24 @@ def test_every_layout_gives_the_reference_logits(
     tmp_path_factory, r, alpha, rslora, patterns, targets, dtype, layout, data
 ):
     tmp = tmp_path_factory.mktemp("layout")
-    source = saved(tmp / "a", r=r, lora_alpha=alpha, use_rslora=rslora, target_modules=targets, dtype=dtype, **patterns)
+    source = saved(
+        tmp / "a",
+        r=r,
+        lora_alpha=alpha,
+        use_rslora=rslora,
+        target_modules=targets,
+        dtype=dtype,
+        **patterns,
+    )
     rank = data.draw(st.integers(1, r))
     wish = (
         {"rank": rank}
         if layout == "uniform"
         else data.draw(st.sampled_from([{"energy": 0.8}, {"rank": rank, "scope": "global"}]))
     )
-    report = compress_adapter(source, tmp / "b", CompressConfig(layout=layout, dtype="fp32", **wish))
+    report = compress_adapter(
+        source, tmp / "b", CompressConfig(layout=layout, dtype="fp32", **wish)
+    )
     if layout != "ragged":
         without_patterns(tmp / "b")
     want = logits(reference(source, report.ranks))
@@ -92,7 +113,10 @@ def test_every_layout_gives_the_reference_logits(
 @pytest.mark.parametrize("layout", ["uniform", "padded", "ragged"])
 def test_the_readers_that_the_layout_promises_agree(tmp_path, layout):
     source = saved(tmp_path / "a", use_rslora=True, **PATTERNS[1])
-    assert {row.reader for row in readings(open_adapter(source)) if row.wrong} == {"vLLM", "llama.cpp"}
+    assert {row.reader for row in readings(open_adapter(source)) if row.wrong} == {
+        "vLLM",
+        "llama.cpp",
+    }
     wish = {"rank": 2} if layout == "uniform" else {"energy": 0.8}
     compress_adapter(source, tmp_path / "b", CompressConfig(layout=layout, **wish))
     wrong = {row.reader for row in readings(open_adapter(tmp_path / "b")) if row.wrong}
@@ -127,12 +151,18 @@ def test_names_that_end_alike_keep_their_own_ranks(tmp_path):
         torch.manual_seed(0)
         return nn.ModuleDict({"x": nn.Linear(6, 6), "axx": nn.ModuleDict({"x": nn.Linear(6, 6)})})
 
-    model = peft.get_peft_model(base(), peft.LoraConfig(r=4, target_modules=["x"], rank_pattern={"^x": 2}))
+    model = peft.get_peft_model(
+        base(), peft.LoraConfig(r=4, target_modules=["x"], rank_pattern={"^x": 2})
+    )
     for module in find_lora_modules(model):
         nn.init.normal_(module.B)
     export_adapter(model, tmp_path / "a", layout="ragged")
     again = peft.PeftModel.from_pretrained(base(), str(tmp_path / "a"))
-    assert [m.rank for m in find_lora_modules(again)] == [m.rank for m in find_lora_modules(model)] == [2, 4]
+    assert (
+        [m.rank for m in find_lora_modules(again)]
+        == [m.rank for m in find_lora_modules(model)]
+        == [2, 4]
+    )
 
 
 def test_padding_changes_no_product():
@@ -149,7 +179,9 @@ def test_padding_changes_no_product():
 def test_other_trained_tensors_are_carried_over(tmp_path):
     source = saved(tmp_path / "a", modules_to_save=["lm_head"])
     compress_adapter(source, tmp_path / "b", CompressConfig(rank=8))
-    torch.testing.assert_close(logits(loaded(tmp_path / "b")), logits(loaded(source)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logits(loaded(tmp_path / "b")), logits(loaded(source)), rtol=0, atol=1e-5
+    )
     before, after = (load_file(x / "adapter_model.safetensors") for x in (source, tmp_path / "b"))
     key = "base_model.model.lm_head.weight"
     assert torch.equal(before[key], after[key])
@@ -160,13 +192,18 @@ def test_embeddings_are_lowered_too(tmp_path):
     tensors = load_file(source / "adapter_model.safetensors")
     torch.manual_seed(4)
     A, B = torch.randn(8, 32), torch.randn(16, 8)
-    tensors |= {f"base_model.model.model.embed_tokens.lora_embedding_{n}": t for n, t in (("A", A), ("B", B))}
+    tensors |= {
+        f"base_model.model.model.embed_tokens.lora_embedding_{n}": t
+        for n, t in (("A", A), ("B", B))
+    }
     save_file(tensors, source / "adapter_model.safetensors", metadata={"format": "pt"})
     raw = json.loads((source / "adapter_config.json").read_text())
     raw["target_modules"].append("embed_tokens")
     (source / "adapter_config.json").write_text(json.dumps(raw))
     compress_adapter(source, tmp_path / "b", CompressConfig(rank=8))
-    torch.testing.assert_close(logits(loaded(tmp_path / "b")), logits(loaded(source)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logits(loaded(tmp_path / "b")), logits(loaded(source)), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("exclude", [None, ["lm_head"], r".*lm_head"])
@@ -178,7 +215,9 @@ def test_a_module_that_adds_nothing_is_kept_or_unwrapped(tmp_path, exclude):
     save_file(tensors, source / "adapter_model.safetensors", metadata={"format": "pt"})
     want = logits(loaded(source))
     compress_adapter(source, tmp_path / "kept", CompressConfig(rank=8))
-    report = compress_adapter(source, tmp_path / "out", CompressConfig(rank=8, zero_modules="exclude"))
+    report = compress_adapter(
+        source, tmp_path / "out", CompressConfig(rank=8, zero_modules="exclude")
+    )
     assert report.excluded == [dead]
     for name, count in (("kept", 6), ("out", 5)):
         model = loaded(tmp_path / name)
@@ -193,7 +232,9 @@ def test_a_global_budget_may_leave_modules_without_components(tmp_path):
     tensors[f"base_model.model.{weak}.lora_B.weight"].mul_(1e-3)
     save_file(tensors, source / "adapter_model.safetensors", metadata={"format": "pt"})
     kept = compress_adapter(source, tmp_path / "kept", CompressConfig(rank=2, scope="global"))
-    out = compress_adapter(source, tmp_path / "out", CompressConfig(rank=2, scope="global", zero_modules="exclude"))
+    out = compress_adapter(
+        source, tmp_path / "out", CompressConfig(rank=2, scope="global", zero_modules="exclude")
+    )
     assert kept.ranks[weak] == 1
     assert weak in out.excluded
     assert sum(kept.ranks.values()) == sum(out.ranks.values()) == 12

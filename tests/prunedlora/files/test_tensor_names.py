@@ -29,7 +29,9 @@ def test_files_of_diffusion_tools(tmp_path, alpha, layout):
             assert new[f"{name}.alpha"].item() == rank
             assert new[f"{name}.alpha"].shape == ()
         scale = 1.0 if alpha is None else alpha / 4
-        before = old[f"{name}.lora_up.weight"].double().flatten(1) @ old[f"{name}.lora_down.weight"].double().flatten(1)
+        before = old[f"{name}.lora_up.weight"].double().flatten(1) @ old[
+            f"{name}.lora_down.weight"
+        ].double().flatten(1)
         after = up.double().flatten(1) @ down.double().flatten(1)
         torch.testing.assert_close(after, scale * best(before, rank), rtol=0, atol=3e-2)
     with safe_open(out, "pt") as file:

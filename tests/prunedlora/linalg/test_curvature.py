@@ -19,7 +19,9 @@ def test_indefinite_curvature_is_refused_by_name():
 
 def test_slightly_indefinite_curvature_is_floored():
     """Beyond the last rung of the ladder: one eigenvalue at -1.5 % of the trace's share."""
-    Q = torch.linalg.qr(torch.tensor([[1.0, 1, 1], [1, -1, 0.2], [1, 0.3, -1]], dtype=torch.float64))[0]
+    Q = torch.linalg.qr(
+        torch.tensor([[1.0, 1, 1], [1, -1, 0.2], [1, 0.3, -1]], dtype=torch.float64)
+    )[0]
     H = Q @ torch.diag(torch.tensor([2.5, 0.52, -0.02], dtype=torch.float64)) @ Q.mT
     R = H / H.diagonal().sqrt() / H.diagonal().sqrt()[:, None]
     assert -0.01 > float(torch.linalg.eigvalsh(R)[0]) > -0.01 * float(torch.linalg.eigvalsh(R)[-1])
@@ -31,8 +33,12 @@ def test_slightly_indefinite_curvature_is_floored():
 def test_damping_is_that_of_marquardt():
     H = moment(0, 4)
     for damping, entry in itertools.product((0.0, 0.5), range(4)):
-        assert damped(H, damping)[entry, entry] == pytest.approx(float((1 + damping) * H[entry, entry]))
-    torch.testing.assert_close(inverse(H, 0.5), torch.linalg.inv(H + 0.5 * torch.diag(H.diagonal())))
+        assert damped(H, damping)[entry, entry] == pytest.approx(
+            float((1 + damping) * H[entry, entry])
+        )
+    torch.testing.assert_close(
+        inverse(H, 0.5), torch.linalg.inv(H + 0.5 * torch.diag(H.diagonal()))
+    )
 
 
 def test_square_root_is_one():

@@ -55,13 +55,19 @@ def test_no_feasible_change_is_cheaper(problem):
 
 def pair(seed, r, d=7):
     """B and Aᵀ of an adapter with one curvature each."""
-    return (normal(seed, d, r), normal(seed + 1, d + 2, r)), (moment(seed + 2, r), moment(seed + 4, r))
+    return (normal(seed, d, r), normal(seed + 1, d + 2, r)), (
+        moment(seed + 2, r),
+        moment(seed + 4, r),
+    )
 
 
 @given(SEEDS, RANKS)
 def test_first_choice_is_the_best_of_all(seed, r):
     matrices, curvatures = pair(seed, r)
-    costs = [sum(block_solution(W, H, [j])[1] for W, H in zip(matrices, curvatures, strict=True)) for j in range(r)]
+    costs = [
+        sum(block_solution(W, H, [j])[1] for W, H in zip(matrices, curvatures, strict=True))
+        for j in range(r)
+    ]
     out = eliminate(matrices, curvatures, 1, damping=0.0)
     assert out.removed.item() == int(torch.stack(costs).argmin())
     torch.testing.assert_close(out.cost[0], min(costs), rtol=1e-9, atol=0)
@@ -97,8 +103,15 @@ def test_literal_newton_step_is_equation_7(seed, r, data):
 
 @given(SEEDS, RANKS, st.floats(0.01, 1.0))
 def test_capped_newton_step_has_the_trust_radius(seed, r, trust):
-    W, G, H_inverse = normal(seed, 5, r), 1e3 * normal(seed + 1, 5, r), torch.linalg.inv(moment(seed + 2, r))
-    literal, capped = newton_step(W, G, H_inverse, "literal"), newton_step(W, G, H_inverse, "capped", trust)
+    W, G, H_inverse = (
+        normal(seed, 5, r),
+        1e3 * normal(seed + 1, 5, r),
+        torch.linalg.inv(moment(seed + 2, r)),
+    )
+    literal, capped = (
+        newton_step(W, G, H_inverse, "literal"),
+        newton_step(W, G, H_inverse, "capped", trust),
+    )
     assert capped.norm() == pytest.approx(float(min(trust * W.norm(), literal.norm())), rel=1e-12)
     assert relative(capped / capped.norm(), literal / literal.norm()) < 1e-12
     small = newton_step(W, 1e-9 * G, torch.eye(r, dtype=torch.float64), "capped", trust)
@@ -125,7 +138,9 @@ def test_scores_and_product_do_not_change_with_the_gauge(seed, r, data):
     (B, At), (H_B, H_A) = pair(seed, r)
     c = torch.exp(2 * normal(seed + 9, r)) * torch.where(normal(seed + 10, r) > 0, 1.0, -1.0)
     one = eliminate((B, At), (H_B, H_A), count, damping=0.1)
-    two = eliminate((B * c, At / c), (H_B / c / c[:, None], H_A * c * c[:, None]), count, damping=0.1)
+    two = eliminate(
+        (B * c, At / c), (H_B / c / c[:, None], H_A * c * c[:, None]), count, damping=0.1
+    )
     assert one.removed.tolist() == two.removed.tolist()
     torch.testing.assert_close(one.cost, two.cost, rtol=1e-6, atol=1e-12)
     products = [out.matrices[0] @ out.matrices[1].mT for out in (one, two)]
@@ -134,13 +149,23 @@ def test_scores_and_product_do_not_change_with_the_gauge(seed, r, data):
 
 def test_absolute_damping_depends_on_the_gauge():
     """The counter-instance of S3: with H + λI the mask flips under B[:, 0] -> B[:, 0]/10, A[0] -> 10 A[0]."""
-    W, H, c = torch.tensor([[1.0, 1.5]]).double(), torch.eye(2).double(), torch.tensor([0.1, 1.0]).double()
+    W, H, c = (
+        torch.tensor([[1.0, 1.5]]).double(),
+        torch.eye(2).double(),
+        torch.tensor([0.1, 1.0]).double(),
+    )
     gauged = W * c, H / c / c[:, None]
-    absolute = [eliminate([w], [h + torch.eye(2)], 1, damping=0.0).removed.item() for w, h in ((W, H), gauged)]
+    absolute = [
+        eliminate([w], [h + torch.eye(2)], 1, damping=0.0).removed.item()
+        for w, h in ((W, H), gauged)
+    ]
     assert absolute == [0, 0]
     W = torch.tensor([[1.5, 1.0]]).double()
     gauged = W / c.flip(0), H * c.flip(0) * c.flip(0)[:, None]
-    absolute = [eliminate([w], [h + torch.eye(2)], 1, damping=0.0).removed.item() for w, h in ((W, H), gauged)]
+    absolute = [
+        eliminate([w], [h + torch.eye(2)], 1, damping=0.0).removed.item()
+        for w, h in ((W, H), gauged)
+    ]
     relative_ = [eliminate([w], [h], 1, damping=1.0).removed.item() for w, h in ((W, H), gauged)]
     assert absolute == [1, 0]
     assert relative_ == [1, 1]
@@ -151,8 +176,12 @@ def test_a_general_change_of_basis_changes_the_result():
     R = normal(8, 4, 4)
     R_inv = torch.linalg.inv(R)
     one = eliminate((B, At), (H_B, H_A), 2, damping=0.0)
-    two = eliminate((B @ R_inv, At @ R.mT), (R @ H_B @ R.mT, R_inv.mT @ H_A @ R_inv), 2, damping=0.0)
-    assert relative(two.matrices[0] @ two.matrices[1].mT, one.matrices[0] @ one.matrices[1].mT) > 0.05
+    two = eliminate(
+        (B @ R_inv, At @ R.mT), (R @ H_B @ R.mT, R_inv.mT @ H_A @ R_inv), 2, damping=0.0
+    )
+    assert (
+        relative(two.matrices[0] @ two.matrices[1].mT, one.matrices[0] @ one.matrices[1].mT) > 0.05
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
@@ -275,7 +304,10 @@ def test_low_precision_is_decided_in_float64(dtype):
         matrices, curvatures = pair(seed, 8)
         rounded = [W.to(dtype) for W in matrices]
         out = eliminate(rounded, curvatures, 5)
-        assert out.removed.tolist() == eliminate([W.double() for W in rounded], curvatures, 5).removed.tolist()
+        assert (
+            out.removed.tolist()
+            == eliminate([W.double() for W in rounded], curvatures, 5).removed.tolist()
+        )
         assert {W.dtype for W in out.matrices} == {dtype}
 
 

@@ -18,7 +18,13 @@ def case(seed, r=4, n=30, tokens=3):
     z = normal(seed + 2, n, tokens, 8) @ A.mT
     u = (normal(seed + 3, n, tokens, 9) + z.mean(-1, keepdim=True)) @ B
     g = torch.einsum("nti,ntj->nij", u, z)
-    return B, A, g, torch.einsum("nti,ntj->ij", u, u) / n / tokens, torch.einsum("nti,ntj->ij", z, z) / n / tokens
+    return (
+        B,
+        A,
+        g,
+        torch.einsum("nti,ntj->ij", u, u) / n / tokens,
+        torch.einsum("nti,ntj->ij", z, z) / n / tokens,
+    )
 
 
 def dense_objective(X, B, A, g, D, C, mu, lam):
@@ -36,7 +42,9 @@ def dense_objective(X, B, A, g, D, C, mu, lam):
     return 0.5 * (fisher + mu * c * kronecker + lam * c_frobenius * delta.square().sum())
 
 
-@given(st.integers(0, 1000), st.integers(1, 4), st.sampled_from([(1.0, 0.0), (0.1, 0.1), (0.0, 1.0)]))
+@given(
+    st.integers(0, 1000), st.integers(1, 4), st.sampled_from([(1.0, 0.0), (0.1, 0.1), (0.0, 1.0)])
+)
 @hypothesis_settings(max_examples=15)
 def test_objective_is_the_dense_one_and_never_above_the_start(seed, rank, weights):
     B, A, g, _, _ = case(seed)
@@ -57,13 +65,18 @@ def test_solution_is_a_minimum():
     out = truncate_core_fisher(B, A, 2, g, M_b, M_a, mu=0.1, lam=0.1, max_iter=500)
     P = (torch.linalg.pinv(B) @ out.B).requires_grad_()
     Q = (out.A @ torch.linalg.pinv(A)).requires_grad_()
-    D, C = torch.linalg.pinv(B).mT @ M_b @ torch.linalg.pinv(B), torch.linalg.pinv(A) @ M_a @ torch.linalg.pinv(A).mT
+    D, C = (
+        torch.linalg.pinv(B).mT @ M_b @ torch.linalg.pinv(B),
+        torch.linalg.pinv(A) @ M_a @ torch.linalg.pinv(A).mT,
+    )
     dense_objective(B @ P @ Q @ A, B, A, g, D, C, 0.1, 0.1).backward()
     assert float(P.grad.norm() * P.detach().norm()) < 1e-4 * out.objective
     assert float(Q.grad.norm() * Q.detach().norm()) < 1e-4 * out.objective
     for seed in range(5):
         shaken = P.detach() + 1e-3 * normal(seed, *P.shape)
-        assert dense_objective(B @ shaken @ Q.detach() @ A, B, A, g, D, C, 0.1, 0.1) > out.objective * (1 - 1e-9)
+        assert dense_objective(
+            B @ shaken @ Q.detach() @ A, B, A, g, D, C, 0.1, 0.1
+        ) > out.objective * (1 - 1e-9)
 
 
 def test_equals_the_kronecker_solution_for_independent_u_and_z():
@@ -92,7 +105,15 @@ def test_change_of_basis_changes_nothing():
     R_inv = torch.linalg.inv(R)
     one = truncate_core_fisher(B, A, 2, g, M_b, M_a, mu=0.1, lam=0.1, max_iter=500)
     two = truncate_core_fisher(
-        B @ R_inv, R @ A, 2, R_inv.mT @ g @ R.mT, R_inv.mT @ M_b @ R_inv, R @ M_a @ R.mT, mu=0.1, lam=0.1, max_iter=500
+        B @ R_inv,
+        R @ A,
+        2,
+        R_inv.mT @ g @ R.mT,
+        R_inv.mT @ M_b @ R_inv,
+        R @ M_a @ R.mT,
+        mu=0.1,
+        lam=0.1,
+        max_iter=500,
     )
     assert relative(one.B @ one.A, two.B @ two.A) < 1e-4
 
@@ -114,7 +135,10 @@ def test_held_out_choice_helps_on_fresh_samples():
         D, C = torch.eye(9).double(), torch.eye(8).double()
         out = truncate_core_fisher(B, A, 2, seen, B.mT @ D @ B, A @ C @ A.mT)
         kept = truncate_weighted(B, A, 2, B.mT @ D @ B, A @ C @ A.mT)
-        losses = [dense_objective(X, B, A, fresh, D, C, 0.0, 0.0) for X in (out.B @ out.A, kept[0] @ kept[1])]
+        losses = [
+            dense_objective(X, B, A, fresh, D, C, 0.0, 0.0)
+            for X in (out.B @ out.A, kept[0] @ kept[1])
+        ]
         lower += bool(losses[0] < losses[1])
     assert lower == 5
 

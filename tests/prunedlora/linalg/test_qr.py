@@ -9,7 +9,11 @@ from tests.layers import normal
 def conditioned(d: int, r: int, condition: float) -> torch.Tensor:
     """A matrix of that condition number, whatever its columns are scaled by."""
     U, _, Vh = torch.linalg.svd(normal(1, d, r), full_matrices=False)
-    return U * torch.logspace(0, -float(torch.log10(torch.tensor(condition))), r, dtype=torch.float64) @ Vh
+    return (
+        U
+        * torch.logspace(0, -float(torch.log10(torch.tensor(condition))), r, dtype=torch.float64)
+        @ Vh
+    )
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (8, 8), (5, 8), (3, 40, 8)])
@@ -19,22 +23,35 @@ def test_the_decomposition_is_one(shape, dtype):
     found = orthogonal(X)
     torch.testing.assert_close(found.apply(found.R), X.double(), rtol=0, atol=1e-9)
     Q = found.apply(torch.eye(found.R.shape[-2], dtype=torch.float64).expand(*shape[:-2], -1, -1))
-    torch.testing.assert_close(Q.mT @ Q, torch.eye(Q.shape[-1]).double().expand(*shape[:-2], -1, -1), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        Q.mT @ Q, torch.eye(Q.shape[-1]).double().expand(*shape[:-2], -1, -1), rtol=0, atol=1e-9
+    )
 
 
 def test_cholesky_is_taken_only_where_it_costs_no_digit():
     easy, hard = conditioned(40, 8, 10.0), conditioned(40, 8, 1e6)
     scales = torch.logspace(-12, 12, 8)
     assert isinstance(orthogonal(easy.float()), ByCholesky)
-    assert isinstance(orthogonal(normal(3, 40, 8).float() * scales), ByCholesky)  # only the columns' lengths differ
-    for X in (easy, hard.float(), easy.float()[:5], torch.zeros(40, 8), torch.cat([easy, easy[:, :1]], 1).float()):
+    assert isinstance(
+        orthogonal(normal(3, 40, 8).float() * scales), ByCholesky
+    )  # only the columns' lengths differ
+    for X in (
+        easy,
+        hard.float(),
+        easy.float()[:5],
+        torch.zeros(40, 8),
+        torch.cat([easy, easy[:, :1]], 1).float(),
+    ):
         assert isinstance(orthogonal(X), ByReflections)
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e2, 1e3, 2e3, 1e4, 1e6])
 def test_truncation_in_float32_is_as_good_as_in_float64(condition):
     """On both sides of the switch: as far from the float64 result as rounding to float32 takes it."""
-    B, A = conditioned(60, 16, condition).float(), conditioned(50, 16, condition).mT.contiguous().float()
+    B, A = (
+        conditioned(60, 16, condition).float(),
+        conditioned(50, 16, condition).mT.contiguous().float(),
+    )
     narrow = [t.double() for t in truncate(B, A, 5)]
     wide = truncate(B.double(), A.double(), 5)
     difference = (narrow[0] @ narrow[1] - wide[0] @ wide[1]).norm() / (wide[0] @ wide[1]).norm()

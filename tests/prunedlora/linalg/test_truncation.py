@@ -74,7 +74,10 @@ def test_weighted_truncation_is_the_dense_optimum(adapter, which):
 @given(adapters())
 def test_plain_moments_make_plain_truncation(adapter):
     B, A, rank, seed = adapter
-    B, A = torch.cat([B, normal(seed + 5, 6, B.shape[1])]), torch.cat([A, normal(seed + 6, B.shape[1], 6)], dim=1)
+    B, A = (
+        torch.cat([B, normal(seed + 5, 6, B.shape[1])]),
+        torch.cat([A, normal(seed + 6, B.shape[1], 6)], dim=1),
+    )
     one, two = truncate(B, A, rank), truncate_weighted(B, A, rank, B.mT @ B, A @ A.mT)
     assert (one[0] @ one[1] - two[0] @ two[1]).norm() <= 1e-9 * (B @ A).norm()
 
@@ -111,13 +114,20 @@ def test_no_component_choice_with_recovery_does_better(adapter):
 def test_change_of_basis_changes_nothing(adapter):
     B, A, rank, seed = adapter
     r = B.shape[1]
-    D, C, R = moment(seed + 2, B.shape[0]), moment(seed + 4, A.shape[1]), normal(seed + 6, r, r) + 3 * torch.eye(r)
+    D, C, R = (
+        moment(seed + 2, B.shape[0]),
+        moment(seed + 4, A.shape[1]),
+        normal(seed + 6, r, r) + 3 * torch.eye(r),
+    )
     R_inv = torch.linalg.inv(R)
     B, A = torch.cat([B, torch.eye(r).double()]), torch.cat([A, torch.eye(r).double()], dim=1)
     D, C = torch.block_diag(D, torch.eye(r)), torch.block_diag(C, torch.eye(r))
     products = []
     for b, a in ((B, A), (B @ R_inv, R @ A)):
-        M_b, M_a = (damped_moment(m, g, 0.1) for m, g in ((b.mT @ D @ b, b.mT @ b), (a @ C @ a.mT, a @ a.mT)))
+        M_b, M_a = (
+            damped_moment(m, g, 0.1)
+            for m, g in ((b.mT @ D @ b, b.mT @ b), (a @ C @ a.mT, a @ a.mT))
+        )
         kept_B, kept_A = truncate_weighted(b, a, rank, M_b, M_a)
         products.append(kept_B @ kept_A)
     assert (products[0] - products[1]).norm() <= 1e-6 * (B @ A).norm()
@@ -145,7 +155,10 @@ def test_badly_scaled_components_cost_no_digits():
 
 def test_batch_equals_loop():
     B, A = normal(0, 3, 7, 4), normal(1, 3, 4, 6)
-    M_b, M_a = torch.stack([moment(s, 4) for s in range(3)]), torch.stack([moment(s + 9, 4) for s in range(3)])
+    M_b, M_a = (
+        torch.stack([moment(s, 4) for s in range(3)]),
+        torch.stack([moment(s + 9, 4) for s in range(3)]),
+    )
     together = truncate_weighted(B, A, 2, M_b, M_a)
     plain = truncate(B, A, 2)
     for n in range(3):
@@ -158,7 +171,10 @@ def test_batch_equals_loop():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_result_has_the_dtype_of_the_input(dtype):
     B, A = normal(0, 7, 4).to(dtype), normal(1, 4, 6).to(dtype)
-    for kept in (truncate(B, A, 2), truncate_weighted(B, A, 2, moment(0, 4).float(), moment(2, 4).float())):
+    for kept in (
+        truncate(B, A, 2),
+        truncate_weighted(B, A, 2, moment(0, 4).float(), moment(2, 4).float()),
+    ):
         assert {t.dtype for t in kept} == {dtype}
 
 
@@ -239,12 +255,20 @@ def test_the_core_is_decomposed_to_the_last_digits(r, digits):
     assert (U.mT @ U - eye).abs().max() < SKEW
     k = max(1, r // 2)
     best = torch.linalg.vector_norm(true[k:])
-    assert torch.linalg.vector_norm(U[..., :k] * S[..., None, :k] @ Vh[..., :k, :] - C) <= best + 1e-13 * true.sum()
+    assert (
+        torch.linalg.vector_norm(U[..., :k] * S[..., None, :k] @ Vh[..., :k, :] - C)
+        <= best + 1e-13 * true.sum()
+    )
 
 
 def test_the_core_may_be_singular_rectangular_or_have_equal_singular_values():
     singular = with_values(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=torch.float64))
-    for C in (singular, torch.zeros(1, 3, 3, dtype=torch.float64), normal(1, 4, 3, 5), normal(1, 4, 5, 3)):
+    for C in (
+        singular,
+        torch.zeros(1, 3, 3, dtype=torch.float64),
+        normal(1, 4, 3, 5),
+        normal(1, 4, 5, 3),
+    ):
         U, S, Vh = core_svd(C)
         eye = torch.eye(S.shape[-1], dtype=torch.float64)
         assert (U.mT @ U - eye).abs().max() < 1e-12

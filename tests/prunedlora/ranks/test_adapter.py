@@ -32,7 +32,10 @@ def test_every_criterion_leaves_what_it_reduces_to_and_nothing_else(lora, name):
     model, data = lora(), batches()
     criterion = get_criterion(name)
     statistics = measure_statistics(model, criterion.needs, data)
-    before = {m.name: Factors(m.B.detach().clone(), m.A.detach().clone()) for m in find_lora_modules(model)}
+    before = {
+        m.name: Factors(m.B.detach().clone(), m.A.detach().clone())
+        for m in find_lora_modules(model)
+    }
     scaling = {m.name: m.scaling for m in find_lora_modules(model)}
     ranks = reduce_adapter(model, 3, name, statistics)
     assert sum(ranks.values()) == 3 * len(ranks)
@@ -119,8 +122,18 @@ def test_random_components_need_no_data_and_depend_on_the_seed_only(lora):
         ({"rank": 2, "criterion": "kfac"}, "pass batches="),
         ({"rank": 2, "criterion": "kfac", "statistics": {}}, "there are no statistics of"),
         ({"rank": 2, "criterion": "kfac", "batches": []}, "no batch to measure"),
-        ({"rank": 2, "criterion": "kfac", "batches": [{"input_ids": torch.tensor([[1, 2]])}]}, "fisher="),
-        ({"rank": 2, "criterion": "llmpruner2023", "batches": [{"input_ids": torch.tensor([[1, 2]])}]}, "labels"),
+        (
+            {"rank": 2, "criterion": "kfac", "batches": [{"input_ids": torch.tensor([[1, 2]])}]},
+            "fisher=",
+        ),
+        (
+            {
+                "rank": 2,
+                "criterion": "llmpruner2023",
+                "batches": [{"input_ids": torch.tensor([[1, 2]])}],
+            },
+            "labels",
+        ),
         ({"rank": 2, "criterion": "para2026", "scope": "module"}, "means scope='global'"),
         ({"rank": 2, "criterion": "random", "scope": "global"}, "cannot be compared"),
         ({"rank": 2, "adapter": "other"}, "no adapter 'other'"),

@@ -11,9 +11,9 @@ from prunedlora.criteria import get_criterion
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.ranks.budget import allocate, check_comparable, comparable
 
-SCORES = st.lists(st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=4), min_size=1, max_size=3).map(
-    lambda rows: {str(i): torch.tensor(row, dtype=torch.float64) for i, row in enumerate(rows)}
-)
+SCORES = st.lists(
+    st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=4), min_size=1, max_size=3
+).map(lambda rows: {str(i): torch.tensor(row, dtype=torch.float64) for i, row in enumerate(rows)})
 
 
 def kept(scores, ranks):
@@ -54,7 +54,10 @@ def test_min_rank_and_round_to():
     assert allocate(scores, 12, round_to=4) == {"a": 4, "b": 8}
     assert allocate(scores, 12, min_rank=3, round_to=2) == {"a": 4, "b": 8}
     assert allocate(scores, 14, round_to=4) == {"a": 4, "b": 10}
-    assert allocate({"small": torch.ones(2), "large": torch.ones(8)}, 10, round_to=4) == {"small": 2, "large": 8}
+    assert allocate({"small": torch.ones(2), "large": torch.ones(8)}, 10, round_to=4) == {
+        "small": 2,
+        "large": 8,
+    }
 
 
 def test_ties_go_to_the_first_module_and_do_not_depend_on_rounding():

@@ -20,7 +20,9 @@ def test_energy_per_module_and_with_one_rank(tmp_path):
     assert set(uniform.ranks.values()) == {max(ragged.ranks.values())}
 
 
-@pytest.mark.parametrize("settings", [{}, {"scope": "global"}, {"scope": "global", "layout": "padded"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"scope": "global"}, {"scope": "global", "layout": "padded"}]
+)
 def test_a_size_is_kept_to_and_used_up(tmp_path, settings):
     source = saved(tmp_path / "a", r=200)
     size = 40_000
@@ -38,8 +40,12 @@ def test_a_global_budget_minimises_the_total_error(tmp_path):
     together = compress_adapter(source, tmp_path / "c", CompressConfig(rank=3, scope="global"))
     assert sum(together.ranks.values()) == sum(each.ranks.values())
     assert together.relative_error < each.relative_error
-    values = [(float(v), n) for n, p in products(source).items() for v in torch.linalg.svdvals(p)[:8]]
-    first = {name: max(value for value, n in values if n == name) for name in each.ranks}  # every module keeps one
+    values = [
+        (float(v), n) for n, p in products(source).items() for v in torch.linalg.svdvals(p)[:8]
+    ]
+    first = {
+        name: max(value for value, n in values if n == name) for name in each.ranks
+    }  # every module keeps one
     others = sorted((pair for pair in values if pair[0] != first[pair[1]]), reverse=True)
     kept = [name for _, name in others[: sum(each.ranks.values()) - len(first)]]
     assert together.ranks == {name: 1 + kept.count(name) for name in each.ranks}
@@ -54,13 +60,17 @@ def test_a_rank_above_the_adapters_is_refused(tmp_path):
 def test_the_loss_may_rise_as_much_as_allowed(tmp_path, scope):
     base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
     source = saved(tmp_path / "a")
-    config = CompressConfig(max_loss_increase=0.02, base=base, data=data, device="cpu", samples=16, scope=scope)
+    config = CompressConfig(
+        max_loss_increase=0.02, base=base, data=data, device="cpu", samples=16, scope=scope
+    )
     report = compress_adapter(source, tmp_path / "b", config)
     assert report.loss <= report.loss_before * 1.02
     assert max(report.ranks.values()) <= 8
     loose = compress_adapter(
         source,
         tmp_path / "c",
-        CompressConfig(max_loss_increase=10.0, base=base, data=data, device="cpu", samples=16, scope=scope),
+        CompressConfig(
+            max_loss_increase=10.0, base=base, data=data, device="cpu", samples=16, scope=scope
+        ),
     )
     assert set(loose.ranks.values()) == {1}

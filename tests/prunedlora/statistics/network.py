@@ -59,7 +59,9 @@ def reference(model, modules, x, mask=None):
             )
             for m in modules
         ]
-        loss = sample_losses(model, x[sample : sample + 1], None if mask is None else mask[sample : sample + 1]).sum()
+        loss = sample_losses(
+            model, x[sample : sample + 1], None if mask is None else mask[sample : sample + 1]
+        ).sum()
         for handle in handles:
             handle.remove()
         gradients = torch.autograd.grad(loss, list(kept.values()))

@@ -40,7 +40,9 @@ def test_moments_are_those_of_the_layer():
         sample_losses(model, x).mean().backward()
     handle.remove()
     C = torch.einsum("nti,ntj->ij", x, x) / 12
-    g = 4 * seen["g"] / first.scaling  # of each sample's own loss; lora_B's output is scaled by s afterwards
+    g = (
+        4 * seen["g"] / first.scaling
+    )  # of each sample's own loss; lora_B's output is scaled by s afterwards
     D = torch.einsum("nti,ntj->ij", g, g) / 4
     found = moments.of(first)
     assert relative(found["C_z"], first.A @ C @ first.A.mT) < 1e-12
@@ -53,7 +55,9 @@ def test_core_gradient_is_that_of_a_core_matrix():
     x, module = data(), modules[1]
     S = torch.eye(3, dtype=torch.float64, requires_grad=True)
     handle = module.layer.lora_A["default"].register_forward_hook(lambda _, __, z: z @ S.mT)
-    dense = torch.stack([torch.autograd.grad(loss, S, retain_graph=True)[0] for loss in sample_losses(model, x)])
+    dense = torch.stack(
+        [torch.autograd.grad(loss, S, retain_graph=True)[0] for loss in sample_losses(model, x)]
+    )
     handle.remove()
     with BottleneckMoments(model, modules, ("core_gradients",)) as moments:
         sample_losses(model, x).mean().backward()
@@ -72,7 +76,9 @@ def test_objective_predicts_the_loss_along_the_core():
     X = torch.randn(3, 3, generator=generator(2), dtype=torch.float64)
     X = 0.05 * X / X.norm()
     before = logits.log_softmax(-1)
-    handle = module.layer.lora_A["default"].register_forward_hook(lambda _, __, z: z @ (torch.eye(3) + X).mT)
+    handle = module.layer.lora_A["default"].register_forward_hook(
+        lambda _, __, z: z @ (torch.eye(3) + X).mT
+    )
     after = model(x).mean(1).detach().log_softmax(-1)
     handle.remove()
     divergence = (before.exp() * (before - after)).sum(-1).mean()
@@ -84,7 +90,10 @@ def test_objective_predicts_the_loss_along_the_core():
 def test_checkpointing_counts_a_recomputed_forward_once(reentrant):
     model, modules = make(checkpointed=reentrant)
     x = data().requires_grad_()
-    with BottleneckMoments(model, modules, BOTTLENECK) as moments, MicroBatchFisher(modules) as fisher:
+    with (
+        BottleneckMoments(model, modules, BOTTLENECK) as moments,
+        MicroBatchFisher(modules) as fisher,
+    ):
         sample_losses(model, x).mean().backward()
     plain, plain_modules = make()
     assert_equal_to_reference(moments, modules, reference(plain, plain_modules, x.detach()))
@@ -148,14 +157,19 @@ def test_layers_on_pooled_outputs_are_not_masked():
     """A layer that sees (samples, features) beside an attention mask counts every sample."""
     model, modules = make()
     with BottleneckMoments(model, modules, ("C_z",), ignore_padding=True) as moments:
-        model(data()[:, 0], attention_mask=torch.tensor([[1, 0]] * 4)).square().sum(-1).mean().backward()
+        model(data()[:, 0], attention_mask=torch.tensor([[1, 0]] * 4)).square().sum(
+            -1
+        ).mean().backward()
     assert moments.of(modules[0])["C_z"].shape == (3, 3)
 
 
 def test_overflowed_micro_batches_are_dropped():
     model, modules = make()
     x = data()
-    with BottleneckMoments(model, modules, BOTTLENECK) as moments, MicroBatchFisher(modules) as fisher:
+    with (
+        BottleneckMoments(model, modules, BOTTLENECK) as moments,
+        MicroBatchFisher(modules) as fisher,
+    ):
         (sample_losses(model, x).mean() * torch.tensor(float("inf"))).backward()
         sample_losses(model, x).mean().backward()
     expected = reference(model, modules, x)
@@ -170,7 +184,12 @@ def test_nothing_larger_than_the_bottleneck_is_kept():
     model, modules = make()
     with BottleneckMoments(model, modules, BOTTLENECK) as moments:
         sample_losses(model, data()).mean().backward()
-    kept = [part for averages in moments.averages.values() for a in averages.values() for part in a.parts()]
+    kept = [
+        part
+        for averages in moments.averages.values()
+        for a in averages.values()
+        for part in a.parts()
+    ]
     assert {tuple(t.shape) for t in kept} == {(3, 3), ()}
 
 

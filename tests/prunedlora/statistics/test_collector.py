@@ -20,7 +20,9 @@ def test_only_what_is_needed_is_collected():
 
 def test_half_precision_gradients_are_averaged_in_more():
     model, modules = make(dtype=torch.bfloat16)
-    with Collector(model, modules, ("fisher_B", "fisher_A", *BOTTLENECK, "gram_B", "gram_A")) as collector:
+    with Collector(
+        model, modules, ("fisher_B", "fisher_A", *BOTTLENECK, "gram_B", "gram_A")
+    ) as collector:
         sample_losses(model, data().bfloat16()).mean().backward()
         collector.update()
         statistics = collector.measure(modules[0], torch.arange(3))
@@ -30,7 +32,15 @@ def test_half_precision_gradients_are_averaged_in_more():
 
 def test_live_components_only():
     model, modules = make()
-    needs = ("gradient_B", "gradient_A", "fisher_A", "C_z", "core_gradients", "sensitivity_A", "noise")
+    needs = (
+        "gradient_B",
+        "gradient_A",
+        "fisher_A",
+        "C_z",
+        "core_gradients",
+        "sensitivity_A",
+        "noise",
+    )
     with Collector(model, modules, needs) as collector:
         sample_losses(model, data()).mean().backward()
         collector.update()

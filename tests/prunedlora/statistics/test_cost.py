@@ -25,7 +25,9 @@ def operations(needs, modules, monkeypatch):
     """Operations and waits of the second step of so many layers; hooks do not wait for each other."""
     torch.manual_seed(0)
     layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(modules)))
-    model = peft.get_peft_model(layers, peft.LoraConfig(r=3, target_modules=[str(i) for i in range(modules)]))
+    model = peft.get_peft_model(
+        layers, peft.LoraConfig(r=3, target_modules=[str(i) for i in range(modules)])
+    )
     with Collector(model, find_lora_modules(model), needs) as collector:
         for _ in range(2):
             loss = model(torch.randn(5, 6)).square().mean()
@@ -81,7 +83,9 @@ def test_matrices_of_different_shapes_and_devices_of_weights_share_a_pool():
 def test_the_loss_scale_is_read_once_a_backward_pass():
     """It may change from pass to pass; what is collected is that of the loss itself."""
     layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
-    model = peft.get_peft_model(layers, peft.LoraConfig(r=3, target_modules=["0", "1", "2", "3"])).double()
+    model = peft.get_peft_model(
+        layers, peft.LoraConfig(r=3, target_modules=["0", "1", "2", "3"])
+    ).double()
     modules = find_lora_modules(model)
     for module in modules:
         nn.init.normal_(module.B)
@@ -94,7 +98,10 @@ def test_the_loss_scale_is_read_once_a_backward_pass():
         return reads[-1]
 
     needs = ("U", "fisher_A")
-    with Collector(model, modules, ("U",), loss_scale=scale) as scaled, Collector(model, modules, needs) as plain:
+    with (
+        Collector(model, modules, ("U",), loss_scale=scale) as scaled,
+        Collector(model, modules, needs) as plain,
+    ):
         for factor, part in zip((2.0, 64.0, 8.0), x, strict=True):
             plain.activate(False)
             scaled.activate(True)

@@ -16,7 +16,9 @@ from prunedlora.statistics.bottleneck import BottleneckMoments
 from prunedlora.statistics.fisher import SampleFisher
 from tests.layers import generator, relative
 
-with warnings.catch_warnings():  # a dependency of curvlinops calls torch.jit.script when it is imported
+with (
+    warnings.catch_warnings()
+):  # a dependency of curvlinops calls torch.jit.script when it is imported
     warnings.simplefilter("ignore", DeprecationWarning)
     from curvlinops import EFLinearOperator, GGNLinearOperator, KFACLinearOperator
 
@@ -45,7 +47,9 @@ def setting():
     torch.manual_seed(0)
     layers = Layer(5, 6).double(), Layer(6, CLASSES).double()
     model = nn.Sequential(layers[0], nn.Tanh(), layers[1]).double()
-    modules = [LoraModule(f"{i}", layer, "default") for i, layer in zip((0, 2), layers, strict=True)]
+    modules = [
+        LoraModule(f"{i}", layer, "default") for i, layer in zip((0, 2), layers, strict=True)
+    ]
     x = torch.randn(N, 5, generator=generator(1), dtype=torch.float64)
     y = torch.randint(CLASSES, (N,), generator=generator(2))
     return model, modules, x, y
@@ -66,7 +70,9 @@ def test_core_gradients_give_the_empirical_fisher_of_the_core(setting):
         backward(model, x, y)
     for module in modules:
         g = moments.of(module)["core_gradients"].flatten(1)
-        operator = EFLinearOperator(model, nn.CrossEntropyLoss(), [module.layer.core.weight], [(x, y)])
+        operator = EFLinearOperator(
+            model, nn.CrossEntropyLoss(), [module.layer.core.weight], [(x, y)]
+        )
         assert relative(g.mT @ g / N, dense(operator)) < 1e-8
 
 
@@ -78,7 +84,9 @@ def test_sample_fisher_is_the_empirical_fisher_summed_over_independent_rows(sett
         for parameter, average, rows in ((module.B, 0, 0), (module.A, 1, 1)):
             operator = EFLinearOperator(model, nn.CrossEntropyLoss(), [parameter], [(x, y)])
             full = dense(operator).reshape(*parameter.shape, *parameter.shape)
-            expected = torch.einsum("iaib->ab", full) if rows == 0 else torch.einsum("aibi->ab", full)
+            expected = (
+                torch.einsum("iaib->ab", full) if rows == 0 else torch.einsum("aibi->ab", full)
+            )
             assert relative(fisher.averages[module.name][average].mean(""), expected) < 1e-8
 
 
@@ -111,5 +119,7 @@ def test_labels_of_the_model_give_the_ggn_in_expectation(setting):
                 backward(model, x, torch.full((N,), label))
             g = moments.of(module)["core_gradients"].flatten(1)
             expected += g.mT @ (probabilities[:, label, None] * g) / N
-        operator = GGNLinearOperator(model, nn.CrossEntropyLoss(), [module.layer.core.weight], [(x, y)])
+        operator = GGNLinearOperator(
+            model, nn.CrossEntropyLoss(), [module.layer.core.weight], [(x, y)]
+        )
         assert relative(expected, dense(operator)) < 1e-8

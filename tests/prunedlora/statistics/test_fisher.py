@@ -20,7 +20,9 @@ def test_fisher_is_that_of_autograd(per):
             (scale * sample_losses(model, part).mean()).backward()
     units = parts if per == "micro_batch" else [x[i : i + 1] for i in range(6)]
     for m in modules:
-        gradients = [torch.autograd.grad(sample_losses(model, unit).mean(), (m.B, m.A)) for unit in units]
+        gradients = [
+            torch.autograd.grad(sample_losses(model, unit).mean(), (m.B, m.A)) for unit in units
+        ]
         of_B, of_A = (average.mean(m.name) for average in fisher.averages[m.name])
         assert relative(of_B, sum(G.mT @ G for G, _ in gradients) / len(units)) < 1e-12
         assert relative(of_A, sum(G @ G.mT for _, G in gradients) / len(units)) < 1e-12

@@ -21,7 +21,13 @@ def tokens(*, ignored: int = 0) -> dict[str, torch.Tensor]:
 
 
 def bert(kind):
-    config = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     settings = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
     return get_peft_model(kind(config), settings)
 
@@ -60,14 +66,20 @@ def test_a_classifier_needs_no_labels_for_its_fisher_matrix():
 def test_another_kind_of_head_is_refused_with_the_way_out():
     model = bert(BertForTokenClassification)
     with pytest.raises(ConfigurationError, match="pass fisher="):
-        measure_statistics(model, ("U",), [{"input_ids": ids(), "labels": torch.zeros(4, 6, dtype=torch.long)}])
+        measure_statistics(
+            model, ("U",), [{"input_ids": ids(), "labels": torch.zeros(4, 6, dtype=torch.long)}]
+        )
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_in_the_mode_it_was_in_without_hooks_or_gradients(lora, training):
     model = lora(lora_dropout=0.5).train(training)
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    once, again = (measure_statistics(model, ("C_z", "gram_A"), [batch]) for batch in [tokens()] for _ in range(2))
+    once, again = (
+        measure_statistics(model, ("C_z", "gram_A"), [batch])
+        for batch in [tokens()]
+        for _ in range(2)
+    )
     assert model.training is training
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
     assert all(p.grad is None for p in model.parameters())
@@ -77,7 +89,12 @@ def test_the_model_is_left_in_the_mode_it_was_in_without_hooks_or_gradients(lora
 def test_the_mode_and_the_hooks_come_back_after_an_error_too(lora):
     model = lora().train()
     with pytest.raises(RuntimeError, match="stop"):
-        measure_statistics(model, ("C_z",), [tokens()], fisher=lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
+        measure_statistics(
+            model,
+            ("C_z",),
+            [tokens()],
+            fisher=lambda *_: (_ for _ in ()).throw(RuntimeError("stop")),
+        )
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -92,4 +109,6 @@ def test_a_module_that_the_loss_does_not_reach_is_named():
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["used", "unused"]))
     layers = model.base_model.model
     with pytest.raises(ConfigurationError, match=r"does not reach .*unused"):
-        measure_statistics(model, ("gram_B",), [torch.randn(3, 4)], loss=lambda x: layers["used"](x).sum())
+        measure_statistics(
+            model, ("gram_B",), [torch.randn(3, 4)], loss=lambda x: layers["used"](x).sum()
+        )

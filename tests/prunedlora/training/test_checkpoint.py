@@ -1,38 +1,53 @@
 """Interrupted training goes on as if it had not been."""
 
 import copy
+import functools
 import io
 import json
 
 import pytest
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules
+from prunedlora import LoraRankPruner, PruneConfig, PruneEvent, find_lora_modules
 from prunedlora.errors import ConfigurationError, OutputError
 from prunedlora.training.checkpoint import read_state, write_state
-from tests.models import ids, trainable
+from tests.models import ids, trainable, with_lora
 
 STEPS = 12
-CONFIG = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2)
+CONFIG = PruneConfig(
+    target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2
+)
 CONFIGS = {
     "the paper's rule": CONFIG,
     "a window across the interruption": PruneConfig(
         target_rank=4, criterion="kfac", interval=4, warmup_steps=2, window=3
     ),
-    "running averages": PruneConfig(target_rank=4, criterion="fisher", interval=5, warmup_steps=1, decay=0.7),
+    "running averages": PruneConfig(
+        target_rank=4, criterion="fisher", interval=5, warmup_steps=1, decay=0.7
+    ),
     "per sample": PruneConfig(
         target_rank=4, criterion="fisher", interval=4, warmup_steps=2, window=3, fisher_per="sample"
     ),
     "core gradients": PruneConfig(
-        target_rank=4, criterion="svd_fisher", options={"mu": 1.0, "lam": 0.0}, interval=4, warmup_steps=2, window=3
+        target_rank=4,
+        criterion="svd_fisher",
+        options={"mu": 1.0, "lam": 0.0},
+        interval=4,
+        warmup_steps=2,
+        window=3,
     ),
     "turned bases": PruneConfig(target_rank=2, criterion="svd", interval=3, warmup_steps=2),
-    "sensitivities of all steps": PruneConfig(target_rank=4, criterion="adalora2023", interval=4, warmup_steps=2),
+    "sensitivities of all steps": PruneConfig(
+        target_rank=4, criterion="adalora2023", interval=4, warmup_steps=2
+    ),
     "random numbers": PruneConfig(target_rank=2, criterion="random", interval=3, warmup_steps=2),
-    "one budget": PruneConfig(target_rank=4, criterion="svd", interval=4, warmup_steps=2, scope="global"),
+    "one budget": PruneConfig(
+        target_rank=4, criterion="svd", interval=4, warmup_steps=2, scope="global"
+    ),
 }
 
 
@@ -54,12 +69,21 @@ def factors(model: nn.Module) -> list[Tensor]:
 def saved(model: nn.Module, optimizer: torch.optim.Optimizer, pruner: LoraRankPruner) -> io.BytesIO:
     """A checkpoint as users write it."""
     file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict()}, file)
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "pruner": pruner.state_dict(),
+        },
+        file,
+    )
     file.seek(0)
     return file
 
 
-def resumed(lora, file: io.BytesIO, config: PruneConfig) -> tuple[nn.Module, torch.optim.Optimizer, LoraRankPruner]:
+def resumed(
+    lora, file: io.BytesIO, config: PruneConfig
+) -> tuple[nn.Module, torch.optim.Optimizer, LoraRankPruner]:
     """Model, optimiser and pruner of another process that reads the checkpoint."""
     state = torch.load(file, weights_only=True)
     model = lora(zero_B=True)
@@ -71,15 +95,26 @@ def resumed(lora, file: io.BytesIO, config: PruneConfig) -> tuple[nn.Module, tor
     return model, optimizer, pruner
 
 
+@functools.cache
+def uninterrupted(name: str) -> tuple[list[Tensor], PeftModel, PeftModel, list[PruneEvent]]:
+    """Batches, a model, what training on them without a break makes of it, and its events."""
+    torch.manual_seed(0)
+    batches = [ids() for _ in range(STEPS)]
+    model = with_lora()
+    before = copy.deepcopy(model)
+    optimizer = adamw(model)
+    with LoraRankPruner(model, optimizer, CONFIGS[name], total_steps=STEPS) as pruner:
+        train(model, optimizer, batches)
+    return batches, before, model, pruner.events
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("stop", [1, 7, 8, STEPS])
 def test_a_resumed_training_is_the_same_to_the_last_digit(lora, name, stop):
-    config, batches = CONFIGS[name], [ids() for _ in range(STEPS)]
-    model = lora()
-    other = copy.deepcopy(model)
-    optimizer, first = adamw(model), adamw(other)
-    with LoraRankPruner(model, optimizer, config, total_steps=STEPS) as whole:
-        train(model, optimizer, batches)
+    config = CONFIGS[name]
+    batches, before, model, events = uninterrupted(name)
+    other = copy.deepcopy(before)
+    first = adamw(other)
     interrupted = LoraRankPruner(other, first, config, total_steps=STEPS)
     train(other, first, batches[:stop])
     file = saved(other, first, interrupted)
@@ -88,9 +123,9 @@ def test_a_resumed_training_is_the_same_to_the_last_digit(lora, name, stop):
     with pruner:
         train(again, second, batches[stop:])
     assert [(e.step, e.ranks, e.removed, e.cost) for e in pruner.events] == [
-        (e.step, e.ranks, e.removed, e.cost) for e in whole.events
+        (e.step, e.ranks, e.removed, e.cost) for e in events
     ]
-    assert len(whole.events) >= 2
+    assert len(events) >= 2
     assert all(torch.equal(a, b) for a, b in zip(factors(model), factors(again), strict=True))
     assert {m.rank for m in find_lora_modules(again)} == {m.rank for m in find_lora_modules(model)}
 
@@ -167,7 +202,9 @@ def test_another_adapter_other_weights_and_a_pruner_that_has_begun_are_refused(s
     for change in (lambda s: s.pop("events"), lambda s: s.update(epoch=3)):
         broken = copy.copy(state)
         change(broken)
-        with pytest.raises(ConfigurationError, match="state of a LoraRankPruner has config, events"):
+        with pytest.raises(
+            ConfigurationError, match="state of a LoraRankPruner has config, events"
+        ):
             LoraRankPruner(model, optimizer, CONFIG, total_steps=STEPS).load_state_dict(broken)
     with pytest.raises(ConfigurationError, match="load the weights of the same checkpoint"):
         LoraRankPruner(fresh, adamw(fresh), CONFIG, total_steps=STEPS).load_state_dict(state)
@@ -219,7 +256,9 @@ def test_a_state_survives_a_file_without_pickles(stopped, tmp_path):
 
 def test_files_that_are_no_state_are_refused(stopped, tmp_path):
     _, _, state = stopped
-    adapter, pickle, absent = (tmp_path / name for name in ("adapter.safetensors", "pickle", "absent"))
+    adapter, pickle, absent = (
+        tmp_path / name for name in ("adapter.safetensors", "pickle", "absent")
+    )
     save_file({"lora_A": torch.ones(2)}, adapter)
     with pytest.raises(OutputError, match="cannot write beside"):
         write_state(state, adapter / "state.safetensors")

@@ -34,12 +34,16 @@ def test_named_schedules_imply_their_scope():
     ids=str,
 )
 def test_impossible_settings_are_refused(settings):
-    with pytest.raises((ConfigurationError, TypeCheckError)):  # choices are types too, checked in tests
+    with pytest.raises(
+        (ConfigurationError, TypeCheckError)
+    ):  # choices are types too, checked in tests
         config("magnitude", **settings)
 
 
 def test_json_round_trip_and_unknown_keys():
-    config = PruneConfig(target_rank=4, criterion="prunedlora2025", options={"damping": 0.1}, decay=0.9)
+    config = PruneConfig(
+        target_rank=4, criterion="prunedlora2025", options={"damping": 0.1}, decay=0.9
+    )
     assert PruneConfig.from_json(config.to_json()) == config
     with pytest.raises(ConfigurationError, match="no setting intervall"):
         PruneConfig.from_json('{"target_rank": 4, "intervall": 3}')

@@ -17,7 +17,9 @@ from tests.layers import generator, relative
 def make(r=6, dtype=torch.float32):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 2))
-    model = peft.get_peft_model(model, peft.LoraConfig(r=r, lora_alpha=12, target_modules=["0", "2"])).to(dtype)
+    model = peft.get_peft_model(
+        model, peft.LoraConfig(r=r, lora_alpha=12, target_modules=["0", "2"])
+    ).to(dtype)
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
 
 
@@ -39,22 +41,29 @@ def train(model, optimizer, config, steps=24, accumulate=1, **kwargs):
 
 def config(name, **settings):
     return PruneConfig(
-        **{"target_rank": 2, "criterion": name, "interval": 4, "per_event": 1, "warmup_steps": 4} | settings
+        **{"target_rank": 2, "criterion": name, "interval": 4, "per_event": 1, "warmup_steps": 4}
+        | settings
     )
 
 
 def no_hooks_left(model):
     return not any(
-        module._forward_hooks or module._forward_pre_hooks or any(p._backward_hooks for p in module.parameters())
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or any(p._backward_hooks for p in module.parameters())
         for module in model.modules()
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"window": 3}, {"decay": 0.9}, {"scope": "global"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"window": 3}, {"decay": 0.9}, {"scope": "global"}], ids=str
+)
 @pytest.mark.parametrize("name", available_criteria())
 def test_every_criterion_prunes(name, settings):
     criterion = get_criterion(name)
-    if "scope" in settings and (criterion.unit == "none" or criterion.settings.get("scope") == "module"):
+    if "scope" in settings and (
+        criterion.unit == "none" or criterion.settings.get("scope") == "module"
+    ):
         with pytest.raises(ConfigurationError, match="scope"):
             config(name, **settings)
         return
@@ -88,7 +97,9 @@ def test_global_budget_moves_rank_to_where_it_matters():
 
 def test_global_budget_with_rounding_and_parameters():
     model, optimizer = make(r=8)
-    pruner = train(model, optimizer, config("magnitude", scope="global", target_rank=4, round_to=2, min_rank=2))
+    pruner = train(
+        model, optimizer, config("magnitude", scope="global", target_rank=4, round_to=2, min_rank=2)
+    )
     assert all(rank % 2 == 0 and rank >= 2 for rank in pruner.ranks.values())
     assert sum(pruner.ranks.values()) <= 8
     model, optimizer = make()
@@ -107,15 +118,23 @@ def test_accumulation_does_not_change_the_choice(name):
     outcomes = []
     for accumulate in (1, 2):
         model, _ = make(dtype=torch.float64)
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.2, momentum=0.9)
-        with LoraRankPruner(model, optimizer, config(name, target_rank=4), total_steps=24) as pruner:
+        optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad], lr=0.2, momentum=0.9
+        )
+        with LoraRankPruner(
+            model, optimizer, config(name, target_rank=4), total_steps=24
+        ) as pruner:
             for step in range(24):
                 optimizer.zero_grad()
                 x, y = batch(step)
-                for part, labels in zip(x.double().chunk(accumulate), y.chunk(accumulate), strict=True):
+                for part, labels in zip(
+                    x.double().chunk(accumulate), y.chunk(accumulate), strict=True
+                ):
                     (nn.functional.cross_entropy(model(part), labels) / accumulate).backward()
                 optimizer.step()
-        outcomes.append(([e.removed for e in pruner.events], [m.B @ m.A for m in find_lora_modules(model)]))
+        outcomes.append(
+            ([e.removed for e in pruner.events], [m.B @ m.A for m in find_lora_modules(model)])
+        )
     assert outcomes[0][0] == outcomes[1][0]
     assert max(relative(a, b) for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True)) < 1e-6
 
@@ -168,7 +187,9 @@ def test_truncation_carries_the_optimiser_into_the_new_basis(kind):
     for net, pruned in ((model, True), (plain, False)):
         parameters = [p for p in net.parameters() if p.requires_grad]
         optimizer = kind(
-            parameters, lr=1e-3, **({"momentum": 0.9} if kind is torch.optim.SGD else {"weight_decay": 0.0})
+            parameters,
+            lr=1e-3,
+            **({"momentum": 0.9} if kind is torch.optim.SGD else {"weight_decay": 0.0}),
         )
         for step in range(3):
             x, y = batch(step)
@@ -182,14 +203,18 @@ def test_truncation_carries_the_optimiser_into_the_new_basis(kind):
 
             for m in find_lora_modules(net):
                 old, live = Factors(m.B.detach().clone(), m.A.detach().clone()), torch.arange(6)
-                R = torch.linalg.qr(torch.randn(6, 6, generator=generator(5), dtype=torch.float64))[0]
+                R = torch.linalg.qr(torch.randn(6, 6, generator=generator(5), dtype=torch.float64))[
+                    0
+                ]
                 new = Factors(old.B @ R.mT, R @ old.A)
                 rotate_state(m, live, *change_of_basis(old, new), optimizer)
                 write_factors(m, live, new.B, new.A)
         if kind is torch.optim.SGD:
             optimizer.step()  # the same gradient and momentum once more, exactly equivariant
         results.append([(m.B @ m.A).detach() for m in find_lora_modules(net)])
-        results.append([m.B.detach() @ m.A.grad + m.B.grad @ m.A.detach() for m in find_lora_modules(net)])
+        results.append(
+            [m.B.detach() @ m.A.grad + m.B.grad @ m.A.detach() for m in find_lora_modules(net)]
+        )
     for a, b in zip(results[0] + results[1], results[2] + results[3], strict=True):
         assert relative(a, b) < 1e-9
 
@@ -222,4 +247,9 @@ def test_error_names_the_module():
 @pytest.mark.parametrize("per", ["micro_batch", "sample"])
 def test_fisher_per_sample_and_per_micro_batch(per):
     model, optimizer = make()
-    assert len(train(model, optimizer, config("fisher", fisher_per=per, window=4), accumulate=2).events) == 4
+    assert (
+        len(
+            train(model, optimizer, config("fisher", fisher_per=per, window=4), accumulate=2).events
+        )
+        == 4
+    )

@@ -5,10 +5,17 @@ import torch
 from torch import nn
 
 from prunedlora import LoraRankPruner, PruneConfig, find_lora_modules
-from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError, UnsupportedAdapterError
+from prunedlora.errors import (
+    ConfigurationError,
+    NonFiniteError,
+    PruningIncompleteError,
+    UnsupportedAdapterError,
+)
 from tests.models import ids, llama, step, trainable
 
-CONFIG = PruneConfig(target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2)
+CONFIG = PruneConfig(
+    target_rank=2, criterion="prunedlora2025", interval=3, per_event=2, warmup_steps=2
+)
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -25,7 +32,11 @@ def test_events_happen_when_and_as_planned(lora):
     with LoraRankPruner(model, optimizer, CONFIG, total_steps=12) as pruner:
         for _ in range(12):
             step(model, optimizer)
-    assert [(e.step, set(e.ranks.values())) for e in pruner.events] == [(5, {6}), (8, {4}), (11, {2})]
+    assert [(e.step, set(e.ranks.values())) for e in pruner.events] == [
+        (5, {6}),
+        (8, {4}),
+        (11, {2}),
+    ]
     assert {m.rank for m in find_lora_modules(model)} == {2}
     assert hooks(optimizer) == 0
 
@@ -45,7 +56,9 @@ def test_the_rank_is_lowered_before_the_step_by_the_gradients_of_that_step(lora)
     model = lora()
     optimizer = torch.optim.SGD(trainable(model), lr=0.0)
     config = PruneConfig(target_rank=6, criterion="llmpruner2023", interval=1, warmup_steps=1)
-    before = {m.name: (m.B.detach().clone(), m.A.detach().clone()) for m in find_lora_modules(model)}
+    before = {
+        m.name: (m.B.detach().clone(), m.A.detach().clone()) for m in find_lora_modules(model)
+    }
     with LoraRankPruner(model, optimizer, config, total_steps=2) as pruner:
         step(model, optimizer)
         optimizer.zero_grad()
@@ -79,7 +92,9 @@ def test_accumulated_micro_batches_count_once_and_choose_alike(lora):
 def test_decay_averages_the_gram_matrices_over_steps(lora):
     model = lora()
     optimizer = adamw(model)
-    config = PruneConfig(target_rank=6, criterion="prunedlora2025", interval=4, warmup_steps=0, decay=0.5)
+    config = PruneConfig(
+        target_rank=6, criterion="prunedlora2025", interval=4, warmup_steps=0, decay=0.5
+    )
     pruner = LoraRankPruner(model, optimizer, config, total_steps=4)
     module, grams = pruner.modules[0], []
     for _ in range(3):
@@ -94,7 +109,9 @@ def test_the_random_criterion_depends_on_the_seed_only(lora):
     def removed(seed: int) -> list:
         model = lora()
         optimizer = adamw(model)
-        config = PruneConfig(target_rank=4, criterion="random", interval=2, warmup_steps=1, seed=seed)
+        config = PruneConfig(
+            target_rank=4, criterion="random", interval=2, warmup_steps=1, seed=seed
+        )
         with LoraRankPruner(model, optimizer, config, total_steps=8) as pruner:
             for _ in range(8):
                 step(model, optimizer)
@@ -153,7 +170,9 @@ def test_an_exception_in_the_loop_passes_and_removes_the_hooks(lora):
 
 @pytest.mark.parametrize("criterion", ["magnitude", "prunedlora2025"])
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_gradients_that_are_not_finite_are_an_error_before_anything_changes(lora, criterion, factor):
+def test_gradients_that_are_not_finite_are_an_error_before_anything_changes(
+    lora, criterion, factor
+):
     model = lora()
     optimizer = adamw(model)
     config = PruneConfig(target_rank=6, criterion=criterion, interval=1, warmup_steps=1)
@@ -230,7 +249,9 @@ def test_fused_unscaling_is_refused_and_fused_skipping_is_not_counted(lora):
 def test_the_optimisers_state_follows_stays_or_starts_anew(lora, moments):
     model = lora()
     optimizer = adamw(model)
-    config = PruneConfig(target_rank=6, criterion="svd", interval=1, warmup_steps=1, moments=moments)
+    config = PruneConfig(
+        target_rank=6, criterion="svd", interval=1, warmup_steps=1, moments=moments
+    )
     with LoraRankPruner(model, optimizer, config, total_steps=2) as pruner:
         step(model, optimizer)
         module = pruner.modules[0]

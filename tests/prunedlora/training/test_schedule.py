@@ -6,13 +6,17 @@ from prunedlora import PruneConfig, Schedule
 from prunedlora.errors import ConfigurationError
 
 
-@pytest.mark.parametrize(("initial", "events", "steps"), [(128, 32, 320), (256, 96, 960), (512, 224, 2240)])
+@pytest.mark.parametrize(
+    ("initial", "events", "steps"), [(128, 32, 320), (256, 96, 960), (512, 224, 2240)]
+)
 def test_the_papers_schedule(initial, events, steps):
     plan = Schedule(target_rank=64, interval=10, per_event=2, warmup_steps=0).events(initial)
     assert (len(plan), plan[-1]) == (events, (steps, 64))
 
 
-@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30))
+@given(
+    st.integers(1, 40), st.integers(1, 60), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30)
+)
 def test_ranks_fall_by_at_most_k2_to_exactly_the_target(target, above, k1, k2, warmup):
     plan = Schedule(target, k1, k2, warmup).events(target + above)
     steps, ranks = zip(*plan, strict=True)
@@ -25,7 +29,10 @@ def test_ranks_fall_by_at_most_k2_to_exactly_the_target(target, above, k1, k2, w
 def test_an_unreachable_target_says_what_would_do():
     schedule = Schedule(target_rank=8, interval=10, per_event=2, warmup_steps=10)
     schedule.check(16, total_steps=50)
-    with pytest.raises(ConfigurationError, match="the last at step 50, but training has 49 steps; use interval <= 9"):
+    with pytest.raises(
+        ConfigurationError,
+        match="the last at step 50, but training has 49 steps; use interval <= 9",
+    ):
         schedule.check(16, total_steps=49)
     with pytest.raises(ConfigurationError, match="larger per_event"):
         schedule.check(64, total_steps=20)

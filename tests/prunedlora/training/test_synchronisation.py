@@ -19,7 +19,9 @@ def waits(criterion, modules, monkeypatch):
     """How often each of two events waits, in a training of so many equal layers, and how many groups there were."""
     torch.manual_seed(0)
     layers = nn.Sequential(*(nn.Linear(12, 12) for _ in range(modules)), nn.Linear(12, 2))
-    model = peft.get_peft_model(layers, peft.LoraConfig(r=6, target_modules=[str(i) for i in range(modules)]))
+    model = peft.get_peft_model(
+        layers, peft.LoraConfig(r=6, target_modules=[str(i) for i in range(modules)])
+    )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     config = PruneConfig(target_rank=2, criterion=criterion, interval=2, warmup_steps=2)
     with LoraRankPruner(model, optimizer, config, total_steps=6) as pruner:
@@ -31,12 +33,16 @@ def waits(criterion, modules, monkeypatch):
             with monkeypatch.context() as patched, Operations(patched) as mode:
                 prune(*args)
             counts.append(mode.waits)
-            groups.append((len(set(before.values())), len({(before[n], r) for n, r in pruner.ranks.items()})))
+            groups.append(
+                (len(set(before.values())), len({(before[n], r) for n, r in pruner.ranks.items()}))
+            )
 
         pruner._prune = counted
         for _ in range(6):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(torch.randn(32, 12)), torch.randint(2, (32,))).backward()
+            nn.functional.cross_entropy(
+                model(torch.randn(32, 12)), torch.randint(2, (32,))
+            ).backward()
             optimizer.step()
     assert len(counts) == 2
     return counts, groups

@@ -10,7 +10,9 @@ KEYS = available_statements()
 
 def test_defaults_try_ten_thousand_cheap_and_a_thousand_dear_instances():
     for key in KEYS:
-        planned = sum(batch.size for batch in plan(get_statement(key), get_statement(key).instances, 0))
+        planned = sum(
+            batch.size for batch in plan(get_statement(key), get_statement(key).instances, 0)
+        )
         assert planned >= 1_000
         if get_statement(key).instances >= 10_000:
             assert planned >= 10_000
@@ -27,5 +29,7 @@ def test_an_instance_does_not_depend_on_the_other_statements_or_the_device_order
 def test_the_worst_instance_can_be_made_again():
     statement = get_statement("S10.general")
     summary = verify(statement, count=400, seed=4, steps=1)
-    again = statement.check(replay(statement, 400, 4, summary.worst["batch"], summary.worst["index"]))
+    again = statement.check(
+        replay(statement, 400, 4, summary.worst["batch"], summary.worst["index"])
+    )
     assert math.isclose(again.ratio.item(), summary.tightest_ratio, rel_tol=1e-9)

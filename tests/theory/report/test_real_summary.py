@@ -47,5 +47,7 @@ def test_the_committed_summaries_are_those_of_the_committed_rows(model):
     record = real_layers.read()[model]
     found, committed = leaves(real_summary.summarise(record["result"])), leaves(record["summary"])
     numbers = [(a, b) for a, b in zip(found, committed, strict=True) if isinstance(a, float)]
-    assert [a for a in found if not isinstance(a, float)] == [b for b in committed if not isinstance(b, float)]
+    assert [a for a in found if not isinstance(a, float)] == [
+        b for b in committed if not isinstance(b, float)
+    ]
     assert [a for a, _ in numbers] == pytest.approx([b for _, b in numbers], rel=1e-4, abs=1e-9)

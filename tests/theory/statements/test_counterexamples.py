@@ -7,9 +7,19 @@ import torch
 
 from theory import get_statement
 from theory.statements.attention import head_output, output_error, sample
-from theory.statements.s04_printed_activation_bound import check, one_key, printed_bound, vanishing_queries
+from theory.statements.s04_printed_activation_bound import (
+    check,
+    one_key,
+    printed_bound,
+    vanishing_queries,
+)
 from theory.statements.s05_softmax_bound import check as check_corrected
-from theory.statements.s06_gradient_path import check_path, joint_error, silent_modules, single_errors
+from theory.statements.s06_gradient_path import (
+    check_path,
+    joint_error,
+    silent_modules,
+    single_errors,
+)
 
 
 def test_activation_side_with_the_published_numbers():
@@ -56,7 +66,10 @@ def test_the_corrected_bound_holds_under_a_causal_mask_and_forbidden_keys_do_not
     assert not check_corrected(masked).violated.any()
     last = torch.zeros_like(heads.V_hat)
     last[..., -1, :] = 5.0
-    before, after = output_error(masked), output_error(replace(masked, V=heads.V + last, V_hat=heads.V_hat + last))
+    before, after = (
+        output_error(masked),
+        output_error(replace(masked, V=heads.V + last, V_hat=heads.V_hat + last)),
+    )
     first_row = head_output(heads.Q, heads.K, heads.V + last, causal)[..., 0, :]
     torch.testing.assert_close(first_row, heads.V[..., 0, :])
     assert not torch.equal(before, after)  # the last query does see it

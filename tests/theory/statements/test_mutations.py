@@ -19,7 +19,9 @@ def test_a_tightened_bound_falls_at_the_constructed_instance(key):
     assert bool(result.tightened(0.9).violated.any())
 
 
-@pytest.mark.parametrize("key", ["S5.bound", "S5.jacobian", "S6.path", "S7", "S9.estimate", "S11.optimum"])
+@pytest.mark.parametrize(
+    "key", ["S5.bound", "S5.jacobian", "S6.path", "S7", "S9.estimate", "S11.optimum"]
+)
 def test_a_tightened_bound_falls_in_a_run(key):
     assert verify(get_statement(key), count=100, seed=2, tighten=0.9, steps=5).verdict == "violated"
 
@@ -33,13 +35,19 @@ def test_half_is_the_smallest_constant_for_softmax(monkeypatch):
 
 def test_kappa_is_the_smallest_price(monkeypatch):
     monkeypatch.setattr(
-        s07_price_of_ignoring_the_loss, "condition_on_range", lambda D, W: 0.9 * condition_on_range(D, W)
+        s07_price_of_ignoring_the_loss,
+        "condition_on_range",
+        lambda D, W: 0.9 * condition_on_range(D, W),
     )
-    assert bool(s07_price_of_ignoring_the_loss.check(s07_price_of_ignoring_the_loss.blind_choice()).violated)
+    assert bool(
+        s07_price_of_ignoring_the_loss.check(s07_price_of_ignoring_the_loss.blind_choice()).violated
+    )
 
 
 def test_a_wrong_identity_is_noticed():
     """A perturbed solution is far outside the rounding allowed."""
     statement = get_statement("S2")
-    result = statement.check(statement.sample(torch.Generator().manual_seed(0), 20, d=3, r=6, count=2))
+    result = statement.check(
+        statement.sample(torch.Generator().manual_seed(0), 20, d=3, r=6, count=2)
+    )
     assert bool(result.tightened(1e-9).violated.any())

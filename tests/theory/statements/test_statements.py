@@ -22,7 +22,9 @@ def test_each_statement_is_what_it_claims_to_be(key):
 def test_identities_and_bounds_are_not_vacuous(key):
     """Most instances meet the assumptions, and both sides differ from zero somewhere."""
     statement = get_statement(key)
-    result = statement.check(statement.sample(Generator().manual_seed(5), 16, **statement.shapes[-1]))
+    result = statement.check(
+        statement.sample(Generator().manual_seed(5), 16, **statement.shapes[-1])
+    )
     assert result.applies.double().mean() > 0.5
     assert (result.rhs > 0).any()
 
@@ -30,9 +32,13 @@ def test_identities_and_bounds_are_not_vacuous(key):
 def test_every_statement_has_a_proof_and_a_formula():
     for key in KEYS:
         statement = get_statement(key)
-        assert "**Proof" in statement.proof or "*Proof" in statement.proof or statement.claim == "refuted", key
+        assert (
+            "**Proof" in statement.proof
+            or "*Proof" in statement.proof
+            or statement.claim == "refuted"
+        ), key
         assert statement.formula
 
 
-def test_statements_s1_to_s12_are_all_there():
-    assert {int(key[1:].split(".")[0]) for key in KEYS} == set(range(1, 13))
+def test_statements_s1_to_s14_are_all_there():
+    assert {int(key[1:].split(".")[0]) for key in KEYS} == set(range(1, 15))
