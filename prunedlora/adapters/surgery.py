@@ -33,9 +33,10 @@ def write_stacked(
     A: Float[Tensor, "m k d_in"],
 ) -> None:
     """`write_factors` for modules of equal shape, together."""
-    parameters = [[module.B for module in modules], [module.A for module in modules]]
+    left: list[Tensor] = [module.B for module in modules]
+    right: list[Tensor] = [module.A for module in modules]
     with torch.no_grad():
-        for written, new, dim in ((parameters[0], B, 2), (parameters[1], A, 1)):
+        for written, new, dim in ((left, B, 2), (right, A, 1)):
             rank = written[0].shape[dim - 1]
             if new.shape[dim] < rank:
                 shape = list(new.shape)

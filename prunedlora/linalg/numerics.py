@@ -19,7 +19,7 @@ _assumed: ContextVar[list[Tensor] | None] = ContextVar("assumed", default=None)
 
 
 def holds(condition: Bool[Tensor, "*shape"]) -> bool:
-    """Whether a condition is true everywhere, for ``if not holds(...): raise`` or another way to compute.
+    """Whether a condition is true in every entry; where it is not, raise an error or compute in another way.
 
     Outside `assuming` this waits for the device.  Within, it is taken as true and noted.
 

@@ -113,7 +113,8 @@ def orthogonal(
 ) -> ByCholesky | ByReflections | Differentiable:
     r"""Decompose X: by Cholesky where that costs no digit of `precision`, by reflections otherwise.
 
-    The precision is by default that of the dtype of X.  Where a gradient with respect to X may be asked for, Q is formed after all.
+    The precision is by default that of the dtype of X.  Where a gradient with respect to X may be asked for, Q is
+    formed after all.
 
     The condition number is bounded by :math:`\|R\|_F \|R^{-1}\|_F`, after the columns are scaled to unit length.
     For the precision of float64 it is always reflections.

@@ -12,7 +12,7 @@ from prunedlora.adapters.peft import name_in_base
 from prunedlora.choices import FisherPer
 from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
-from prunedlora.statistics.average import Average
+from prunedlora.statistics.average import Average, discount
 from prunedlora.statistics.bottleneck import BottleneckMoments
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
@@ -91,6 +91,8 @@ class Collector(Hooked):
 
     def update(self, *, in_window: bool = True) -> None:
         """Take in the gradients of the current optimiser step."""
+        for hooked in self._hooked:
+            hooked.pool.flush()
         if self._grams is not None and in_window:
             self._grams.update()
         if self._sensitivity is not None:
@@ -98,12 +100,9 @@ class Collector(Hooked):
 
     def discount(self, factor: float) -> None:
         """Let everything averaged so far count less, by `factor`."""
-        for _, _, average in self._averages():
-            average.discount(factor)
+        discount((average for _, _, average in self._averages()), factor)
 
-    def measure(
-        self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None
-    ) -> Statistics:
+    def measure(self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None) -> Statistics:
         """The statistics of a module: copies for its live components, or without `live` those of all, not copied."""
         found: dict[str, Tensor] = {}
         if self._wants("gradient_"):

@@ -255,12 +255,20 @@ def test_the_core_is_decomposed_to_the_last_digits(r, digits):
     assert (U.mT @ U - eye).abs().max() < SKEW
     k = max(1, r // 2)
     best = torch.linalg.vector_norm(true[k:])
-    assert torch.linalg.vector_norm(U[..., :k] * S[..., None, :k] @ Vh[..., :k, :] - C) <= best + 1e-13 * true.sum()
+    assert (
+        torch.linalg.vector_norm(U[..., :k] * S[..., None, :k] @ Vh[..., :k, :] - C)
+        <= best + 1e-13 * true.sum()
+    )
 
 
 def test_the_core_may_be_singular_rectangular_or_have_equal_singular_values():
     singular = with_values(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=torch.float64))
-    for C in (singular, torch.zeros(1, 3, 3, dtype=torch.float64), normal(1, 4, 3, 5), normal(1, 4, 5, 3)):
+    for C in (
+        singular,
+        torch.zeros(1, 3, 3, dtype=torch.float64),
+        normal(1, 4, 3, 5),
+        normal(1, 4, 5, 3),
+    ):
         U, S, Vh = core_svd(C)
         eye = torch.eye(S.shape[-1], dtype=torch.float64)
         assert (U.mT @ U - eye).abs().max() < 1e-12

@@ -3,51 +3,16 @@
 import peft
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from prunedlora import LoraRankPruner, PruneConfig
 from prunedlora.criteria import available_criteria, get_criterion
 from prunedlora.errors import NonFiniteError
 from prunedlora.linalg.numerics import assuming, holds, optimistically
+from tests.dispatch import Operations
 
-#: Operations whose outcome, or its shape, the host must know before it can go on.
-WAITING = (
-    "_local_scalar_dense",
-    "nonzero",
-    "equal",
-    "masked_select",
-    "unique",
-    "_unique2",
-    "is_nonzero",
-)
 #: Fits each module by as many steps as it needs.
 DATA_DEPENDENT = ("svd_fisher",)
-
-
-class Waits(TorchDispatchMode):
-    """Counts them, and the transfers of whole tensors."""
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.count = 0
-        for name in ("tolist", "cpu", "numpy"):
-            monkeypatch.setattr(Tensor, name, self._counted(getattr(Tensor, name)))
-
-    def _counted(self, method):
-        def call(tensor, *args, **kwargs):
-            self.count += 1
-            return method(tensor, *args, **kwargs)
-
-        return call
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        by_mask = name in ("index", "index_put_", "index_put") and any(
-            t is not None and t.dtype is torch.bool for t in args[1]
-        )
-        self.count += name in WAITING or by_mask
-        return function(*args, **(kwargs or {}))
 
 
 def waits(criterion, modules, monkeypatch):
@@ -65,9 +30,9 @@ def waits(criterion, modules, monkeypatch):
 
         def counted(*args):
             before = pruner.ranks
-            with monkeypatch.context() as patched, Waits(patched) as mode:
+            with monkeypatch.context() as patched, Operations(patched) as mode:
                 prune(*args)
-            counts.append(mode.count)
+            counts.append(mode.waits)
             groups.append(
                 (len(set(before.values())), len({(before[n], r) for n, r in pruner.ranks.items()}))
             )
@@ -102,10 +67,10 @@ def test_an_event_waits_as_often_for_eight_modules_as_for_two(name, monkeypatch)
 
 def test_the_count_sees_what_waits(monkeypatch):
     t = torch.tensor([1.0, 0.0])
-    with monkeypatch.context() as patched, Waits(patched) as mode:
+    with monkeypatch.context() as patched, Operations(patched) as mode:
         bool(t.any()), t.nonzero(), t[t > 0], t.sum().item(), t.tolist()
         t + t, t.where(t > 0, 1.0), t[torch.tensor([0])]
-    assert mode.count == 5
+    assert mode.waits == 5
 
 
 def test_a_condition_is_read_at_once_or_assumed():
