@@ -124,7 +124,7 @@ def by_parameters(
     total = sum(module.size for module in modules.values())
     if parameters < total:
         raise ConfigurationError(
-            f"rank 1 in every module takes {total} parameters, but only {parameters} fit"
+            f"rank 1 in every module takes {total} parameters, but only {max(0, parameters)} fit; allow a larger size"
         )
     if scope == "module" or padded:
         rank = min(parameters // total, max(module.rank for module in modules.values()))

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from importlib import import_module, util
 from pathlib import Path
 
@@ -192,6 +193,11 @@ def test_an_old_module_still_works_and_names_the_new_one(old, new, name):
         assert getattr(module, name) is getattr(import_module(new), name)
     with pytest.raises(AttributeError):
         module.nothing  # noqa: B018
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():  # one for each name
+        warnings.simplefilter("ignore")
+        exec(f"from {old} import *", names)
+    assert names[name] is getattr(import_module(new), name)
 
 
 def test_the_warning_of_an_old_module_is_for_the_line_that_uses_it():

@@ -30,7 +30,7 @@ def test_a_size_is_kept_to_and_used_up(tmp_path, settings):
     assert report.bytes_after <= size
     one_more = sum(4 * (m.d_out + m.d_in) for m in inspect_adapter(source).modules)
     assert report.bytes_after > size - one_more - 10_000  # what is set aside for the header
-    with pytest.raises(ConfigurationError, match="rank 1 in every module"):
+    with pytest.raises(ConfigurationError, match=r"rank 1 in every module .* only 0 fit"):
         compress_adapter(source, tmp_path / "c", CompressConfig(size=100))
 
 
