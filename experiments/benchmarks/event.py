@@ -36,6 +36,9 @@ from prunedlora.statistics.collector import Collector
 OUT = RESULTS / "benchmark_event.json"
 #: Events that are timed, after one that is not.
 EVENTS = 3
+#: Beginnings of the names of statistics that have an entry for each weight, and of r x r matrices.
+PER_WEIGHT = ("gradient", "sensitivity", "uncertainty")
+MOMENTS = ("gram", "fisher", "C_z", "U")
 #: How many times faster than the naive way an event should be on a CPU.
 AIM = 15.0
 
@@ -196,15 +199,16 @@ def floor_of(name: str, setting: Setting, able: dict[str, float]) -> float:
     criterion = get_criterion(name)
     r = setting.rank
     entries = sum((d_out + d_in) * r for d_out, d_in in setting.shapes)
-    per_weight = ("gradient", "sensitivity", "uncertainty")
-    read = sum(0.5 for need in criterion.needs if need.startswith(per_weight))
-    moments = sum(1 for need in criterion.needs if need in ("C_z", "U") or "_" in need) - 2 * read
     modules = len(setting.shapes)
-    moved = 4 * entries * (2 + read) + 8 * r**2 * max(0.0, moments) * modules
+    # Statistics are as large as a factor, in float32, or r x r, in float64; factors are read and written.
+    per_weight = sum(n.startswith(PER_WEIGHT) for n in criterion.needs)
+    moments = sum(n.startswith(MOMENTS) for n in criterion.needs)
+    moved = 4 * entries * (2 + per_weight / 2) + 8 * r**2 * moments * modules
     if criterion.rotates:
         # Gram matrices and new factors; three tensors of each parameter into the new basis; eigenvectors.
         return floor(moved, entries * r * (2 + 2 + 6) + 9 * r**3 * modules, able)
-    return floor(moved, 2 / 3 * r**3 * max(0.0, moments) * modules, able)
+    # A Cholesky factor and its inverse.
+    return floor(moved, 2 / 3 * r**3 * moments * modules, able)
 
 
 def main() -> None:
