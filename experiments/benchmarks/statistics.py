@@ -11,8 +11,6 @@ import argparse
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import peft
@@ -20,6 +18,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments.benchmarks.machine import seconds as step_seconds
 from experiments.folders import RESULTS
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.criteria import available_criteria, get_criterion
@@ -50,19 +49,6 @@ def model_and_optimizer(device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
 
-def timed(step: Callable[[], None], device: str) -> float:
-    """Seconds of one call; processor time on the CPU, where other programs would count otherwise."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-    start = time.process_time()
-    step()
-    return time.process_time() - start
-
-
 def measure(steps: int, device: str) -> dict[tuple[str, ...], list[tuple[float, float]]]:
     """Seconds of steps (without, with) each set of needed statistics; the empty set compares two plain steps."""
     model, optimizer = model_and_optimizer(device)
@@ -77,7 +63,7 @@ def measure(steps: int, device: str) -> dict[tuple[str, ...], list[tuple[float, 
 
     def seconds(needs: tuple[str, ...]) -> float:
         with Collector(model, modules, needs) as collector:
-            return timed(lambda: train(collector), device)
+            return step_seconds(lambda: train(collector), device)
 
     # The first steps take longer than the others.
     seconds(())

@@ -195,12 +195,17 @@ def eliminate(
     gone = ~alive.unsqueeze(-2)
     return Elimination(
         matrices=tuple(
-            (W - (W @ left) @ right).to(original.dtype).masked_fill_(gone, 0.0)
+            _less(W, (W @ left) @ right).to(original.dtype).masked_fill_(gone, 0.0)
             for W, left, right, original in zip(shifted, spread, weights, matrices, strict=True)
         ),
         removed=removed,
         cost=cost,
     )
+
+
+def _less(W: Tensor, change: Tensor) -> Tensor:
+    """``W - change``, in the memory of the change."""
+    return torch.sub(W, change, out=change)
 
 
 class _Gram:

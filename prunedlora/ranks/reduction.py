@@ -21,6 +21,10 @@ from prunedlora.ranks.budget import allocate, comparable
 from prunedlora.statistics.data import Statistics
 
 
+#: Entries of a factor that are stacked at most: 1 GB in float64.
+STACKED = 2**27
+
+
 @dataclass(frozen=True)
 class Candidate:
     """The live components of a module, and what has been measured about them.
@@ -208,7 +212,13 @@ def _grouped(candidates: list[Candidate], ranks: Mapping[str, int]) -> list[list
         count = candidate.live.numel() - ranks[candidate.module.name]
         key = (count, _signature(candidate.factors), _signature(candidate.statistics))
         groups[key].append(candidate)
-    return list(groups.values())
+    # Few enough in a stack that what is computed from it fits into memory beside a model.
+    parts = []
+    for members in groups.values():
+        entries = max(members[0].factors.B.numel(), members[0].factors.A.numel())
+        most = max(1, STACKED // max(1, entries))
+        parts += [members[i : i + most] for i in range(0, len(members), most)]
+    return parts
 
 
 def _signature(item: Factors | Statistics) -> tuple[Any, ...]:
