@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prunedlora.errors import InconsistentProcessesError
@@ -25,6 +25,15 @@ def assert_same_everywhere(removed: dict[str, Tensor]) -> None:
             "the processes chose different components to remove; average the gradients over the processes "
             "(DistributedDataParallel) before the optimiser's step"
         )
+
+
+def true_everywhere(condition: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
+    """Whether a condition is true in all processes, left on its device."""
+    if not _several():
+        return condition
+    flag = condition.to(torch.uint8)
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return flag.bool()
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

@@ -4,12 +4,16 @@ import json
 import math
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
 import torch
+
+#: What `to_json` writes for numbers that JSON does not have.
+NOT_FINITE = re.compile('"(-?inf|nan)"')
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -42,7 +46,8 @@ def from_json(text: str) -> Any:
     >>> from_json(to_json({"ratio": float("inf"), "name": "infinite"}))
     {'ratio': inf, 'name': 'infinite'}
     """
-    return _numbers(json.loads(text))
+    value = json.loads(text)
+    return _numbers(value) if NOT_FINITE.search(text) else value
 
 
 def _numbers(value: Any) -> Any:

@@ -39,8 +39,13 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
         {"method": label, "column": column} | {name: getattr(c, name) for name in PLAIN}
         for (label, column), c in numbers.items()
     ]
-    write_atomically(files[1], pd.DataFrame(plain).to_csv(index=False))
+    write_csv(files[1], pd.DataFrame(plain))
     return files
+
+
+def write_csv(file: Path, frame: pd.DataFrame) -> None:
+    """Write plain numbers to twelve digits, of which processors agree; the last ones of a float differ."""
+    write_atomically(file, frame.to_csv(index=False, float_format="%.12g"))
 
 
 def _legend(numbers: Mapping[tuple[Label, str], Cell]) -> str:

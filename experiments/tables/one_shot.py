@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.reporting.comparison import Difference, difference
+from experiments.reporting.writing import write_csv
 from experiments.settings.jobs import OneShot, RunConfig
 from theory.intervals import interval, ratio_of_means
 from theory.records import to_json, write_atomically
@@ -52,7 +53,7 @@ def write(
         parts.append(f"## Rank {rank}\n\n{part.to_markdown(index=False, floatfmt='.4f')}\n")
     parts.append("## What was found\n\n" + "\n\n".join(sentences(frame, compared)) + "\n")
     write_atomically(files[0], "\n".join(parts))
-    write_atomically(files[1], frame.to_csv(index=False))
+    write_csv(files[1], frame)
     write_atomically(files[2], to_json(compared))
     return files
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.reporting.table import Label, Results, Table
+from experiments.reporting.writing import write_csv
 from experiments.settings.jobs import Cost, RunConfig, changed
 from experiments.settings.preset import Table2
 from experiments.tables.labels import ADALORA, CONT_SQUEEZE, DORA, FULL, LORA, from_rank
@@ -123,7 +124,7 @@ def write(
     )
     files = [folder / "table2.md", folder / "table2.csv"]
     write_atomically(files[0], f"# Table 2: cost of training\n\n{text}")
-    write_atomically(files[1], lines.to_csv(index=False))
+    write_csv(files[1], lines)
     return files
 
 

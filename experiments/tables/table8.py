@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from experiments.reporting.comparison import difference, mean_interval
+from experiments.reporting.writing import write_csv
 from experiments.settings.preset import Table8
 from theory.records import write_atomically
 
@@ -95,7 +96,7 @@ def write(
     markdown = frame(losses, run.patterns).to_markdown(index=False, disable_numparse=True)
     said = "\n\n".join(sentences(losses, run.patterns))
     write_atomically(files[0], f"{title}\n\n{markdown}\n\n{NOTE}\n\n## What was found\n\n{said}\n")
-    write_atomically(files[1], plain(losses).to_csv(index=False))
+    write_csv(files[1], plain(losses))
     return files
 
 

@@ -26,6 +26,26 @@ def write_factors(
         module.A.zero_().index_copy_(0, live, A.to(module.A.dtype))
 
 
+def write_stacked(
+    modules: list[LoraModule],
+    live: Int[Tensor, "m k"],
+    B: Float[Tensor, "m d_out k"],
+    A: Float[Tensor, "m k d_in"],
+) -> None:
+    """`write_factors` for modules of equal shape, together."""
+    left: list[Tensor] = [module.B for module in modules]
+    right: list[Tensor] = [module.A for module in modules]
+    with torch.no_grad():
+        for written, new, dim in ((left, B, 2), (right, A, 1)):
+            rank = written[0].shape[dim - 1]
+            if new.shape[dim] < rank:
+                shape = list(new.shape)
+                shape[dim] = rank
+                index = live.unsqueeze(3 - dim).expand_as(new)
+                new = new.new_zeros(shape).scatter_(dim, index, new)
+            torch._foreach_copy_(written, list(new.unbind(0)))
+
+
 def hold_at_zero(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
     """Zero the weights of all removed components, whatever a step made of them."""
     with torch.no_grad():

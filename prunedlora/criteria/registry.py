@@ -30,7 +30,7 @@ from torch import Tensor
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Factors as Factors
-from prunedlora.linalg.numerics import round_off
+from prunedlora.linalg.numerics import is_finite, round_off
 from prunedlora.statistics.data import Statistics as Statistics
 
 #: Of a score: ``"weight"`` a norm of ΔW / s; ``"energy"`` a square of it, maybe weighted by inputs; ``"loss"`` an
@@ -46,11 +46,13 @@ class Reduction:
         factors: the new factors.
         removed: indices of the removed components, in the order of their removal.
         cost: what the criterion says each removal costs, in its own unit.
+        basis: P and Q with ``B' = B P`` and ``A' = Q A``, where a criterion that rotates knows them.
     """
 
     factors: Factors
     removed: Int[Tensor, "*m count"]
     cost: Float[Tensor, "*m count"]
+    basis: tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]] | None = None
 
 
 Score = Callable[..., Tensor]
@@ -150,7 +152,7 @@ def remove_lowest(factors: Factors, scores: Float[Tensor, "*m r"], count: int) -
         ConfigurationError: `count` is not between 0 and the rank.
         NonFiniteError: a score or a weight is NaN or infinite.
     """
-    if not all(torch.isfinite(t).all() for t in (scores, factors.B, factors.A)):
+    if not all(is_finite(t) for t in (scores, factors.B, factors.A)):
         raise NonFiniteError(
             "a score or a weight is NaN or infinite; check the gradients and the criterion"
         )

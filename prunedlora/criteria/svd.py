@@ -13,9 +13,8 @@ from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.factors import Factors
 from prunedlora.linalg.truncation import (
     damped_moment,
-    singular_values,
-    truncate_weighted,
-    truncate_with_values,
+    truncation,
+    weighted_truncation,
 )
 from prunedlora.statistics.data import Statistics
 
@@ -38,8 +37,8 @@ def svd(factors: Factors, statistics: Statistics, count: int) -> Reduction:
     """
     if count == 0:
         return _unchanged(factors)
-    B, A, sigma = truncate_with_values(factors.B, factors.A, max(1, factors.rank - count))
-    return last_removed(factors, B, A, sigma.square(), count)
+    out = truncation(factors.B, factors.A, max(1, factors.rank - count))
+    return last_removed(factors, out.B, out.A, out.values.square(), count, out.basis)
 
 
 @register_reduction("svd_activation", needs=("C_z",), unit="energy", rotates=True)
@@ -110,6 +109,7 @@ def last_removed(
     A: Float[Tensor, "*m k d_in"],
     costs: Float[Tensor, "*m r"],
     count: int,
+    basis: tuple[Float[Tensor, "*m r k"], Float[Tensor, "*m k r"]] | None = None,
 ) -> Reduction:
     """The first r - count columns of B and rows of A, zeros behind them; `costs` as of all r components."""
     kept = factors.rank - count
@@ -118,15 +118,21 @@ def last_removed(
     new.B[..., :kept] = B[..., :kept].to(factors.B.dtype)
     new.A[..., :kept, :] = A[..., :kept, :].to(factors.A.dtype)
     removed = torch.arange(r - 1, kept - 1, -1, device=B.device).expand(*costs.shape[:-1], count)
-    return Reduction(new, removed, costs.flip(-1)[..., :count])
+    if basis is not None:
+        # Zeros behind what is kept, as in the factors.
+        P, Q = (t.new_zeros(*t.shape[:-2], r, r) for t in basis)
+        P[..., :kept] = basis[0][..., :kept]
+        Q[..., :kept, :] = basis[1][..., :kept, :]
+        basis = P, Q
+    return Reduction(new, removed, costs.flip(-1)[..., :count], basis)
 
 
 def _weighted(factors: Factors, M_b: Tensor, M_a: Tensor, count: int, factor: float) -> Reduction:
     if count == 0:
         return _unchanged(factors)
-    costs = factor * singular_values(M_b, M_a).square()
-    B, A = truncate_weighted(factors.B, factors.A, max(1, factors.rank - count), M_b, M_a)
-    return last_removed(factors, B, A, costs, count)
+    kept = max(1, factors.rank - count)
+    out = weighted_truncation(factors.B, factors.A, kept, M_b, M_a)
+    return last_removed(factors, out.B, out.A, factor * out.values.square(), count, out.basis)
 
 
 def _unchanged(factors: Factors) -> Reduction:

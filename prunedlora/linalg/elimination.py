@@ -26,10 +26,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.linalg.curvature import inverse
-from prunedlora.linalg.numerics import round_off
+from prunedlora.linalg.curvature import inverse, inverse_root
+from prunedlora.linalg.numerics import holds, is_finite, round_off
 
 Newton = Literal["off", "capped", "literal"]
+#: Gram matrices of r columns are formed where more than r / COLUMNS of theirs are needed.
+COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ def block_solution(
     """
     # Distinct indices within range, the same ones for the whole batch where a list was given.
     M = torch.as_tensor(removed, dtype=torch.long, device=W.device)
-    ordered = M.sort(dim=-1).values
-    if not ((M >= 0) & (W.shape[-1] > M)).all() or (ordered.diff(dim=-1) == 0).any():
+    apart = M.sort(dim=-1).values.diff(dim=-1) > 0
+    if not (holds((M >= 0) & (W.shape[-1] > M)) and holds(apart)):
         raise ConfigurationError(
             f"removed must be distinct indices in 0..{W.shape[-1] - 1}, not {M.tolist()}"
         )
@@ -150,8 +152,7 @@ def eliminate(
 
     At each step the column of least :math:`\sum \tfrac12 \|\tilde W_{:,j}\|^2 / (H^{-1})_{jj}` (the sum over the
     matrices; equation (10)) goes, the others move to compensate, and each inverse is down-dated.  Ties go to the
-    lowest index.  Only :math:`r \times r` matrices change inside the loop; each matrix is multiplied once at the
-    end.
+    lowest index.  The matrices themselves change once, at the end, by a product of rank `count`.
 
     Args:
         matrices: the matrices, each (\*m, d_i, r); for LoRA ``(B, A.mT)``.
@@ -175,25 +176,56 @@ def eliminate(
     >>> out.matrices[0], out.removed, out.cost
     (tensor([[0., 3.]]), tensor([0]), tensor([0.5000], dtype=torch.float64))
     """
-    _check_arguments(count, curvatures[0].shape[-1], newton, gradients, moments)
+    r = curvatures[0].shape[-1]
+    _check_arguments(count, r, newton, gradients, moments)
     _check_finite(*matrices, *(gradients or ()), *(moments or ()))
-    H_inverse = torch.stack([inverse(H, damping, name) for H in curvatures])
-    shifted = [
-        W.double() - newton_step(W, G, Hi, newton, trust)
-        for W, G, Hi in zip(matrices, gradients or matrices, H_inverse, strict=True)
-    ]
-    gram = torch.stack(
-        [W.mT @ W for W in shifted] if moments is None else [m.double() for m in moments]
-    )
-    transform, alive, removed, cost = _greedy(gram, H_inverse, count)
+    roots = [inverse_root(H, damping, name) for H in curvatures]
+    # The minimum without constraints is where the elimination starts.
+    shifted = [W.double() for W in matrices]
+    if newton != "off" and gradients is not None:
+        shifted = [
+            W - newton_step(W, G, root.mT @ root, newton, trust)
+            for W, G, root in zip(shifted, gradients, roots, strict=True)
+        ]
+    # W^T W is formed where many of its columns are needed; else it is cheaper to multiply twice by W.
+    if moments is None and count > r // COLUMNS:
+        moments = [W.mT @ W for W in shifted]
+    grams = [_Gram(W) for W in shifted] if moments is None else [_Gram(None, m) for m in moments]
+    spread, weights, alive, removed, cost = _greedy(grams, torch.stack(roots), count)
+    gone = ~alive.unsqueeze(-2)
     return Elimination(
         matrices=tuple(
-            (W @ T * alive.unsqueeze(-2)).to(original.dtype)
-            for W, T, original in zip(shifted, transform, matrices, strict=True)
+            _less(W, (W @ left) @ right).to(original.dtype).masked_fill_(gone, 0.0)
+            for W, left, right, original in zip(shifted, spread, weights, matrices, strict=True)
         ),
         removed=removed,
         cost=cost,
     )
+
+
+def _less(W: Tensor, change: Tensor) -> Tensor:
+    """``W - change``, in the memory of the change."""
+    return torch.sub(W, change, out=change)
+
+
+class _Gram:
+    """``W^T W``, or a moment in its place: its diagonal, and products with single vectors."""
+
+    def __init__(self, W: Tensor | None, moment: Tensor | None = None) -> None:
+        self._W = W
+        self._moment = moment if moment is None else moment.double()
+
+    def diagonal(self) -> Float[Tensor, "*m r"]:
+        if self._W is not None:
+            return self._W.square().sum(dim=-2)
+        assert self._moment is not None
+        return self._moment.diagonal(dim1=-2, dim2=-1)
+
+    def times(self, vector: Float[Tensor, "*m r 1"]) -> Float[Tensor, "*m r 1"]:
+        if self._W is not None:
+            return self._W.mT @ (self._W @ vector)
+        assert self._moment is not None
+        return self._moment @ vector
 
 
 def _check_arguments(
@@ -212,53 +244,71 @@ def _check_arguments(
 
 
 def _check_finite(*tensors: Tensor) -> None:
-    if not all(torch.isfinite(t).all() for t in tensors):
+    if not all(is_finite(t) for t in tensors):
         raise NonFiniteError(
             "weights, gradients or moments hold NaN or infinity; training has diverged"
         )
 
 
-def _greedy(gram: Tensor, H_inverse: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Elimination on the r x r matrices: the map to apply on the right, who is alive, who went, at what cost."""
-    transform = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
-    alive = torch.ones(gram.shape[1:-1], dtype=torch.bool, device=gram.device)
-    removed = torch.zeros((*alive.shape[:-1], count), dtype=torch.long, device=gram.device)
-    costs = torch.zeros(removed.shape, dtype=gram.dtype, device=gram.device)
+def _greedy(
+    grams: Sequence[_Gram], root: Float[Tensor, "s *m r r"], count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Which columns go, and the map ``I - spread @ weights`` that removes them with compensation.
+
+    Every step changes inverse and Gram matrix by a matrix of rank one.  Neither is formed: of the first its
+    diagonal and one row a step are needed, of the second its diagonal and one column.
+
+    Args:
+        grams: of each of s matrices.
+        root: X with ``X^T X`` the inverse of each curvature.
+        count: how many columns go.
+
+    Returns:
+        spread (s, *m, r, count), weights (s, *m, count, r), who is alive, who went, at what cost.
+    """
+    r = root.shape[-1]
+    spread = root.new_zeros(*root.shape[:-1], count)
+    weights = root.new_zeros(*root.shape[:-2], count, r)
+    pivots = root.new_zeros(*root.shape[:-2], count, 1)
+    norms = torch.stack([gram.diagonal() for gram in grams])
+    inverses = root.square().sum(dim=-2)
+    alive = torch.ones(root.shape[1:-1], dtype=torch.bool, device=root.device)
+    removed = torch.zeros((*alive.shape[:-1], count), dtype=torch.long, device=root.device)
+    costs = root.new_zeros(removed.shape)
     for i in range(count):
         # The cheapest column next; rounding makes ties fall alike on every device.
-        saliency = _saliency(gram, H_inverse, alive)
+        saliency = _saliency(norms, inverses, alive)
         j = round_off(saliency).argmin(dim=-1, keepdim=True)
         removed[..., i : i + 1] = j
         costs[..., i : i + 1] = saliency.gather(-1, j)
-        # Spread it over the others in the proportion in which H^-1 couples them.
-        row = _row(H_inverse, j)
-        weights = row / row.gather(-1, _expand(j, row, 1))
-        gram = _without(_without(gram, j, weights).mT, j, weights)
-        transform = _without(transform, j, weights)
-        # Take it out of the inverse: a rank-one update in place of a new inversion.
+        # Row j of the inverse as it is by now: less what earlier steps took out of it.
+        before = weights[..., :i, :]
+        shares = _column(before, j)
+        row = _column(root, j).mT @ root - (shares * pivots[..., :i, :]).mT @ before
+        row = row * alive.unsqueeze(-2)
+        pivot = _column(row, j)
+        # Column j is spread over the others in the proportion in which the inverse couples them.
+        weight = row / pivot
+        unit = torch.zeros_like(row).scatter_(-1, j.unsqueeze(-1).expand_as(pivot), 1.0).mT
+        column = unit - spread[..., :i] @ shares
+        product = torch.stack([g.times(v) for g, v in zip(grams, column, strict=True)])
+        product = (product - before.mT @ (spread[..., :i].mT @ product)).mT
+        # Both diagonals after the step.
+        norms = norms + (weight * (weight * _column(product, j) - 2 * product)).squeeze(-2)
+        inverses = inverses - (row * weight).squeeze(-2)
         alive = alive.scatter(-1, j, False)
-        H_inverse = (H_inverse - row.mT @ weights) * (alive.unsqueeze(-1) & alive.unsqueeze(-2))
-    return transform, alive, removed, costs
+        spread[..., i : i + 1] = column
+        weights[..., i : i + 1, :] = weight
+        pivots[..., i : i + 1, :] = pivot
+    return spread, weights, alive, removed, costs
 
 
-def _saliency(gram: Tensor, H_inverse: Tensor, alive: Tensor) -> Tensor:
+def _saliency(norms: Tensor, inverses: Tensor, alive: Tensor) -> Tensor:
     """Cost of removing each column next, summed over the matrices; infinite for those removed already."""
-    norms, inverses = gram.diagonal(dim1=-2, dim2=-1), H_inverse.diagonal(dim1=-2, dim2=-1)
     per_matrix = 0.5 * norms.clamp(min=0.0) / inverses.where(alive, torch.ones_like(inverses))
     return per_matrix.sum(dim=0).where(alive, torch.inf)
 
 
-def _without(X: Tensor, j: Tensor, weights: Tensor) -> Tensor:
-    """X with its column j spread over the others: ``X - X[:, j] weights``, where ``weights[j] = 1``."""
-    column = X.gather(-1, _expand(j, X, X.shape[-2]))
-    return X - column @ weights
-
-
-def _row(X: Tensor, j: Tensor) -> Tensor:
-    """Row j of every matrix, as (..., 1, r)."""
-    return X.mT.gather(-1, _expand(j, X, X.shape[-1])).mT
-
-
-def _expand(j: Tensor, like: Tensor, rows: int) -> Tensor:
-    """Indices j of each batch entry as (matrices, batch, rows, 1), to gather one column of each matrix."""
-    return j.unsqueeze(-1).expand(*like.shape[:-2], rows, 1)
+def _column(X: Float[Tensor, "s *m n r"], j: Int[Tensor, "*m 1"]) -> Float[Tensor, "s *m n 1"]:
+    """One column of every matrix, another one in each batch entry."""
+    return X.gather(-1, j.unsqueeze(-1).expand(*X.shape[:-1], 1))

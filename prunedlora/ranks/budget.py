@@ -1,5 +1,6 @@
 """Dividing one budget of rank, or of parameters, among modules."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -88,13 +89,19 @@ def allocate(
     """
     if min_rank < 0 or round_to < 1:
         raise ConfigurationError("min_rank must be at least 0 and round_to at least 1")
-    for name, values in scores.items():
-        if not torch.isfinite(values).all():
+    # All scores are read from the device at once.
+    values = torch.cat([t.double() for t in scores.values()]).tolist() if scores else []
+    ordered: dict[str, list[float]] = {}
+    for name, own in scores.items():
+        entries = values[: own.numel()]
+        values = values[own.numel() :]
+        if not all(map(math.isfinite, entries)):
             raise NonFiniteError(f"a score of {name} is NaN or infinite")
+        ordered[name] = sorted(entries, reverse=True)
     # Every module first gets the least that it may have.
     size = sizes or dict.fromkeys(scores, 1)
     least = -(-min_rank // round_to) * round_to
-    ranks = {name: min(least, values.numel()) for name, values in scores.items()}
+    ranks = {name: min(least, len(entries)) for name, entries in ordered.items()}
     left = budget - sum(rank * size[name] for name, rank in ranks.items())
     if left < 0:
         raise ConfigurationError(
@@ -104,7 +111,7 @@ def allocate(
     # Then the best offers, as long as they fit; what a module could not pay for closes it, since its further
     # components are worth less.
     closed = set()
-    for _, _, name, rank in sorted(_offers(scores, size, ranks, round_to)):
+    for _, _, name, rank in sorted(_offers(ordered, size, ranks, round_to)):
         price = (rank - ranks[name]) * size[name]
         if name in closed or price > left:
             closed.add(name)
@@ -115,14 +122,18 @@ def allocate(
 
 
 def _offers(
-    scores: Mapping[str, Tensor], size: Mapping[str, int], ranks: Mapping[str, int], round_to: int
+    ordered: Mapping[str, list[float]],
+    size: Mapping[str, int],
+    ranks: Mapping[str, int],
+    round_to: int,
 ) -> list[tuple[float, int, str, int]]:
     """Every further group of components as (minus its worth, place of its module, module, rank with it)."""
+    worths = []
     offers = []
-    for place, (name, values) in enumerate(scores.items()):
-        ordered = values.double().cpu().sort(descending=True).values
-        for start in range(ranks[name], values.numel(), round_to):
-            group = ordered[start : start + round_to]
-            worth = round_off((group.mean() / size[name]).reshape(1)).item()
-            offers.append((-worth, place, name, start + group.numel()))
-    return offers
+    for place, (name, values) in enumerate(ordered.items()):
+        for start in range(ranks[name], len(values), round_to):
+            group = values[start : start + round_to]
+            worths.append(math.fsum(group) / len(group) / size[name])
+            offers.append((place, name, start + len(group)))
+    rounded = round_off(torch.tensor(worths, dtype=torch.float64)).tolist()
+    return [(-worth, *offer) for worth, offer in zip(rounded, offers, strict=True)]

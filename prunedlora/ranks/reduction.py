@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
-from prunedlora.adapters.surgery import no_component
 from prunedlora.choices import Budget
 from prunedlora.criteria import Criterion
 from prunedlora.criteria.registry import Reduction
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors
+from prunedlora.linalg.numerics import holds, is_finite, optimistically
 from prunedlora.ranks.budget import allocate, comparable
 from prunedlora.statistics.data import Statistics
+
+
+#: Entries of a factor that are stacked at most: 1 GB in float64.
+STACKED = 2**27
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,49 @@ class Candidate:
 
     @staticmethod
     def of(
-        module: LoraModule, statistics: Statistics, removed: Bool[Tensor, " r"] | None = None
+        module: LoraModule, statistics: Statistics, live: Int[Tensor, " k"] | None = None
     ) -> "Candidate":
         """A copy of what is alive in a module now.
 
         Args:
             module: the module.
             statistics: of its live components, in their order.
-            removed: mask of the components that are not alive; none by default.
+            live: indices of the components that are alive, increasing; all by default.
         """
-        if removed is None:
-            removed = no_component(module)
-        live = (~removed).nonzero().squeeze(1)
+        if live is None:
+            live = torch.arange(module.rank, device=module.A.device)
         # Indexing by a tensor copies, so that later steps of training leave these factors alone.
         factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
         return Candidate(module, live, factors, statistics)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules of equal shape that lose as many components, stacked along a first dimension.
+
+    Attributes:
+        members: the m modules.
+        live: indices of their live components.
+        factors: these components.
+        reduction: what becomes of them.
+    """
+
+    members: list[Candidate]
+    live: Int[Tensor, "m k"]
+    factors: Factors
+    reduction: Reduction
+
+    @property
+    def gone(self) -> Int[Tensor, "m count"]:
+        """The removed components, by their indices in the modules."""
+        return self.live.gather(1, self.reduction.removed)
+
+    @property
+    def kept(self) -> Int[Tensor, "m rest"]:
+        """The components that stay, by their indices in the modules, increasing."""
+        gone = torch.zeros_like(self.live).scatter_(1, self.reduction.removed, 1)
+        first = gone.argsort(dim=1, stable=True)
+        return self.live.gather(1, first[:, : self.live.shape[1] - self.reduction.removed.shape[1]])
 
 
 @contextmanager
@@ -82,10 +114,14 @@ def allocate_ranks(
     """
     scores: dict[str, Tensor] = {}
     sizes: dict[str, int] = {}
+    for members in _grouped(candidates, planned):
+        factors, statistics = _stacked(members)
+        batch = criterion.score(factors, statistics, **options)
+        scores |= {c.module.name: score for c, score in zip(members, batch, strict=True)}
+    # In the order of the model, which decides between equal scores.
     for candidate in candidates:
         module = candidate.module
-        score = criterion.score(candidate.factors, candidate.statistics, **options)
-        scores[module.name] = comparable(criterion, score, module.scaling)
+        scores[module.name] = comparable(criterion, scores.pop(module.name), module.scaling)
         sizes[module.name] = module.B.shape[0] + module.A.shape[1] if budget == "parameters" else 1
     total = sum(planned[name] * size for name, size in sizes.items())
     return allocate(scores, total, sizes=sizes, min_rank=min_rank, round_to=round_to)
@@ -97,57 +133,101 @@ def reduce_all(
     candidates: list[Candidate],
     ranks: Mapping[str, int],
 ) -> list[tuple[Candidate, Reduction]]:
+    """The reduction of every module to its rank; see `reduce_groups`.
+
+    Raises:
+        ConfigurationError, NonFiniteError, SingularCurvatureError: as `reduce_groups` does.
+    """
+    groups, _ = optimistically(
+        lambda: reduce_groups(criterion, options, candidates, ranks), lambda _: []
+    )
+    return [
+        (candidate, Reduction(Factors(B, A), removed, cost))
+        for group in groups
+        for candidate, B, A, removed, cost in zip(
+            group.members,
+            group.reduction.factors.B,
+            group.reduction.factors.A,
+            group.reduction.removed,
+            group.reduction.cost,
+            strict=True,
+        )
+    ]
+
+
+def reduce_groups(
+    criterion: Criterion,
+    options: Mapping[str, Any],
+    candidates: list[Candidate],
+    ranks: Mapping[str, int],
+) -> list[Group]:
     """The reduction of every module to its rank, computed for all modules of equal shape at once.
 
     Raises:
         ConfigurationError: B of a module is still zero.
         NonFiniteError, SingularCurvatureError: the message names the module.
     """
-    groups: dict[tuple[Any, ...], list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        if not candidate.factors.B.any():
+    groups = []
+    for members in _grouped(candidates, ranks):
+        factors, statistics = _stacked(members)
+        alive = factors.B.flatten(1).any(dim=1)
+        if not holds(alive):
+            zero = members[alive.tolist().index(False)].module.name
             raise ConfigurationError(
-                f"B of {candidate.module.name} is still zero, so every component is; warm up longer before pruning"
+                f"B of {zero} is still zero, so every component is; warm up longer before pruning"
             )
-        # What is stacked must agree in all shapes, and lose as many components.
-        count = candidate.live.numel() - ranks[candidate.module.name]
-        groups[(count, _signature(candidate.factors), _signature(candidate.statistics))].append(
-            candidate
-        )
-    out = []
-    for (count, *_), members in groups.items():
+        count = factors.rank - ranks[members[0].module.name]
         try:
-            reduction = _reduce(criterion, options, members, count)
+            reduction = _reduce(criterion, options, factors, statistics, count)
         except (NonFiniteError, SingularCurvatureError):
             # One by one, to name the module that has the error.
             for candidate in members:
                 with naming_module(candidate.module.name):
-                    _reduce(criterion, options, [candidate], count)
+                    _reduce(criterion, options, *_stacked([candidate]), count)
             raise
-        for i, candidate in enumerate(members):
-            own = Factors(reduction.factors.B[i], reduction.factors.A[i])
-            out.append((candidate, Reduction(own, reduction.removed[i], reduction.cost[i])))
-    return out
+        live = torch.stack([c.live for c in members])
+        groups.append(Group(members, live, factors, reduction))
+    return groups
 
 
 def _reduce(
-    criterion: Criterion, options: Mapping[str, Any], members: list[Candidate], count: int
+    criterion: Criterion,
+    options: Mapping[str, Any],
+    factors: Factors,
+    statistics: Statistics,
+    count: int,
 ) -> Reduction:
-    factors = _stack([c.factors for c in members])
-    statistics = _stack([c.statistics for c in members])
     reduction = criterion.reduce(factors, statistics, count, **options)
-    if not (
-        torch.isfinite(reduction.factors.B).all() and torch.isfinite(reduction.factors.A).all()
-    ):
+    if not (is_finite(reduction.factors.B) and is_finite(reduction.factors.A)):
         raise NonFiniteError(
             f"{criterion.name} made NaN or infinity of the factors; nothing changed"
         )
     return reduction
 
 
+def _grouped(candidates: list[Candidate], ranks: Mapping[str, int]) -> list[list[Candidate]]:
+    """The modules that can be stacked: they agree in all shapes and lose as many components."""
+    groups: dict[tuple[Any, ...], list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        count = candidate.live.numel() - ranks[candidate.module.name]
+        key = (count, _signature(candidate.factors), _signature(candidate.statistics))
+        groups[key].append(candidate)
+    # Few enough in a stack that what is computed from it fits into memory beside a model.
+    parts = []
+    for members in groups.values():
+        entries = max(members[0].factors.B.numel(), members[0].factors.A.numel())
+        most = max(1, STACKED // max(1, entries))
+        parts += [members[i : i + most] for i in range(0, len(members), most)]
+    return parts
+
+
 def _signature(item: Factors | Statistics) -> tuple[Any, ...]:
     """What must agree for two of them to be stacked."""
     return tuple((k, v.shape, v.dtype, v.device) for k, v in vars(item).items() if v is not None)
+
+
+def _stacked(members: list[Candidate]) -> tuple[Factors, Statistics]:
+    return _stack([c.factors for c in members]), _stack([c.statistics for c in members])
 
 
 def _stack(items: Any) -> Any:

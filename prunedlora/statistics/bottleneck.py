@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.distributed import gather_over_processes, share_of_this_process
 from prunedlora.errors import ConfigurationError
-from prunedlora.statistics.average import Average, gram_of_columns
+from prunedlora.statistics.average import Average, Pool, gram_of_columns
 from prunedlora.statistics.hooks import Hooked, Record, by_sample, watch
 
 #: Core gradients kept for each module, the latest: 4 r² bytes each, 34 MB a module at rank 64.
@@ -62,10 +62,10 @@ class BottleneckMoments(Hooked):
     ) -> None:
         super().__init__()
         self.active = True
-        self._loss_scale = loss_scale
         self._mask = None
+        self.pool = Pool(loss_scale)
         self.averages = {
-            m.name: {n: Average() for n in needs if n != "core_gradients"} for m in modules
+            m.name: {n: Average(self.pool) for n in needs if n != "core_gradients"} for m in modules
         }
         # Core gradients are kept one by one, since no average of them is enough.
         self._core: dict[str, list[Tensor]] | None = None
@@ -97,7 +97,11 @@ class BottleneckMoments(Hooked):
     def samples(self, module: LoraModule) -> Float[Tensor, "n r r"] | None:
         """The core gradients of a module, over all processes; None if there are none."""
         kept = self._core[module.name] if self._core is not None else []
-        return gather_over_processes(torch.cat(kept)[-MAX_SAMPLES:]) if kept else None
+        if not kept:
+            return None
+        g = torch.cat(kept)[-MAX_SAMPLES:]
+        # Samples with NaN or infinity are dropped here, since choosing them waits for the device.
+        return gather_over_processes(g[torch.isfinite(g).all(dim=-1).all(dim=-1)])
 
     def restore(self, module: LoraModule, samples: Float[Tensor, "n r r"]) -> None:
         """Start from what `samples` gave, shared out again among the processes."""
@@ -118,27 +122,28 @@ class BottleneckMoments(Hooked):
 
     @torch.no_grad()
     def _record(self, name: str, z: Tensor, u: Tensor, mask: Tensor | None) -> None:
-        # u of each sample's own loss: the mean over samples is undone.
         z = by_sample(z)
-        u = by_sample(u) * (z.shape[0] / self._loss_scale())
+        u = by_sample(u)
         # Masked tokens count neither in sums nor in their number; a pooled output has no tokens to mask.
-        keep = None
+        tokens: float | Tensor = z.shape[0] * z.shape[1]
         if mask is not None and z.shape[1] > 1:
             keep = _fitting(mask, z, name)
             z = z * keep.unsqueeze(-1)
             u = u * keep.unsqueeze(-1)
+            tokens = keep.sum()
+        # u of each sample's own loss: the mean over samples is undone.
         averages = self.averages[name]
+        scale = z.shape[0] / self.pool.scale(next(iter(averages.values()), None))
         if "C_z" in averages:
-            tokens = z.shape[0] * z.shape[1] if keep is None else keep.sum()
             averages["C_z"].add(gram_of_columns(z.flatten(0, 1)), tokens)
         if "U" in averages:
-            averages["U"].add(gram_of_columns(u.flatten(0, 1)), z.shape[0])
+            averages["U"].add(gram_of_columns(u.flatten(0, 1)), z.shape[0], scale**2)
         if self._core is not None:
-            self._keep(self._core[name], u.mT @ z)
+            self._keep(self._core[name], u.mT @ z * scale)
 
     @staticmethod
     def _keep(samples: list[Tensor], g: Float[Tensor, "n r r"]) -> None:
-        samples.append(g[torch.isfinite(g).all(dim=-1).all(dim=-1)])
+        samples.append(g)
         while sum(len(s) for s in samples[1:]) >= MAX_SAMPLES:
             samples.pop(0)
 

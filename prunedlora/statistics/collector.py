@@ -12,7 +12,7 @@ from prunedlora.adapters.peft import name_in_base
 from prunedlora.choices import FisherPer
 from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
-from prunedlora.statistics.average import Average
+from prunedlora.statistics.average import Average, discount
 from prunedlora.statistics.bottleneck import BottleneckMoments
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
@@ -91,6 +91,8 @@ class Collector(Hooked):
 
     def update(self, *, in_window: bool = True) -> None:
         """Take in the gradients of the current optimiser step."""
+        for hooked in self._hooked:
+            hooked.pool.flush()
         if self._grams is not None and in_window:
             self._grams.update()
         if self._sensitivity is not None:
@@ -98,11 +100,10 @@ class Collector(Hooked):
 
     def discount(self, factor: float) -> None:
         """Let everything averaged so far count less, by `factor`."""
-        for _, _, average in self._averages():
-            average.discount(factor)
+        discount((average for _, _, average in self._averages()), factor)
 
-    def measure(self, module: LoraModule, live: Int[Tensor, " r_live"]) -> Statistics:
-        """The statistics of a module, of its live components only."""
+    def measure(self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None) -> Statistics:
+        """The statistics of a module: copies for its live components, or without `live` those of all, not copied."""
         found: dict[str, Tensor] = {}
         if self._wants("gradient_"):
             assert module.B.grad is not None
@@ -119,23 +120,32 @@ class Collector(Hooked):
         if self._sensitivity is not None:
             found |= self._sensitivity.of(module)
         if self._wants("noise"):
-            found["noise"] = torch.rand(module.rank, generator=self._generator).to(live.device)
+            found["noise"] = torch.rand(module.rank, generator=self._generator).to(module.A.device)
         return Statistics(
             **{
-                name: _only(name, value, live)
+                name: value if live is None else _only(name, value, live)
                 for name, value in found.items()
                 if name in self._needs
             }
         )
 
+    def rewinding(self) -> Callable[[], None]:
+        """A function that makes the noise be drawn again from here on."""
+        state = self._generator.get_state()
+
+        def rewind() -> None:
+            self._generator.set_state(state)
+
+        return rewind
+
     @contextmanager
     def random_numbers_kept(self) -> Iterator[None]:
         """What is drawn for the noise within the block will be drawn again after it."""
-        state = self._generator.get_state()
+        rewind = self.rewinding()
         try:
             yield
         finally:
-            self._generator.set_state(state)
+            rewind()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been collected, over all processes, on the CPU; to be called in every process."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from prunedlora.adapters.modules import LoraModule
-from prunedlora.statistics.average import Average, gram_of_columns
+from prunedlora.statistics.average import Average, Pool, gram_of_columns
 from prunedlora.statistics.hooks import Hooked, Record, by_sample, count_samples, watch
 
 
@@ -28,8 +28,8 @@ class MicroBatchFisher(Hooked):
     ) -> None:
         super().__init__()
         self.active = True
-        self._loss_scale = loss_scale
-        self.averages = {m.name: (Average(), Average()) for m in modules}
+        self.pool = Pool(loss_scale)
+        self.averages = {m.name: (Average(self.pool), Average(self.pool)) for m in modules}
         for module in modules:
             of_B, of_A = self.averages[module.name]
             self._handles.append(self._watch(module.B, partial(self._record, of_B, False)))
@@ -42,7 +42,8 @@ class MicroBatchFisher(Hooked):
     @torch.no_grad()
     def _record(self, average: Average, of_rows: bool, G: Tensor) -> None:
         if self.active:
-            average.add(gram_of_columns(G.mT if of_rows else G) / self._loss_scale() ** 2, 1.0)
+            gram = gram_of_columns(G.mT if of_rows else G)
+            average.add(gram, 1.0, self.pool.scale(average) ** -2)
 
 
 class SampleFisher(Hooked):
@@ -61,8 +62,8 @@ class SampleFisher(Hooked):
     ) -> None:
         super().__init__()
         self.active = True
-        self._loss_scale = loss_scale
-        self.averages = {m.name: (Average(), Average()) for m in modules}
+        self.pool = Pool(loss_scale)
+        self.averages = {m.name: (Average(self.pool), Average(self.pool)) for m in modules}
         for module in modules:
             of_B, of_A = self.averages[module.name]
             layers = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
@@ -74,7 +75,10 @@ class SampleFisher(Hooked):
     def _recorder(self, average: Average, *, of_rows: bool) -> Callable[[], Record | None]:
         @torch.no_grad()
         def record(x: Tensor, g: Tensor) -> None:
-            G = (by_sample(g) * (count_samples(g) / self._loss_scale())).mT @ by_sample(x)
-            average.add(gram_of_columns(G.mT if of_rows else G).sum(dim=0), count_samples(g))
+            G = by_sample(g).mT @ by_sample(x)
+            # Of each sample's own loss: the mean over samples is undone.
+            n = count_samples(g)
+            gram = gram_of_columns(G.mT if of_rows else G).sum(dim=0)
+            average.add(gram, n, (n / self.pool.scale(average)) ** 2)
 
         return lambda: record if self.active else None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
-from prunedlora.statistics.average import Average, gram_of_columns
+from prunedlora.statistics.average import Average, Pool, gram_of_columns
 
 
 class GradientMoments:
@@ -19,7 +19,8 @@ class GradientMoments:
 
     def __init__(self, modules: list[LoraModule]) -> None:
         self._modules = modules
-        self.averages = {m.name: (Average(), Average()) for m in modules}
+        self.pool = Pool()
+        self.averages = {m.name: (Average(self.pool), Average(self.pool)) for m in modules}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -30,6 +31,7 @@ class GradientMoments:
             of_B, of_A = self.averages[module.name]
             of_B.add(gram_of_columns(module.B.grad), 1.0)
             of_A.add(gram_of_columns(module.A.grad.mT), 1.0)
+        self.pool.flush()
 
 
 class Sensitivity:
@@ -51,10 +53,9 @@ class Sensitivity:
     def update(self) -> None:
         """Take in the gradients of the current step."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        now = [
-            (p.detach() * g).abs_().to(s.dtype)
-            for p, g, s in zip(self._parameters, gradients, self._sensitivity, strict=True)
-        ]
+        now = list(torch._foreach_mul([p.detach() for p in self._parameters], gradients))
+        torch._foreach_abs_(now)
+        now = [t.to(s.dtype) for t, s in zip(now, self._sensitivity, strict=True)]
         torch._foreach_lerp_(self._sensitivity, now, 1.0 - self._beta)
         torch._foreach_sub_(now, self._sensitivity)
         torch._foreach_abs_(now)

@@ -63,6 +63,8 @@ class PruningCallback(TrainerCallback):
             self.config,
             total_steps=state.max_steps,
             adapter=self.adapter,
+            # A resumed training has said it before, and its scheduler has stepped.
+            scheduler=kwargs.get("lr_scheduler") if state.global_step == 0 else None,
         )
         if state.global_step > 0:
             try:

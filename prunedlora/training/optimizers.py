@@ -1,12 +1,14 @@
 """What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import ConfigurationError, NonFiniteError
+from prunedlora.linalg.numerics import holds, is_finite
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -81,8 +83,11 @@ def check_gradients(modules: list[LoraModule], step: int) -> None:
             f"a LoRA factor has no gradient at optimiser step {step}; call backward() before step(), and "
             "leave modules that the loss does not reach out of target_modules"
         )
-    finite = torch.stack([torch.isfinite(g).all().to(present[0].device) for g in present])
-    if not finite.all():
+    # The norms tell in most cases; those of finite numbers may overflow.
+    dtype = reduce(torch.promote_types, {g.dtype for g in present}, torch.float32)
+    norms = torch._foreach_norm(present, 2, dtype)
+    usual = torch.isfinite(torch.stack([n.to(present[0].device) for n in norms]))
+    if not holds(usual) and not all(is_finite(g) for g in present):
         raise NonFiniteError(
             f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
             "such steps before the optimiser"

@@ -17,12 +17,14 @@ from prunedlora.adapters.surgery import check_removed, hold_at_zero, no_componen
 from prunedlora.criteria import get_criterion
 from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.ranks.reduction import Candidate, allocate_ranks, reduce_all
+from prunedlora.linalg.numerics import optimistically
+from prunedlora.ranks.reduction import Candidate, Group, allocate_ranks, reduce_groups
 from prunedlora.statistics.collector import Collector
 from prunedlora.statistics.data import Statistics
 from prunedlora.training.checkpoint import check_same_training, past_events
 from prunedlora.training.config import PruneConfig
 from prunedlora.training.event import carry_out
+from prunedlora.training.learning_rate import warn_of_late_events
 from prunedlora.training.optimizers import (
     check_gradients,
     check_optimized,
@@ -71,6 +73,8 @@ class LoraRankPruner:
         adapter: name of the adapter.
         loss_scale: with a gradient scaler its ``get_scale``, so that what is recorded during the backward pass is in
             units of the loss; found by itself on accelerate's optimiser.
+        scheduler: the learning-rate scheduler, if it steps once after each optimiser step and has not stepped yet: a
+            warning is logged where the last event leaves less than a tenth of the learning rate to recover by.
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one that cannot be pruned.
@@ -88,6 +92,7 @@ class LoraRankPruner:
         total_steps: int,
         adapter: str = "default",
         loss_scale: Callable[[], float] | None = None,
+        scheduler: Any = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -102,8 +107,10 @@ class LoraRankPruner:
         self._criterion = get_criterion(config.criterion)
         check_optimized(self.modules, self.optimizer)
         self._plan = config.schedule.plan({m.name: m.rank for m in self.modules}, total_steps)
+        if scheduler is not None:
+            warn_of_late_events(scheduler, self._plan[-1][0], total_steps)
         # Hooks come last, so that a refusal leaves none behind.
-        self._removed = {m.name: no_component(m) for m in self.modules}
+        self._set_removed({m.name: no_component(m) for m in self.modules})
         self._collector = Collector(
             model,
             self.modules,
@@ -122,7 +129,7 @@ class LoraRankPruner:
     @property
     def ranks(self) -> dict[str, int]:
         """Components alive in each module."""
-        return {name: int((~removed).sum()) for name, removed in self._removed.items()}
+        return {name: live.numel() for name, live in self._live.items()}
 
     def statistics(self, module: LoraModule) -> Statistics:
         """What has been collected of a module's live components so far; looking changes nothing.
@@ -131,7 +138,7 @@ class LoraRankPruner:
             ConfigurationError: nothing has been collected yet.
         """
         with self._collector.random_numbers_kept():
-            return self._collector.measure(module, self._live(module))
+            return self._collector.measure(module, self._live[module.name])
 
     def finish(self) -> None:
         """Remove the hooks and make the tensors small; the optimiser can go on training them.
@@ -157,7 +164,7 @@ class LoraRankPruner:
             check_removed(module, self._removed[module.name])
         for module in self.modules:
             shrink(module, self._removed[module.name], self.optimizer)
-            self._removed[module.name] = no_component(module)
+        self._set_removed({m.name: no_component(m) for m in self.modules})
         describe_adapter(self.model, self.modules)
         self._finished = True
 
@@ -191,7 +198,7 @@ class LoraRankPruner:
         self._collector.load_state_dict(state["statistics"])
         self.step = state["step"]
         self.events = events
-        self._removed = removed
+        self._set_removed(removed)
         self._collector.activate(self._collects(self.step + 1))
 
     def close(self) -> None:
@@ -245,17 +252,49 @@ class LoraRankPruner:
                 hold_at_zero(module, self._removed[module.name])
 
     @torch.no_grad()
-    def _prune(self, step: int, ranks: dict[str, int]) -> None:
+    def _prune(self, step: int, planned: dict[str, int]) -> None:
         start = time.perf_counter()
-        config = self.config
         # What can be refused is refused before anything is computed or changed.
         check_state(self.modules, self.optimizer)
-        if self._criterion.rotates and config.moments == "follow":
+        if self._criterion.rotates and self.config.moments == "follow":
             check_rotatable(self.modules, self.optimizer)
-        candidates = [
-            Candidate.of(m, self._collector.measure(m, self._live(m)), self._removed[m.name])
-            for m in self.modules
-        ]
+        # The device is waited for once: for what the record holds, and for all that was assumed on the way.
+        rewind = self._collector.rewinding()
+        (ranks, groups), values = optimistically(
+            lambda: self._decide(planned, rewind),
+            lambda decided: [
+                t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())
+            ],
+        )
+        # Every process must choose alike before any changes its weights.
+        assert_same_everywhere({g.members[0].module.name: g.gone for g in groups})
+        for group in groups:
+            self._carry_out(group)
+        # Averages of the old components say nothing of new mixtures.
+        if self._criterion.rotates or self.config.decay == 0:
+            self._collector.reset()
+        cost = sum(value for (value,) in values[1::2])
+        removed = {
+            name: indices
+            for group, gone in zip(groups, values[::2], strict=True)
+            for name, indices in _by_module(group, gone).items()
+        }
+        self.events.append(PruneEvent(step, ranks, removed, cost, time.perf_counter() - start))
+        logger.info(
+            "step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost
+        )
+
+    def _decide(
+        self, ranks: dict[str, int], rewind: Callable[[], None]
+    ) -> tuple[dict[str, int], list[Group]]:
+        """The rank of every module after the event, and what becomes of it; nothing is changed."""
+        rewind()
+        config = self.config
+        candidates = []
+        for module in self.modules:
+            live = self._live[module.name]
+            part = live if live.numel() < module.rank else None  # stacking copies what is whole
+            candidates.append(Candidate.of(module, self._collector.measure(module, part), live))
         # One budget for all modules replaces the planned ranks; multiples of round_to at the end only.
         if config.scope == "global":
             last = len(self.events) + 1 == len(self._plan)
@@ -268,33 +307,32 @@ class LoraRankPruner:
                 min_rank=config.min_rank,
                 round_to=config.round_to if last else 1,
             )
-        # Every process must choose alike before any changes its weights.
-        reductions = reduce_all(self._criterion, config.options, candidates, ranks)
-        removed = {c.module.name: c.live[reduction.removed] for c, reduction in reductions}
-        assert_same_everywhere(removed)
-        for candidate, reduction in reductions:
-            mask = self._removed[candidate.module.name]
-            mask[removed[candidate.module.name]] = True
-            rotates = self._criterion.rotates
-            carry_out(
-                candidate, reduction, mask, self.optimizer, rotates=rotates, moments=config.moments
-            )
-        # Averages of the old components say nothing of new mixtures.
-        if self._criterion.rotates or config.decay == 0:
-            self._collector.reset()
-        cost = sum(float(reduction.cost.double().sum()) for _, reduction in reductions)
-        event = PruneEvent(
-            step,
-            ranks,
-            {n: r.tolist() for n, r in removed.items()},
-            cost,
-            time.perf_counter() - start,
-        )
-        self.events.append(event)
-        logger.info(
-            "step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost
-        )
+        return ranks, reduce_groups(self._criterion, config.options, candidates, ranks)
 
-    def _live(self, module: LoraModule) -> Tensor:
-        """Indices of the components of a module that are alive."""
-        return (~self._removed[module.name]).nonzero().squeeze(1)
+    def _carry_out(self, group: Group) -> None:
+        names = [candidate.module.name for candidate in group.members]
+        removed = torch.stack([self._removed[name] for name in names]).scatter_(1, group.gone, True)
+        carry_out(
+            group,
+            removed,
+            self.optimizer,
+            rotates=self._criterion.rotates,
+            moments=self.config.moments,
+        )
+        self._removed |= dict(zip(names, removed, strict=True))
+        self._live |= dict(zip(names, group.kept, strict=True))
+
+    def _set_removed(self, removed: dict[str, Tensor]) -> None:
+        """Take over masks of the removed components; their complement is kept as indices."""
+        self._removed = removed
+        self._live = {n: (~mask).nonzero().squeeze(1) for n, mask in removed.items()}
+
+
+def _by_module(group: Group, gone: list[float]) -> dict[str, list[int]]:
+    """The removed components of each module, from those of the whole group in one list."""
+    count = len(gone) // len(group.members)
+    indices = [int(value) for value in gone]
+    return {
+        candidate.module.name: indices[i * count : (i + 1) * count]
+        for i, candidate in enumerate(group.members)
+    }

@@ -6,12 +6,14 @@ Q^\top`, so first moments follow exactly; second moments follow as those of unco
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.optimizer_state import state_like
 from prunedlora.errors import UnsupportedOptimizerError
 from prunedlora.factors import Factors
+from prunedlora.linalg.qr import least_squares
 
 _LINEAR = ("exp_avg", "momentum_buffer")
 _SQUARED = ("exp_avg_sq", "max_exp_avg_sq")
@@ -29,31 +31,36 @@ def check_rotatable(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
                 _map(key, tensor, optimizer)
 
 
+def change_of_basis(
+    old: Factors, new: Factors
+) -> tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]]:
+    """P and Q with ``B' = B P`` and ``A' = Q A``, from factors before and after a truncation, of equal shape."""
+    P = least_squares(old.B, new.B)
+    return P, least_squares(old.A.mT, new.A.mT).mT
+
+
 def rotate_state(
     module: LoraModule,
-    live: Tensor,
-    old: Factors,
-    new: Factors,
+    live: Int[Tensor, " k"],
+    P: Float[Tensor, "k k"],
+    Q: Float[Tensor, "k k"],
     optimizer: torch.optim.Optimizer,
     *,
     moments: bool = True,
 ) -> None:
-    """Carry gradients and optimiser state of the live components from the old factors' basis to the new one's.
+    """Carry gradients and optimiser state of the live components into a new basis.
 
     Args:
         module: the module.
         live: indices of its live components.
-        old: their factors before the truncation.
-        new: after it, of the same shape.
+        P: the change of basis of B, see `change_of_basis`.
+        Q: that of A.
         optimizer: the optimiser that trains the module.
         moments: whether its state moves, or the gradients only.
 
     Raises:
         UnsupportedOptimizerError: the optimiser keeps state of an unknown kind.
     """
-    # The change of basis, from the factors themselves: B' = B P, A' = Q A.
-    P = torch.linalg.pinv(old.B.double()) @ new.B.double()
-    Q = new.A.double() @ torch.linalg.pinv(old.A.double())
     for parameter, right, dim in ((module.B, Q.mT, 1), (module.A, P, 0)):
         tensors = [("grad", parameter.grad)] if parameter.grad is not None else []
         if moments:

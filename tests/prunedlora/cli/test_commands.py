@@ -54,12 +54,12 @@ def test_the_commands_in_the_readme_work_as_typed(tmp_path, monkeypatch, capsys)
         assert status == 0, f"{line}: {err}"
 
 
-def test_the_module_is_the_command(tmp_path):
-    saved(tmp_path / "a")
-    command = [sys.executable, "-m", "prunedlora", "verify", str(tmp_path / "a"), "--json"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(out.stdout)["passed"] is True
-    out = subprocess.run([*command[:-2], str(tmp_path / "b")], capture_output=True, text=True)
+def test_the_module_is_the_command(tmp_path, capsys):
+    status, out, _ = run(capsys, "verify", str(saved(tmp_path / "a")), "--json")
+    assert status == 0
+    assert json.loads(out)["passed"] is True
+    command = [sys.executable, "-m", "prunedlora", "verify", str(tmp_path / "b")]
+    out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 1
     assert out.stderr.startswith("error: ")
     assert "Traceback" not in out.stderr

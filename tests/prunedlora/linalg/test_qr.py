@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prunedlora.linalg.qr import ByCholesky, ByReflections, orthogonal
+from prunedlora.linalg.qr import ByCholesky, ByReflections, least_squares, orthogonal
 from prunedlora.linalg.truncation import truncate
 from tests.layers import normal
 
@@ -71,3 +71,29 @@ def test_truncation_has_a_derivative():
     with torch.no_grad():
         slope = (retained(B + 1e-5 * change) - retained(B - 1e-5 * change)) / 2e-5
     torch.testing.assert_close((gradient * change).sum(), slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("condition", [10.0, 1e3, 1e5])
+def test_a_second_round_of_cholesky_makes_up_for_the_first(condition):
+    X = conditioned(60, 16, condition)
+    found = ByCholesky.of(X, 1e5, twice=True)
+    assert found is not None
+    assert (ByCholesky.of(X, 1e5) is None) == (condition > 10)
+    R = torch.linalg.qr(X)[1]
+    signs = R.diagonal().sign().unsqueeze(-1)
+    torch.testing.assert_close(found.R, signs * R, rtol=0, atol=1e-13)
+    Q = found.apply(torch.eye(16, dtype=torch.float64))
+    assert (Q.mT @ Q - torch.eye(16, dtype=torch.float64)).abs().max() < 1e-15 * condition * 16
+    assert ByCholesky.of(torch.zeros(60, 16, dtype=torch.float64), 1e5, twice=True) is None
+    assert ByCholesky.of(conditioned(60, 16, 1e9), 1e5, twice=True) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("columns", [8, 30])
+def test_least_squares_is_the_pseudo_inverse(dtype, columns):
+    """For independent columns, for more of them than rows, and for two that are equal."""
+    X, Y = normal(1, 3, 20, columns).to(dtype), normal(2, 3, 20, 4).to(dtype)
+    X[1, :, 1] = X[1, :, 0]
+    for x, y in ((X, Y), (X[0], Y[0])):
+        expected = torch.linalg.pinv(x.double()) @ y.double()
+        torch.testing.assert_close(least_squares(x, y), expected, rtol=1e-9, atol=1e-10)

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
 from prunedlora.linalg.curvature import square_root
 from prunedlora.linalg.truncation import (
+    SKEW,
     core_maps,
+    core_svd,
     damped_moment,
     rank_for_energy,
     singular_values,
     truncate,
     truncate_weighted,
+    truncation,
+    weighted_truncation,
 )
 from tests.layers import moment, normal, relative
 
@@ -227,3 +231,60 @@ def test_damping_does_not_mind_more_components_than_dimensions():
         level = (damped_moment(M, gram, 1.0) - M)[0, 0] / gram[0, 0]
         assert level == pytest.approx(float(D.diagonal().mean()), rel=1e-3)
         square_root(damped_moment(M, gram, 1e-2))
+
+
+def with_values(*values: torch.Tensor) -> torch.Tensor:
+    """Square matrices of given singular values."""
+    r = values[0].numel()
+    Q = torch.linalg.qr(normal(5, 2, len(values), r, r))[0]
+    return Q[0] * torch.stack(values).unsqueeze(-2) @ Q[1]
+
+
+@pytest.mark.parametrize("r", [2, 64, 256])
+@pytest.mark.parametrize("digits", [0, 2, 5, 7, 12], ids=lambda d: f"condition 1e{d}")
+def test_the_core_is_decomposed_to_the_last_digits(r, digits):
+    """On both sides of the fast way: singular values to 1e-12 of the largest, the product and V as torch's own."""
+    true = torch.logspace(0, -digits, r, dtype=torch.float64)
+    C = with_values(true)
+    U, S, Vh = core_svd(C)
+    assert (S - true).abs().max() < 1e-12
+    assert (S.diff() <= 0).all()
+    assert relative(U * S.unsqueeze(-2) @ Vh, C) < 1e-13
+    eye = torch.eye(r, dtype=torch.float64)
+    assert (Vh @ Vh.mT - eye).abs().max() < 1e-12
+    assert (U.mT @ U - eye).abs().max() < SKEW
+    k = max(1, r // 2)
+    best = torch.linalg.vector_norm(true[k:])
+    assert (
+        torch.linalg.vector_norm(U[..., :k] * S[..., None, :k] @ Vh[..., :k, :] - C)
+        <= best + 1e-13 * true.sum()
+    )
+
+
+def test_the_core_may_be_singular_rectangular_or_have_equal_singular_values():
+    singular = with_values(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=torch.float64))
+    for C in (
+        singular,
+        torch.zeros(1, 3, 3, dtype=torch.float64),
+        normal(1, 4, 3, 5),
+        normal(1, 4, 5, 3),
+    ):
+        U, S, Vh = core_svd(C)
+        eye = torch.eye(S.shape[-1], dtype=torch.float64)
+        assert (U.mT @ U - eye).abs().max() < 1e-12
+        assert (U * S.unsqueeze(-2) @ Vh - C).abs().max() < 1e-13
+    equal = with_values(*torch.ones(2, 6, dtype=torch.float64))
+    U, S, _ = core_svd(equal)
+    assert (S - 1).abs().max() < 1e-14
+    assert (U.mT @ U - torch.eye(6, dtype=torch.float64)).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_the_basis_leads_from_the_old_factors_to_the_new(rank):
+    B, A = normal(0, 2, 40, 5).float(), normal(1, 2, 5, 30).float()
+    M_b, M_a = torch.stack([moment(0, 5), moment(4, 5)]), torch.stack([moment(2, 5), moment(6, 5)])
+    for out in (truncation(B, A, rank), weighted_truncation(B, A, rank, M_b, M_a)):
+        P, Q = out.basis
+        assert relative(B.double() @ P, out.B) < 1e-12
+        assert relative(Q @ A.double(), out.A) < 1e-12
+    assert truncation(B.double(), A.double(), rank).basis is None

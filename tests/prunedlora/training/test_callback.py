@@ -166,3 +166,13 @@ def test_an_optimizer_that_is_none_of_torch_is_refused(lora):
 
     with pytest.raises(ConfigurationError, match="Linear is not a torch"):
         unwrap_optimizer(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(("kind", "said"), [("linear", 1), ("constant", 0)])
+def test_the_callback_knows_by_itself_what_the_last_event_leaves(
+    lora, tmp_path, caplog, kind, said
+):
+    config = PruneConfig(target_rank=6, criterion="magnitude", interval=8, warmup_steps=0)
+    trainer(lora(), tmp_path, PruningCallback(config), lr_scheduler_type=kind).train()
+    records = [r for r in caplog.records if r.name == "prunedlora.training.learning_rate"]
+    assert len(records) == said

@@ -199,7 +199,7 @@ def test_truncation_carries_the_optimiser_into_the_new_basis(kind):
         if pruned:
             from prunedlora.adapters.surgery import write_factors
             from prunedlora.factors import Factors
-            from prunedlora.training.rotation import rotate_state
+            from prunedlora.training.rotation import change_of_basis, rotate_state
 
             for m in find_lora_modules(net):
                 old, live = Factors(m.B.detach().clone(), m.A.detach().clone()), torch.arange(6)
@@ -207,7 +207,7 @@ def test_truncation_carries_the_optimiser_into_the_new_basis(kind):
                     0
                 ]
                 new = Factors(old.B @ R.mT, R @ old.A)
-                rotate_state(m, live, old, new, optimizer)
+                rotate_state(m, live, *change_of_basis(old, new), optimizer)
                 write_factors(m, live, new.B, new.A)
         if kind is torch.optim.SGD:
             optimizer.step()  # the same gradient and momentum once more, exactly equivariant

@@ -1,0 +1,120 @@
+"""How often an event waits for the device, counted without one: by the operations that give a number to the host."""
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+from prunedlora import LoraRankPruner, PruneConfig
+from prunedlora.criteria import available_criteria, get_criterion
+from prunedlora.errors import NonFiniteError
+from prunedlora.linalg.numerics import assuming, holds, optimistically
+from tests.dispatch import Operations
+
+#: Fits each module by as many steps as it needs.
+DATA_DEPENDENT = ("svd_fisher",)
+
+
+def waits(criterion, modules, monkeypatch):
+    """How often each of two events waits, in a training of so many equal layers, and how many groups there were."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Linear(12, 12) for _ in range(modules)), nn.Linear(12, 2))
+    model = peft.get_peft_model(
+        layers, peft.LoraConfig(r=6, target_modules=[str(i) for i in range(modules)])
+    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    config = PruneConfig(target_rank=2, criterion=criterion, interval=2, warmup_steps=2)
+    with LoraRankPruner(model, optimizer, config, total_steps=6) as pruner:
+        prune = pruner._prune
+        counts, groups = [], []
+
+        def counted(*args):
+            before = pruner.ranks
+            with monkeypatch.context() as patched, Operations(patched) as mode:
+                prune(*args)
+            counts.append(mode.waits)
+            groups.append(
+                (len(set(before.values())), len({(before[n], r) for n, r in pruner.ranks.items()}))
+            )
+
+        pruner._prune = counted
+        for _ in range(6):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(
+                model(torch.randn(32, 12)), torch.randint(2, (32,))
+            ).backward()
+            optimizer.step()
+    assert len(counts) == 2
+    return counts, groups
+
+
+@pytest.mark.parametrize("name", sorted(set(available_criteria()) - set(DATA_DEPENDENT)))
+def test_an_event_waits_as_often_for_eight_modules_as_for_two(name, monkeypatch):
+    few, _ = waits(name, 2, monkeypatch)
+    many, groups = waits(name, 8, monkeypatch)
+    criterion = get_criterion(name)
+    if not criterion.rotates:
+        assert few == many == [1, 1]
+    elif criterion.settings.get("scope") != "global":
+        # Which decomposition will do is decided on the way, once for all modules of a shape.
+        assert few == many
+        assert max(many) <= 12
+    else:
+        # One budget gives modules other ranks; those of one rank, before and after, go together.
+        for count, (ranks, changes) in zip(many, groups, strict=True):
+            assert count <= 3 + 3 * ranks + 6 * changes
+
+
+def test_the_count_sees_what_waits(monkeypatch):
+    t = torch.tensor([1.0, 0.0])
+    with monkeypatch.context() as patched, Operations(patched) as mode:
+        bool(t.any()), t.nonzero(), t[t > 0], t.sum().item(), t.tolist()
+        t + t, t.where(t > 0, 1.0), t[torch.tensor([0])]
+    assert mode.waits == 5
+
+
+def test_a_condition_is_read_at_once_or_assumed():
+    false = torch.tensor([True, False])
+    assert not holds(false)
+    with assuming() as conditions:
+        assert holds(false)
+        assert holds(torch.tensor(True))
+    assert [bool(c) for c in conditions] == [False, True]
+    assert not holds(false)
+
+
+def test_where_an_assumption_fails_it_is_computed_again_and_waits():
+    runs = []
+
+    def compute(ok):
+        runs.append(ok)
+        return torch.ones(2) if holds(torch.tensor(ok)) else torch.zeros(3)
+
+    out, values = optimistically(lambda: compute(True), lambda t: [t, t.sum()])
+    assert (out.tolist(), values, len(runs)) == ([1.0, 1.0], [[1.0, 1.0], [2.0]], 1)
+    out, values = optimistically(lambda: compute(False), lambda t: [t])
+    assert (out.tolist(), values, len(runs)) == ([0.0, 0.0, 0.0], [[0.0, 0.0, 0.0]], 3)
+
+
+def test_errors_of_an_assumption_are_those_of_the_run_that_waits():
+    def compute():
+        if not holds(torch.tensor(False)):
+            raise NonFiniteError("the cause")
+        raise RuntimeError("what came of it")
+
+    with pytest.raises(NonFiniteError, match="the cause"):
+        optimistically(compute, lambda _: [])
+
+    def without_conditions():
+        raise RuntimeError("its own")
+
+    with pytest.raises(RuntimeError, match="its own"):
+        optimistically(without_conditions, lambda _: [])
+
+
+def test_a_stack_is_no_larger_than_allowed_and_parts_choose_alike(monkeypatch):
+    whole, _ = waits("svd", 8, monkeypatch)
+    monkeypatch.setattr("prunedlora.ranks.reduction.STACKED", 3 * 12 * 6)
+    parts, _ = waits("svd", 8, monkeypatch)
+    assert parts[0] > whole[0]
+    assert waits("kfac", 8, monkeypatch)[0] == [1, 1]
