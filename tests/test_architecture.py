@@ -9,7 +9,8 @@ from pathlib import Path
 import grimp
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 PACKAGES = ("prunedlora", "theory", "experiments")
 #: What may stand in a folder without a line in the README's tree.
 UNDRAWN = ("__init__", "__main__")

@@ -4,12 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 from experiments.finetuning.evaluate import evaluate
 from experiments.finetuning.lm_eval import right_answers
 from experiments.finetuning.methods import prepare
-from experiments.finetuning.models import load_base, load_model
+from experiments.finetuning.models import load_base
 from experiments.settings.preset import load_preset
 from experiments.tasks import TASKS
 from experiments.tasks.base import Example
@@ -20,11 +19,6 @@ EXAMPLES = [
     Example(f"Question: {q}\nAnswer:", f" Twice.\n#### {2 * i}", str(2 * i))
     for i, q in enumerate(QUESTIONS)
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_model("tiny", torch.float32)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=list(SETTINGS))
+@pytest.fixture(scope="session", params=list(SETTINGS))
 def measured(request):
     settings = SETTINGS[request.param]
     base, tokenizer = load_base(settings.run)

@@ -35,12 +35,12 @@ def test_an_ordinary_program_passes(program):
     ],
 )
 def test_errors_early_exits_and_whatever_reaches_outside_do_not_pass(program):
-    assert not passes(program, seconds=1)
+    endless = program.startswith("while")  # all others are to fail before the time is up
+    assert not passes(program, seconds=1 if endless else 10)
 
 
 def test_a_program_that_catches_the_refusal_still_has_no_network():
     assert passes(
         "try:\n    import socket\n    socket.create_connection(('127.0.0.1', 1))\n"
-        "except PermissionError:\n    pass\nelse:\n    raise SystemError",
-        seconds=2,
+        "except PermissionError:\n    pass\nelse:\n    raise SystemError"
     )
