@@ -83,6 +83,9 @@ def main(arguments: Arguments) -> None:
         print(dry_run.report(preset))
         return
 
+    if not preset.isolated:
+        # Such models are too small for several threads, which cost most where other programs run.
+        torch.set_num_threads(1)
     runner = Runner(preset, arguments.fresh, arguments.workers, arguments.minutes)
     figures = FIGURES / name
     only = arguments.only

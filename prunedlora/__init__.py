@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prunedlora.compress.verification import verify_adapter as verify_adapter
     from prunedlora.criteria import Reduction as Reduction
     from prunedlora.criteria import available_criteria as available_criteria
+    from prunedlora.criteria import get_criterion as get_criterion
     from prunedlora.criteria import register as register
     from prunedlora.criteria import register_reduction as register_reduction
     from prunedlora.criteria import unregister as unregister
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from prunedlora.linalg.truncation import truncate_weighted as truncate_weighted
     from prunedlora.ranks.adapter import reduce_adapter as reduce_adapter
     from prunedlora.statistics.data import Statistics as Statistics
+    from prunedlora.statistics.fisher_loss import fisher_loss as fisher_loss
     from prunedlora.statistics.measurement import measure_statistics as measure_statistics
     from prunedlora.training.callback import PruningCallback as PruningCallback
     from prunedlora.training.config import PruneConfig as PruneConfig
@@ -64,12 +66,14 @@ _PLACES = {
     "truncate_adapter": "adapters.surgery",  # the best adapter of lower rank, by SVD
     "reduce_adapter": "ranks.adapter",  # an adapter of lower rank, by any criterion
     "measure_statistics": "statistics.measurement",  # what a criterion needs, measured on data
+    "fisher_loss": "statistics.fisher_loss",  # what to measure some of it with, from logits
     "export_adapter": "files.export",  # write it so that every reader loads what is in memory
     # Criteria, and how to add your own.
     "available_criteria": "criteria",  # names of all that are registered
+    "get_criterion": "criteria",  # one of them, with what it needs and its options
     "register": "criteria",  # a score for each component
     "register_reduction": "criteria",  # a rule that changes the factors itself
-    "unregister": "criteria",  # forget one
+    "unregister": "criteria",  # take one out again
     "Factors": "factors",  # what a criterion sees of an adapter: B and A
     "Statistics": "statistics.data",  # what has been measured about it
     "Reduction": "criteria",  # what a criterion returns

@@ -48,7 +48,11 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
     """
 
     def get(name: str) -> Any:
-        # Tools look for attributes such as __path__ and __test__; that is no use of the old place.
+        if name == "__all__":  # asked for by ``from ... import *``
+            names = vars(importlib.import_module(new)).items()
+            own = [n for n, value in names if getattr(value, "__module__", "") == new]
+            return [n for n in own if not n.startswith("_")]
+        # Tools look for attributes such as __path__ and __test__, which is not a use of the old place.
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(new), name)

@@ -1,7 +1,9 @@
-"""The words that settings may be set to, and the check that they are."""
+"""The words that settings may be set to, and the check that settings are what their types say."""
 
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prunedlora.errors import ConfigurationError
 
@@ -21,18 +23,60 @@ Moments = Literal["follow", "keep", "reset"]
 FisherPer = Literal["micro_batch", "sample"]
 
 
-def check_choices(config: Any) -> None:
-    """Check every field of a dataclass whose type is a `Literal`, or a `Literal` or None.
+def check_settings(config: Any) -> None:
+    """Check every field of a dataclass against its type: choices, whole and other numbers, words.
+
+    Numbers of other kinds, such as numpy's, become plain ones, so that settings can be written as JSON.
 
     Raises:
-        ConfigurationError: a field has another value; the message lists the possible ones.
+        ConfigurationError: a field has another value; the message names it and says what it may be.
     """
     for name, hint in get_type_hints(type(config)).items():
-        known = _values(hint)
-        if known and getattr(config, name) not in known:
-            raise ConfigurationError(
-                f"{name} must be one of {known}, not {getattr(config, name)!r}"
-            )
+        value = getattr(config, name)
+        plain = checked(name, value, hint)
+        if plain is not value:
+            object.__setattr__(config, name, plain)
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A setting as its type says it; a number becomes a plain `int` or `float`.
+
+    Args:
+        name: of the setting, for the message.
+        value: that it was given.
+        hint: a `Literal`, int, float, bool, str or a mapping, or one of these or None.
+
+    Raises:
+        ConfigurationError: the value is none of these.
+
+    >>> checked("rank", 3, int), checked("scope", None, Scope | None)
+    (3, None)
+    """
+    known = _values(hint)
+    if known and not (isinstance(value, str | None) and value in known):
+        raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(part) or part for part in parts}
+    if known or (value is None and NoneType in kinds):
+        return value
+    if int in kinds and _is_number(value, Integral):
+        return int(value)
+    if float in kinds and _is_number(value, Real):
+        return value if isinstance(value, int | float) else float(value)
+    for kind, what, fits in (
+        (int, "a whole number", False),
+        (float, "a number", False),
+        (bool, "true or false", isinstance(value, bool)),
+        (str, "text", isinstance(value, str)),
+        (Mapping, "a mapping", isinstance(value, Mapping)),
+    ):
+        if kind in kinds and not fits:
+            raise ConfigurationError(f"{name} must be {what}, not {value!r}")
+    return value
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _values(hint: Any) -> tuple[Any, ...]:

@@ -276,7 +276,7 @@ def read_preset(name: str, text: str, where: str) -> Preset:
     Raises:
         ValueError: see `load_preset`.
     """
-    values = read_yaml(text)
+    values = read_yaml(text, where)
     # The shared settings alone, so that an error in them is reported once and not for every part.
     validated(RunConfig, values.get("run", {}), f"{where}: run")
     values |= {part: _with_run(values[part], values["run"]) for part in WITH_RUNS if part in values}

@@ -28,13 +28,26 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str) -> Any:
-    """What a YAML file says.
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
 
-    >>> read_yaml("[3e-4, 1.5e3, 100, e3]")
-    [0.0003, 1500.0, 100, 'e3']
+    Args:
+        text: its content.
+        where: the text comes from, for errors.
+
+    Raises:
+        ValueError: it is not YAML, or no mapping.
+
+    >>> read_yaml("rates: [3e-4, 1.5e3, 100, e3]", "x.yaml")
+    {'rates': [0.0003, 1500.0, 100, 'e3']}
     """
-    return yaml.load(text, _Loader)
+    try:
+        values = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: must hold settings by name, not {values!r}")
+    return values
 
 
 def validated(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
@@ -65,7 +78,9 @@ def read_settings(kind: type[Kind], file: Path) -> Kind:
 
 
 def _problem(kind: type, details: ErrorDetails, where: str) -> str:
-    *path, name = details["loc"] or ("",)
+    if not details["loc"]:
+        return f"{where}: {details['msg']}, not {details['input']!r}"
+    *path, name = details["loc"]
     place = ": ".join(map(str, (where, *path)))
     if details["type"] == "unexpected_keyword_argument":
         return f"{place}: unknown key {name}; known: {', '.join(sorted(_known(kind, path)))}"

@@ -103,6 +103,7 @@ def shrink(
     )
 
 
+@torch.inference_mode(False)  # or the new factors could never be trained
 def truncate_adapter(model: nn.Module, rank: int, adapter: str = "default") -> None:
     """Lower every module of an adapter in memory to `rank` by the SVD of BA; the scaling does not change.
 

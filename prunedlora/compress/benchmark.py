@@ -132,9 +132,14 @@ def compare(model: nn.Module, target_rank: int, repeats: tuple[int, int] = (5, 3
         repeats: how often the way through the factors is timed before each turn of the dense one,
             and how many turns there are.
 
+    Raises:
+        ConfigurationError: nothing would be timed, or a rank that the adapter does not have.
+
     >>> compare(random_adapter([(32, 16)], 4), 2, (1, 1)).modules
     1
     """
+    if min(repeats) < 1:
+        raise ConfigurationError(f"repeats must be at least 1, not {min(repeats)}")
     through_factors(model, target_rank)  # warm-up
     times: list[float] = []
     times_dense: list[float] = []

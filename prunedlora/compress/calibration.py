@@ -10,14 +10,14 @@ from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import name_in_base
 from prunedlora.adapters.surgery import write_factors
 from prunedlora.compress.base_model import load_with_adapter
-from prunedlora.compress.examples import IGNORED, Batch, batches, read_records, split, to_tokens
+from prunedlora.compress.examples import Batch, batches, read_records, split, to_tokens
 from prunedlora.criteria import Criterion
 from prunedlora.errors import NonFiniteError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import AdapterFile
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
-from prunedlora.statistics.measurement import measure_statistics
+from prunedlora.statistics.measurement import IGNORED, measure_statistics
 
 
 class Calibration:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prunedlora.choices import DtypeName, Layout, Scope, ZeroModules, check_choices
+from prunedlora.choices import DtypeName, Layout, Scope, ZeroModules, check_settings
 from prunedlora.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class CompressConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         given = [
             n
             for n in ("rank", "energy", "max_loss_increase", "size")
@@ -97,7 +98,6 @@ class CompressConfig:
         return get_criterion(self.criterion)
 
     def _check_values(self) -> None:
-        check_choices(self)
         if self.rank is not None and self.rank < 1:
             raise ConfigurationError(f"rank must be at least 1, not {self.rank}")
         if self.energy is not None and not 0 < self.energy <= 1:

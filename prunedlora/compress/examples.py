@@ -12,8 +12,8 @@ from torch import Tensor
 
 from prunedlora.errors import ConfigurationError
 from prunedlora.optional import require
+from prunedlora.statistics.measurement import IGNORED
 
-IGNORED = -100
 #: Longest example, tokens; what is longer is cut.
 MAX_LENGTH = 1024
 BATCH_SIZE = 4

@@ -181,7 +181,7 @@ def available_criteria() -> list[str]:
 
 
 def unregister(name: str) -> None:
-    """Forget a criterion; an error if there is none of that name."""
+    """Take a criterion out of the registry; an error if there is none of that name."""
     get_criterion(name)
     del _REGISTRY[name]
 

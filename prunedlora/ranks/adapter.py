@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import configured_model, describe_adapter
 from prunedlora.adapters.surgery import hold_at_zero, no_component, shrink, write_factors
-from prunedlora.choices import Budget, Scope
+from prunedlora.choices import Budget, Scope, checked
 from prunedlora.criteria import Criterion, check_options, get_criterion
 from prunedlora.errors import ConfigurationError
 from prunedlora.ranks.budget import settled_scope
@@ -20,6 +20,7 @@ from prunedlora.statistics.measurement import measure_statistics
 Batch = TypeVar("Batch")
 
 
+@torch.inference_mode(False)  # or what is made here could never be trained, nor measured
 def reduce_adapter(
     model: nn.Module,
     rank: int,
@@ -82,14 +83,13 @@ def reduce_adapter(
     # Everything that can be refused is refused before anything is measured or changed.
     rule = get_criterion(criterion)
     check_options(rule, options or {})
-    scope = settled_scope(rule, scope)
+    scope = settled_scope(rule, checked("scope", scope, Scope | None))
+    checked("budget", budget, Budget)
     modules = find_lora_modules(model, adapter)
     configured_model(model, adapter)
-    largest = max(module.rank for module in modules)
-    if not 1 <= rank <= largest:
-        raise ConfigurationError(
-            f"rank must be between 1 and {largest}, the largest rank of the adapter, not {rank}"
-        )
+    rank = _checked_rank(rank, max(module.rank for module in modules))
+    if checked("min_rank", min_rank, int) < 1 or checked("round_to", round_to, int) < 1:
+        raise ConfigurationError("min_rank and round_to must be at least 1")
     if statistics is None:
         statistics = _measured(model, modules, rule, batches, loss, fisher, adapter, seed)
     _check_complete(statistics, modules, rule)
@@ -126,6 +126,15 @@ def reduce_adapter(
     return {module.name: module.rank for module in modules}
 
 
+def _checked_rank(rank: int, largest: int) -> int:
+    rank = checked("rank", rank, int)
+    if not 1 <= rank <= largest:
+        raise ConfigurationError(
+            f"rank must be between 1 and {largest}, the largest rank of the adapter, not {rank}"
+        )
+    return rank
+
+
 def _measured(
     model: nn.Module,
     modules: list[LoraModule],
@@ -160,11 +169,24 @@ def _measured(
 def _check_complete(
     statistics: Mapping[str, Statistics], modules: list[LoraModule], rule: Criterion
 ) -> None:
-    """Refuse statistics that lack a module, or something that the criterion needs of one."""
+    """Refuse statistics that lack a module or something that the criterion needs of one, or do not fit its rank."""
     for module in modules:
         if module.name not in statistics:
             raise ConfigurationError(
                 f"there are no statistics of {module.name}; measure them on this model, for this adapter"
             )
         for need in rule.needs:
-            statistics[module.name].require(need)
+            value = statistics[module.name].require(need)
+            expected = _shape(need, module)
+            if tuple(value.shape[-len(expected) :]) != expected:
+                raise ConfigurationError(
+                    f"the statistic {need} of {module.name} has the shape {tuple(value.shape)}, which does not fit "
+                    f"rank {module.rank}; measure it on the adapter as it is now"
+                )
+
+
+def _shape(need: str, module: LoraModule) -> tuple[int, ...]:
+    """Of a statistic of a module, without the samples that may come first."""
+    if need.startswith(("gradient", "sensitivity", "uncertainty")):
+        return tuple((module.A if need.endswith("_A") else module.B).shape)
+    return (module.rank,) if need == "noise" else (module.rank, module.rank)

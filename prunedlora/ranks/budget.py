@@ -106,7 +106,7 @@ def allocate(
     if left < 0:
         raise ConfigurationError(
             f"a budget of {budget} is below the {budget - left} that min_rank={min_rank} (in steps of {round_to}) "
-            "takes; raise target_rank or lower min_rank"
+            "takes; raise the rank or lower min_rank"
         )
     # Then the best offers, as long as they fit; what a module could not pay for closes it, since its further
     # components are worth less.

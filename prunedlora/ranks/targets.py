@@ -1,4 +1,4 @@
-"""From a user's wish (a rank, a share of energy, a size) to the rank of each module."""
+"""Turns a target (a rank, a share of energy, a size) into a rank for each module."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def by_parameters(
     total = sum(module.size for module in modules.values())
     if parameters < total:
         raise ConfigurationError(
-            f"rank 1 in every module takes {total} parameters, but only {parameters} fit"
+            f"rank 1 in every module takes {total} parameters, but only {max(0, parameters)} fit; allow a larger size"
         )
     if scope == "module" or padded:
         rank = min(parameters // total, max(module.rank for module in modules.values()))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from prunedlora.choices import Budget, FisherPer, Moments, Scope, check_choices
+from prunedlora.choices import Budget, FisherPer, Moments, Scope, check_settings
 from prunedlora.criteria import check_options, get_criterion
 from prunedlora.errors import ConfigurationError
 from prunedlora.ranks.budget import settled_scope
@@ -66,6 +66,7 @@ class PruneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_options(get_criterion(self.criterion), self.options)
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay must be in [0, 1), not {self.decay}")
@@ -73,7 +74,6 @@ class PruneConfig:
             raise ConfigurationError(
                 "window must be at least 1, and 1 where decay > 0: use one of the two"
             )
-        check_choices(self)
         self._check_ranks()
         scope = settled_scope(get_criterion(self.criterion), self.scope)
         object.__setattr__(self, "scope", scope)
@@ -102,9 +102,14 @@ class PruneConfig:
         """The inverse of `to_json`; keys that are not settings are refused.
 
         Raises:
-            ConfigurationError: unknown keys, or values that do not fit.
+            ConfigurationError: no JSON object, unknown or missing keys, or values that do not fit.
         """
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ConfigurationError(f"the settings are not valid JSON: {error}") from error
+        if not isinstance(values, dict) or "target_rank" not in values:
+            raise ConfigurationError("the settings must be a JSON object with a target_rank")
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigurationError(f"PruneConfig has no setting {', '.join(unknown)}")

@@ -1,9 +1,11 @@
 """What an import brings with it: public names, and no package that is not needed."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from importlib import import_module, util
 from pathlib import Path
 
@@ -111,6 +113,16 @@ def test_all_names_can_be_imported_at_once():
     assert set(prunedlora.__all__) <= set(names)
 
 
+def test_every_name_of_the_package_that_a_text_mentions_exists():
+    texts = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("*.md")]
+    for file in texts:
+        for mention in re.findall(r"\bprunedlora(?:\.[A-Za-z]\w*)+\b(?!\.py)", file.read_text()):
+            found = prunedlora
+            for part in mention.split(".")[1:]:
+                assert hasattr(found, part), f"{file.name}: there is no {mention}"
+                found = getattr(found, part)
+
+
 @pytest.mark.parametrize("package", LAZY)
 def test_a_wrong_name_is_an_ordinary_error(package):
     module = import_module(package)
@@ -181,6 +193,11 @@ def test_an_old_module_still_works_and_names_the_new_one(old, new, name):
         assert getattr(module, name) is getattr(import_module(new), name)
     with pytest.raises(AttributeError):
         module.nothing  # noqa: B018
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():  # one for each name
+        warnings.simplefilter("ignore")
+        exec(f"from {old} import *", names)
+    assert names[name] is getattr(import_module(new), name)
 
 
 def test_the_warning_of_an_old_module_is_for_the_line_that_uses_it():

@@ -88,6 +88,21 @@ def test_a_slip_in_a_preset_is_refused_with_its_place(right, wrong, message):
         read_preset("cpu", text.replace(right, wrong, 1), "cpu")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "^x.yaml: must hold settings by name, not None$"),
+        ("[math]", "^x.yaml: must hold settings by name, not "),
+        ("math: [", "^x.yaml: not valid YAML: "),
+        ("run: 3", "^x.yaml: run: Input should be an object, not 3$"),
+        ("run: !!python/object/apply:os.getcwd []", "^x.yaml: not valid YAML: "),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_preset("x", text, "x.yaml")
+
+
 def test_a_rate_without_a_point_is_a_number():
     text = (PRESETS / "cpu.yaml").read_text()
     run = read_preset(

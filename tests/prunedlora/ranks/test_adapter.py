@@ -1,6 +1,8 @@
 """An adapter in memory, reduced by every criterion: as the criterion says, at the scaling it had, or not at all."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from prunedlora.errors import ConfigurationError, NonFiniteError, UnsupportedAda
 from prunedlora.factors import Factors
 from prunedlora.ranks.adapter import reduce_adapter
 from prunedlora.statistics.measurement import measure_statistics
-from tests.models import ids
+from tests.models import ids, step, trainable
+from tests.paths import ROOT
 
 
 def batches(n: int = 3) -> list[dict[str, torch.Tensor]]:
@@ -137,6 +140,10 @@ def test_random_components_need_no_data_and_depend_on_the_seed_only(lora):
         ({"rank": 2, "criterion": "para2026", "scope": "module"}, "means scope='global'"),
         ({"rank": 2, "criterion": "random", "scope": "global"}, "cannot be compared"),
         ({"rank": 2, "adapter": "other"}, "no adapter 'other'"),
+        ({"rank": 2, "min_rank": 0}, "at least 1"),
+        ({"rank": 2, "scope": "global", "min_rank": 0}, "at least 1"),
+        ({"rank": 2, "round_to": 0}, "at least 1"),
+        ({"rank": 2, "scope": "global", "min_rank": 3}, "raise the rank or lower min_rank"),
     ],
 )
 def test_what_is_refused_changes_nothing(lora, arguments, message):
@@ -146,6 +153,53 @@ def test_what_is_refused_changes_nothing(lora, arguments, message):
         reduce_adapter(model, **arguments)
     assert model.peft_config["default"].r == 8
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("name", [n for n in available_criteria() if get_criterion(n).needs])
+def test_statistics_of_another_rank_are_refused(lora, name):
+    model, other = lora(), lora(r=6)
+    statistics = measure_statistics(other, get_criterion(name).needs, batches(1))
+    before = weights(model)
+    with pytest.raises(ConfigurationError, match="does not fit rank 8; measure it"):
+        reduce_adapter(model, 2, name, statistics)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_words_and_numbers_of_another_kind_are_refused():
+    """In a process of its own: in this one the types themselves are checked."""
+    code = """
+import numpy
+from prunedlora import reduce_adapter
+from prunedlora.errors import ConfigurationError
+from tests.models import with_lora
+model = with_lora()
+for wrong in ({"rank": 2.0}, {"rank": "2"}, {"rank": True}, {"scope": "globl"}, {"budget": "bytes"}):
+    try:
+        reduce_adapter(model, **{"rank": 2, **wrong})
+    except ConfigurationError as error:
+        assert str(error).startswith(f"{list(wrong)[0]} must be "), error
+    else:
+        raise AssertionError(wrong)
+assert set(reduce_adapter(model, numpy.int64(2)).values()) == {2}
+assert type(model.peft_config["default"].r) is int"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("reduce", [truncate_adapter, reduce_adapter])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_adapter_that_was_reduced_without_gradients_can_still_be_trained(lora, reduce, mode):
+    model = lora()
+    with mode():
+        reduce(model, 2)
+    step(model, torch.optim.SGD(trainable(model), lr=0.1))
+    assert all(m.A.grad is not None and m.A.grad.any() for m in find_lora_modules(model))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_batches_are_measured_where_gradients_are_off(lora, mode):
+    model, data = lora(), batches()
+    with mode():
+        assert set(reduce_adapter(model, 2, "kfac", batches=data).values()) == {2}
 
 
 def test_one_bad_module_leaves_all_of_them_as_they_were(lora):

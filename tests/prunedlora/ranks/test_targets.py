@@ -30,7 +30,7 @@ def test_a_size_is_kept_to_and_used_up(tmp_path, settings):
     assert report.bytes_after <= size
     one_more = sum(4 * (m.d_out + m.d_in) for m in inspect_adapter(source).modules)
     assert report.bytes_after > size - one_more - 10_000  # what is set aside for the header
-    with pytest.raises(ConfigurationError, match="rank 1 in every module"):
+    with pytest.raises(ConfigurationError, match=r"rank 1 in every module .* only 0 fit"):
         compress_adapter(source, tmp_path / "c", CompressConfig(size=100))
 
 
@@ -60,17 +60,11 @@ def test_a_rank_above_the_adapters_is_refused(tmp_path):
 def test_the_loss_may_rise_as_much_as_allowed(tmp_path, scope):
     base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
     source = saved(tmp_path / "a")
-    config = CompressConfig(
-        max_loss_increase=0.02, base=base, data=data, device="cpu", samples=16, scope=scope
-    )
+    settings = {"criterion": "svd_kfac", "base": base, "data": data, "device": "cpu", "samples": 16}
+    config = CompressConfig(max_loss_increase=0.02, scope=scope, **settings)
     report = compress_adapter(source, tmp_path / "b", config)
     assert report.loss <= report.loss_before * 1.02
     assert max(report.ranks.values()) <= 8
-    loose = compress_adapter(
-        source,
-        tmp_path / "c",
-        CompressConfig(
-            max_loss_increase=10.0, base=base, data=data, device="cpu", samples=16, scope=scope
-        ),
-    )
+    config = CompressConfig(max_loss_increase=10.0, scope=scope, **settings)
+    loose = compress_adapter(source, tmp_path / "c", config)
     assert set(loose.ranks.values()) == {1}
