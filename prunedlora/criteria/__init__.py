@@ -1,4 +1,9 @@
-"""Pruning criteria; importing this package registers all of them."""
+"""The rules, one a file, named after their paper; importing this room registers all of them.
+
+`registry` (register, register_reduction, get_criterion, Reduction); `prunedlora2025`, `fisher`, `kfac`,
+`sparsegpt2023`, `llmpruner2023`, `adalora2023`, `wanda2024`, `baselines` (random, magnitude), `svd` (and its weighted
+forms), `svd_fisher`.
+"""
 
 from prunedlora.criteria import (
     adalora2023,

@@ -20,9 +20,9 @@ from prunedlora.linalg.numerics import holds, is_finite, optimistically
 from prunedlora.ranks.budget import allocate, comparable
 from prunedlora.statistics.data import Statistics
 
-
-#: Entries of a factor that are stacked at most: 1 GB in float64.
+#: Entries of a factor that are stacked at most: 1 GB in float64; on a CPU what its caches hold.
 STACKED = 2**27
+STACKED_ON_CPU = 2**20
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,9 @@ def _grouped(candidates: list[Candidate], ranks: Mapping[str, int]) -> list[list
     # Few enough in a stack that what is computed from it fits into memory beside a model.
     parts = []
     for members in groups.values():
-        entries = max(members[0].factors.B.numel(), members[0].factors.A.numel())
-        most = max(1, STACKED // max(1, entries))
+        B, A = members[0].factors.B, members[0].factors.A
+        entries = STACKED_ON_CPU if B.device.type == "cpu" else STACKED
+        most = max(1, entries // max(1, B.numel(), A.numel()))
         parts += [members[i : i + most] for i in range(0, len(members), most)]
     return parts
 

@@ -1,6 +1,7 @@
 """Statistics of a trained adapter over batches, by the two kinds of backward pass that criteria ask for."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -20,15 +21,16 @@ IGNORED = -100
 Batch = TypeVar("Batch")
 
 
-def model_loss(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
+def model_loss(model: nn.Module) -> Callable[[Any], Tensor]:
     """The loss that a transformers model gives for a batch of its own arguments, ``labels`` among them.
 
     Raises:
-        ConfigurationError: from the function returned, where the model's output has no loss.
+        ConfigurationError: from the function returned, for a batch that is not a mapping, or where the output has no
+            loss.
     """
 
-    def loss(batch: Mapping[str, Any]) -> Tensor:
-        value = getattr(model(**batch), "loss", None)
+    def loss(batch: Any) -> Tensor:
+        value = getattr(model(**_arguments(batch)), "loss", None)
         if not isinstance(value, Tensor):
             raise ConfigurationError(
                 "the model gave no loss for a batch; put labels into it, or pass loss=, a function of a batch"
@@ -38,7 +40,7 @@ def model_loss(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
     return loss
 
 
-def model_fisher(model: nn.Module) -> Callable[[Mapping[str, Any], torch.Generator], Tensor]:
+def model_fisher(model: nn.Module) -> Callable[[Any, torch.Generator], Tensor]:
     """`fisher_loss` of a transformers model's logits, at the positions that its own loss counts.
 
     Knows classification, (samples, classes), and causal language models, (samples, tokens, vocabulary), whose logits
@@ -49,8 +51,8 @@ def model_fisher(model: nn.Module) -> Callable[[Mapping[str, Any], torch.Generat
     """
     causal = _transformers_class(model).endswith(("ForCausalLM", "LMHeadModel"))
 
-    def fisher(batch: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
+    def fisher(batch: Any, generator: torch.Generator) -> Tensor:
+        inputs = {key: value for key, value in _arguments(batch).items() if key != "labels"}
         logits = getattr(model(**inputs), "logits", None)
         labels = batch.get("labels")
         if isinstance(logits, Tensor) and logits.dim() == 2:
@@ -82,7 +84,7 @@ def measure_statistics(
     mode that it was in; gradients that it held are lost.
 
     Args:
-        model: with a trained adapter whose parameters require a gradient.
+        model: with a trained adapter, frozen or not.
         needs: fields of `prunedlora.Statistics`, those of ``get_criterion(name).needs``.
         batches: whatever the two functions take, on the model's device; gone through once for each kind of pass.
         loss: the loss of a batch, a mean over its samples; by default that of the model, called with the batch as
@@ -97,7 +99,7 @@ def measure_statistics(
 
     Raises:
         UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
-        ConfigurationError: no batch, a batch without a loss, or a loss that does not reach a module.
+        ConfigurationError: unknown needs, no batch, a batch without a loss, or a loss that does not reach a module.
 
     >>> import peft
     >>> _ = torch.manual_seed(0)
@@ -108,6 +110,7 @@ def measure_statistics(
     {'base_model.model.0': torch.Size([2, 2])}
     """
     modules = find_lora_modules(model, adapter)
+    _check_needs(needs)
     # The functions that give a number to call backward() on, for the two kinds of pass.
     generator = torch.Generator().manual_seed(seed)
     of_data: Callable[[Any], Tensor] = loss or model_loss(model)
@@ -118,8 +121,12 @@ def measure_statistics(
     )
     values: dict[str, dict[str, Tensor]] = {m.name: {} for m in modules}
     training = model.training
+    # An adapter that was loaded for inference is frozen; its gradients are wanted all the same.
+    frozen = [p for m in modules for p in (m.B, m.A) if not p.requires_grad]
     model.eval()
     try:
+        for p in frozen:
+            p.requires_grad_(True)
         for names, number in passes:
             if names:
                 for name, statistics in _collect(
@@ -129,7 +136,9 @@ def measure_statistics(
     finally:
         model.zero_grad()
         model.train(training)
-    return {name: Statistics(**fields) for name, fields in values.items()}
+        for p in frozen:
+            p.requires_grad_(False)
+    return {name: Statistics(**found) for name, found in values.items()}
 
 
 def _collect(
@@ -169,9 +178,29 @@ def _check_reached(modules: list[LoraModule]) -> None:
     for module in modules:
         if module.A.grad is None or module.B.grad is None:
             raise ConfigurationError(
-                f"the loss does not reach {module.name}, or its factors are frozen; load the adapter with "
-                "is_trainable=True, and leave modules that the loss does not reach out of the adapter"
+                f"the loss does not reach {module.name}; make the adapter active (model.set_adapter), and leave "
+                "modules that the loss does not reach out of it"
             )
+
+
+def _check_needs(needs: tuple[str, ...]) -> None:
+    known = [field.name for field in fields(Statistics)]
+    unknown = sorted(set(needs) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"needs must be names of statistics, such as get_criterion('kfac').needs, not {unknown}; there are: "
+            f"{', '.join(known)}"
+        )
+
+
+def _arguments(batch: Any) -> Mapping[str, Any]:
+    """The batch as keyword arguments of a model; raises ConfigurationError where it is something else."""
+    if not isinstance(batch, Mapping):
+        raise ConfigurationError(
+            f"a batch is a {type(batch).__name__}, not a mapping of the model's arguments; pass loss= and fisher=, "
+            "functions of a batch"
+        )
+    return batch
 
 
 def _transformers_class(model: nn.Module) -> str:

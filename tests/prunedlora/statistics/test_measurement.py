@@ -112,3 +112,34 @@ def test_a_module_that_the_loss_does_not_reach_is_named():
         measure_statistics(
             model, ("gram_B",), [torch.randn(3, 4)], loss=lambda x: layers["used"](x).sum()
         )
+
+
+def test_an_adapter_loaded_for_inference_is_measured_and_stays_frozen(lora):
+    model, batch = lora(), tokens()
+    expected = measure_statistics(model, ("gram_B", "C_z"), [batch])
+    for p in model.parameters():
+        p.requires_grad_(False)
+    found = measure_statistics(model, ("gram_B", "C_z"), [batch])
+    assert not any(p.requires_grad for p in model.parameters())
+    for name, statistics in found.items():
+        torch.testing.assert_close(statistics.gram_B, expected[name].gram_B)
+        torch.testing.assert_close(statistics.C_z, expected[name].C_z)
+
+
+@pytest.mark.parametrize("needs", [("C_z", "everything"), ("gradient",)])
+def test_needs_that_are_not_statistics_are_refused(lora, needs):
+    with pytest.raises(ConfigurationError, match=f"not .*{needs[-1]}.*there are: gradient_B"):
+        measure_statistics(lora(), needs, [tokens()])
+
+
+@pytest.mark.parametrize("needs", [("gram_B",), ("C_z",)])
+def test_a_batch_that_is_not_a_mapping_needs_functions_of_its_own(lora, needs):
+    with pytest.raises(ConfigurationError, match="a batch is a Tensor, not a mapping"):
+        measure_statistics(lora(), needs, [ids()])
+
+
+def test_an_adapter_that_is_not_active_is_named_with_the_way_to_make_it_so(lora):
+    model = lora()
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ConfigurationError, match="set_adapter"):
+        measure_statistics(model, ("gram_B",), [tokens()], adapter="other")

@@ -114,7 +114,7 @@ def test_errors_of_an_assumption_are_those_of_the_run_that_waits():
 
 def test_a_stack_is_no_larger_than_allowed_and_parts_choose_alike(monkeypatch):
     whole, _ = waits("svd", 8, monkeypatch)
-    monkeypatch.setattr("prunedlora.ranks.reduction.STACKED", 3 * 12 * 6)
+    monkeypatch.setattr("prunedlora.ranks.reduction.STACKED_ON_CPU", 3 * 12 * 6)
     parts, _ = waits("svd", 8, monkeypatch)
     assert parts[0] > whole[0]
     assert waits("kfac", 8, monkeypatch)[0] == [1, 1]
