@@ -20,7 +20,6 @@ from prunedlora.linalg.numerics import holds, is_finite, optimistically
 from prunedlora.ranks.budget import allocate, comparable
 from prunedlora.statistics.data import Statistics
 
-
 #: Entries of a factor that are stacked at most: 1 GB in float64.
 STACKED = 2**27
 
