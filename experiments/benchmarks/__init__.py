@@ -1,6 +1,6 @@
 """Timings of the library that stand in its documents, each a command that writes a file of ``results``.
 
-`compress` (lowering ranks through the factors, against PEFT), `truncation` (the same mathematics by itself, against
+`compress` (truncation through the factors, against PEFT), `truncation` (the same mathematics by itself, against
 dense decompositions), `event` (a pruning event by every rule), `statistics` (what collecting statistics costs a step);
 `machine` (seconds, the least there could be, the record).
 """

@@ -86,7 +86,7 @@ def most_memory(call: Callable[[], object]) -> int:
 
 
 def peak(case: str, method: str, threads: int) -> int:
-    """Most resident memory, beyond what the model takes, of a process that lowers it once, bytes."""
+    """Most resident memory, beyond what the model takes, of a process that truncates it once, bytes."""
     options = ["--case", case, "--method", method, "--threads", str(threads)]
     command = [sys.executable, "-m", "experiments.benchmarks.compress", *options]
     out = subprocess.run(command, capture_output=True, text=True, check=True)

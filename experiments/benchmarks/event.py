@@ -154,7 +154,7 @@ def by_equation_8(factors: Factors, grams: tuple[Tensor, Tensor], count: int) ->
 
 
 def by_dense_svd(factors: Factors, count: int) -> Tensor:
-    """The dense product, decomposed and cut."""
+    """The dense product, truncated."""
     U, S, Vh = torch.linalg.svd(factors.B @ factors.A, full_matrices=False)
     k = factors.rank - count
     kept: Tensor = (U[:, :k] * S[:k]) @ Vh[:k]

@@ -157,7 +157,7 @@ class LoraRankPruner:
                 f"{self.step} of {self.total_steps} optimiser steps, the next event was due at step "
                 f"{self._plan[len(self.events)][0]}; train longer, or lower interval or warmup_steps"
             )
-        # Every module is checked before any is cut.
+        # Every module is checked before any is shrunk.
         for module in self.modules:
             if not (torch.isfinite(module.B).all() and torch.isfinite(module.A).all()):
                 raise NonFiniteError(f"the trained factors of {module.name} hold NaN or infinity")

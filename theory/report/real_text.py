@@ -135,7 +135,7 @@ def even_parts(row: dict[str, Any], of: str) -> str:
 def of_joint(rows: list[dict[str, Any]]) -> str:
     """Part c, all layers at once."""
     lines = [
-        "- **All layers cut at once**, ΔL of the activation choice / of the loss-aware one:",
+        "- **All layers reduced at once**, ΔL of the activation choice / of the loss-aware one:",
         "",
         "  | rules | rank | predicted ratio | calibration | test | Δ(ΔL) on test |",
         "  |---|---|---|---|---|---|",
@@ -240,6 +240,6 @@ def of_scaled(one: dict[str, Any]) -> str:
     )
     return (
         f"- **Adapter ×{one['magnitude']:g}**, statistics measured again (test loss before pruning "
-        f"{short(one['unpruned']['test'])}), all layers cut: ΔL on test, activation choice / loss-aware choice: "
+        f"{short(one['unpruned']['test'])}), all layers reduced: ΔL on test, activation choice / loss-aware choice: "
         f"{cells}.\n"
     )
