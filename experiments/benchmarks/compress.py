@@ -1,4 +1,4 @@
-"""Lowering ranks through the factors against PEFT's ``convert_to_lora``: ``python -m experiments.benchmarks.compress``.
+"""Truncation through the factors against PEFT's ``convert_to_lora``: ``python -m experiments.benchmarks.compress``.
 
 Two adapters with random weights whose singular values decay (nothing here depends on training): rank 64 on all 210
 linear layers of SmolLM2-135M, and one module of 4096 x 4096 at rank 64; each to rank 16.  Both methods run in one

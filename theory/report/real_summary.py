@@ -115,7 +115,7 @@ def prices(rows: Rows) -> Rows:
 
 
 def joint(rows: Rows) -> Rows:
-    """All layers reduced at once: the measured and the predicted ratio; of the former a row has the standard error only."""
+    """All layers reduced at once: the measured ratio, of which a row has the standard error only, and the predicted."""
     out = []
     for row in rows:
         line = {"pair": row["pair"], "rank": row["rank"]}
