@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prunedlora.linalg.elimination import block_solution as block_solution
     from prunedlora.linalg.elimination import eliminate as eliminate
     from prunedlora.linalg.truncation import truncate as truncate
-    from prunedlora.linalg.truncation import truncate_weighted as truncate_weighted
+    from prunedlora.linalg.weighted_truncation import truncate_weighted as truncate_weighted
     from prunedlora.ranks.adapter import reduce_adapter as reduce_adapter
     from prunedlora.statistics.data import Statistics as Statistics
     from prunedlora.statistics.fisher_loss import fisher_loss as fisher_loss
@@ -79,7 +79,7 @@ _PLACES = {
     "Reduction": "criteria",  # what a criterion returns
     # The mathematics, on plain tensors.
     "truncate": "linalg.truncation",  # best product of lower rank
-    "truncate_weighted": "linalg.truncation",  # the same in the metric of two second moments
+    "truncate_weighted": "linalg.weighted_truncation",  # the same in the metric of two second moments
     "eliminate": "linalg.elimination",  # remove columns one by one, with recovery
     "block_solution": "linalg.elimination",  # the optimal recovery for columns that are given
     # Errors.

@@ -37,31 +37,37 @@ def lazy_names(
     return get, names
 
 
-def moved(old: str, new: str) -> Callable[[str], Any]:
+def moved(old: str, *new: str) -> Callable[[str], Any]:
     """``__getattr__`` of a module that now lives elsewhere.
 
     Its names still work, with a DeprecationWarning that says where they are.
 
     Args:
         old: its ``__name__``.
-        new: the module that has its names now.
+        new: the modules that have its names now.
     """
 
     def get(name: str) -> Any:
         if name == "__all__":  # asked for by ``from ... import *``
-            names = vars(importlib.import_module(new)).items()
-            own = [n for n, value in names if getattr(value, "__module__", "") == new]
-            return [n for n in own if not n.startswith("_")]
+            return [n for place in new for n in _own_names(place)]
         # Tools look for attributes such as __path__ and __test__, which is not a use of the old place.
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(new), name)
+        place = next((p for p in new if hasattr(importlib.import_module(p), name)), new[0])
+        value = getattr(importlib.import_module(place), name)
         warnings.warn(
-            f"{old} is now {new}; import {name} from there", DeprecationWarning, stacklevel=2
+            f"{old} is now {place}; import {name} from there", DeprecationWarning, stacklevel=2
         )
         return value
 
     return get
+
+
+def _own_names(module: str) -> list[str]:
+    """Public names that a module defines itself."""
+    names = vars(importlib.import_module(module)).items()
+    own = [n for n, value in names if getattr(value, "__module__", "") == module]
+    return [n for n in own if not n.startswith("_")]
 
 
 def _submodule(package: str, name: str) -> Any:

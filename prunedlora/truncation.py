@@ -2,4 +2,6 @@
 
 from prunedlora._lazy import moved
 
-__getattr__ = moved(__name__, "prunedlora.linalg.truncation")
+__getattr__ = moved(
+    __name__, "prunedlora.linalg.truncation", "prunedlora.linalg.weighted_truncation"
+)

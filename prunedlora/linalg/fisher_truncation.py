@@ -9,7 +9,7 @@ every adapter whose column and row spaces stay inside those of B and A is then :
 .. math:: \tfrac12 \operatorname{mean}_n \langle g_n, X\rangle^2
           + \tfrac{\mu c}{2} \|M_b^{1/2} X M_a^{1/2}\|_F^2 + \tfrac{\lambda c'}{2} \|B X A\|_F^2
 
-by L-BFGS, started at the optimum of the second term alone (`prunedlora.linalg.truncation.core_maps`), then
+by L-BFGS, started at the optimum of the second term alone (`prunedlora.linalg.weighted_truncation.core_maps`), then
 :math:`B \leftarrow BP`, :math:`A \leftarrow QA`.  :math:`c` and :math:`c'` are the mean eigenvalues of the Fisher
 matrix in the metric of each term, so that :math:`\mu` and :math:`\lambda` have no unit and nothing depends on the
 basis.  All in float64, in coordinates where the second term is the identity.
@@ -108,7 +108,7 @@ def truncate_core_fisher(
         rank: components kept, 1..r.
         core_gradients: :math:`g_n`, one per sample, of that sample's own loss.
         M_b: moment of the output side, :math:`E[u u^\top]`; damp it where it may be singular, see
-            `prunedlora.linalg.truncation.damped_moment`.
+            `prunedlora.linalg.weighted_truncation.damped_moment`.
         M_a: moment of the input side, :math:`E[z z^\top]`.
         mu: weight of the Kronecker term.  By default `mu` and `lam` are chosen from `GRID` by the held-out half
             of the samples (each half once), and the Kronecker solution stays where none beats it there.

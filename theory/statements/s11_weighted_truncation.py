@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from prunedlora.linalg.elimination import block_solution
-from prunedlora.linalg.truncation import singular_values, truncate_weighted
+from prunedlora.linalg.weighted_truncation import singular_values, truncate_weighted
 from theory.checking import instances
 from theory.checking.numerics import allowance, condition, frobenius, gram, usable
 from theory.checking.registry import Statement, register

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from prunedlora.linalg.fisher_truncation import truncate_core_fisher
-from prunedlora.linalg.truncation import truncate_weighted
+from prunedlora.linalg.weighted_truncation import truncate_weighted
 from theory.checking import instances
 from theory.checking.numerics import allowance, condition, gram
 from theory.checking.registry import Statement, register

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.linalg.fisher_truncation import MIN_SAMPLES, truncate_core_fisher
-from prunedlora.linalg.truncation import truncate_weighted
+from prunedlora.linalg.weighted_truncation import truncate_weighted
 from tests.layers import moment, normal, relative
 
 

@@ -7,16 +7,12 @@ from hypothesis import strategies as st
 
 from prunedlora.errors import ConfigurationError, NonFiniteError, SingularCurvatureError
 from prunedlora.linalg.curvature import square_root
-from prunedlora.linalg.truncation import (
-    SKEW,
+from prunedlora.linalg.truncation import SKEW, core_svd, rank_for_energy, truncate, truncation
+from prunedlora.linalg.weighted_truncation import (
     core_maps,
-    core_svd,
     damped_moment,
-    rank_for_energy,
     singular_values,
-    truncate,
     truncate_weighted,
-    truncation,
     weighted_truncation,
 )
 from tests.layers import moment, normal, relative
