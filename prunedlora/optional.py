@@ -27,12 +27,12 @@ def require(name: str, install: str = '"prunedlora[cli]"', *, purpose: str = "th
     top = module.partition(".")[0]
     needed = f"{attribute} of {top}" if attribute else top
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ImportError as error:
         raise MissingPackageError(f"{purpose} needs {needed}: pip install {install}") from error
-    if attribute and not hasattr(found, attribute):
+    if attribute and not hasattr(imported, attribute):
         raise MissingPackageError(f"{purpose} needs {needed}: pip install {install}")
-    return getattr(found, attribute) if attribute else found
+    return getattr(imported, attribute) if attribute else imported
 
 
 def installed_version() -> str:

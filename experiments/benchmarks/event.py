@@ -185,13 +185,13 @@ def slow_ways(setting: Setting, device: str) -> tuple[dict[str, float], bool]:
         "dense_svd": lambda: [by_dense_svd(f, part.count) for f, _, _ in cases],
     }
     share = len(setting.shapes) / len(cases)
-    taken = {name: share * median_seconds(call, device, 1) for name, call in ways.items()}
+    timings = {name: share * median_seconds(call, device, 1) for name, call in ways.items()}
     chosen = [rule.reduce(f, s, part.count).removed.tolist() for f, _, s in cases]
     alike = all(
         chosen[i] == published(f, g, part.count) == by_equation_8(f, g, part.count)
         for i, (f, g, _) in enumerate(cases)
     )
-    return taken, alike
+    return timings, alike
 
 
 def floor_of(name: str, setting: Setting, able: dict[str, float]) -> float:
@@ -224,13 +224,13 @@ def main() -> None:
     for name in arguments.rules:
         if name == "svd_fisher":
             continue
-        taken = event_seconds(name, setting, arguments.device)
-        rows[name] = {"seconds": taken, "floor_seconds": floor_of(name, setting, able)}
+        seconds = event_seconds(name, setting, arguments.device)
+        rows[name] = {"seconds": seconds, "floor_seconds": floor_of(name, setting, able)}
         if name == "prunedlora2025":
-            rows[name] |= {"times_published": slow["published"] / taken}
-            rows[name] |= {"times_naive": slow["naive"] / taken, "choose_alike": alike}
+            rows[name] |= {"times_published": slow["published"] / seconds}
+            rows[name] |= {"times_naive": slow["naive"] / seconds, "choose_alike": alike}
         if name == "svd":
-            rows[name] |= {"times_naive": slow["dense_svd"] / taken}
+            rows[name] |= {"times_naive": slow["dense_svd"] / seconds}
         if "times_naive" in rows[name]:
             rows[name] |= {"reached": rows[name]["times_naive"] >= AIM}
     rows |= {way: {"seconds": value} for way, value in slow.items()}

@@ -39,10 +39,10 @@ def load_with_adapter(
             f"the adapter does not fit the base model {base}: {first}"
         ) from error
     # It also goes on in silence where only some of the modules are there.
-    found = {name_in_base(module.name) for module in find_lora_modules(model)}
+    present = {name_in_base(module.name) for module in find_lora_modules(model)}
     expected = {module.name for module in source.modules}
-    if found != expected:
-        some = ", ".join(sorted(found ^ expected)[:3])
+    if present != expected:
+        some = ", ".join(sorted(present ^ expected)[:3])
         raise ConfigurationError(
             f"the adapter's modules are not those of the base model {base}: {some}, ..."
         )

@@ -81,11 +81,11 @@ def read_header(file: Path) -> Header:
     entries = _parse(text, file)
     if entries.keys() != slices.keys():
         raise AdapterFileError(f"{file} was changed while it was read; try again")
-    found = {}
+    checked = {}
     for key, stored in slices.items():
         begin, end = entries[key]["data_offsets"]
-        found[key] = TensorEntry(stored.get_dtype(), tuple(stored.get_shape()), end - begin)
-    return Header(found, metadata, size)
+        checked[key] = TensorEntry(stored.get_dtype(), tuple(stored.get_shape()), end - begin)
+    return Header(checked, metadata, size)
 
 
 @contextmanager

@@ -68,15 +68,15 @@ def optimistically(
     with assuming() as conditions:
         try:
             outcome = compute()
-            wanted = read(outcome)
+            to_read = read(outcome)
         except Exception:
             # Decompositions refuse NaN by themselves; the run that waits says what was wrong.
             if not conditions:
                 raise
             conditions.append(torch.zeros_like(conditions[0]))
-            wanted = []
+            to_read = []
     # One transfer: whether all is as assumed, and what was to be read.
-    held, *values = _to_host([_all_everywhere(conditions), *wanted])
+    held, *values = _to_host([_all_everywhere(conditions), *to_read])
     if all(held):
         return outcome, values
     outcome = compute()

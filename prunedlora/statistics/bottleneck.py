@@ -82,7 +82,7 @@ class BottleneckMoments(Hooked):
 
     def of(self, module: LoraModule) -> dict[str, Tensor]:
         """What has been collected for a module, over all processes, under the names that `Statistics` gives it."""
-        found = {
+        moments = {
             need: average.mean(module.name) for need, average in self.averages[module.name].items()
         }
         if self._core is not None:
@@ -91,8 +91,8 @@ class BottleneckMoments(Hooked):
                 raise ConfigurationError(
                     f"no backward pass has reached {module.name}; collect over at least one"
                 )
-            found["core_gradients"] = samples
-        return found
+            moments["core_gradients"] = samples
+        return moments
 
     def samples(self, module: LoraModule) -> Float[Tensor, "n r r"] | None:
         """The core gradients of a module, over all processes; None if there are none."""

@@ -104,27 +104,27 @@ class Collector(Hooked):
 
     def measure(self, module: LoraModule, live: Int[Tensor, " r_live"] | None = None) -> Statistics:
         """The statistics of a module: copies for its live components, or without `live` those of all, not copied."""
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         if self._wants("gradient_"):
             assert module.B.grad is not None
             assert module.A.grad is not None
-            found["gradient_B"] = module.B.grad
-            found["gradient_A"] = module.A.grad
+            values["gradient_B"] = module.B.grad
+            values["gradient_A"] = module.A.grad
         for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
             if source is not None:
                 of_B, of_A = source.averages[module.name]
-                found[f"{kind}_B"] = of_B.mean(module.name)
-                found[f"{kind}_A"] = of_A.mean(module.name)
+                values[f"{kind}_B"] = of_B.mean(module.name)
+                values[f"{kind}_A"] = of_A.mean(module.name)
         if self._bottleneck is not None:
-            found |= self._bottleneck.of(module)
+            values |= self._bottleneck.of(module)
         if self._sensitivity is not None:
-            found |= self._sensitivity.of(module)
+            values |= self._sensitivity.of(module)
         if self._wants("noise"):
-            found["noise"] = torch.rand(module.rank, generator=self._generator).to(module.A.device)
+            values["noise"] = torch.rand(module.rank, generator=self._generator).to(module.A.device)
         return Statistics(
             **{
                 name: value if live is None else _only(name, value, live)
-                for name, value in found.items()
+                for name, value in values.items()
                 if name in self._needs
             }
         )

@@ -43,11 +43,11 @@ def check_same_training(
         )
     # The settings, key by key, so that the message names what changed.
     saved = json.loads(state["config"])
-    wanted = json.loads(config.to_json())
+    current = json.loads(config.to_json())
     changed = [
-        f"{key}={wanted[key]!r} (was {saved.get(key)!r})"
-        for key in wanted
-        if saved.get(key) != wanted[key]
+        f"{key}={current[key]!r} (was {saved.get(key)!r})"
+        for key in current
+        if saved.get(key) != current[key]
     ]
     if changed:
         raise ConfigurationError(

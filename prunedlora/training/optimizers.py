@@ -32,8 +32,8 @@ def loss_scale_of(optimizer: Any) -> Callable[[], float]:
 
 def is_skipped(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a fused optimiser drops this step inside its kernel because fp16 gradients overflowed."""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
+    overflow = getattr(optimizer, "found_inf", None)
+    return overflow is not None and bool(overflow)
 
 
 def refuse_unscaling(optimizer: torch.optim.Optimizer) -> None:

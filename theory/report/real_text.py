@@ -193,12 +193,14 @@ def of_noise(rows: list[dict[str, Any]]) -> str:
     """Part e, noise."""
     kinds = list(dict.fromkeys(row["noise"] for row in rows))
     rules = list(dict.fromkeys(row["rule"] for row in rows))
-    found = {(row["rule"], row["noise"]): row for row in rows}
+    by_rule = {(row["rule"], row["noise"]): row for row in rows}
     lines = ["- **Noise on the weights**: mean share of the chosen half that changes:", ""]
     lines += ["  | rule | " + " | ".join(kinds) + " |", "  |" + "---|" * (len(kinds) + 1)]
     for rule in rules:
         lines.append(
-            f"  | {rule} | " + " | ".join(f"{found[rule, k]['changed']:.3f}" for k in kinds) + " |"
+            f"  | {rule} | "
+            + " | ".join(f"{by_rule[rule, k]['changed']:.3f}" for k in kinds)
+            + " |"
         )
     costed = [row for row in rows if "test_cost" in row]
     costs = "; ".join(
@@ -213,7 +215,7 @@ def of_noise(rows: list[dict[str, Any]]) -> str:
 def of_magnitudes(rows: list[dict[str, Any]]) -> str:
     """Part e, magnitude of the module."""
     sizes = list(dict.fromkeys(row["magnitude"] for row in rows))
-    found = {(row["rule"], row["magnitude"]): row for row in rows}
+    by_rule = {(row["rule"], row["magnitude"]): row for row in rows}
     lines = [
         "- **The module's magnitude**, noise of fixed absolute size on B: mean share of the choice that changes:",
         "",
@@ -221,8 +223,8 @@ def of_magnitudes(rows: list[dict[str, Any]]) -> str:
     lines += ["  | rule | " + " | ".join(f"×{m:g}" for m in sizes) + " | relative noise |"]
     lines += ["  |" + "---|" * (len(sizes) + 2)]
     for rule in dict.fromkeys(row["rule"] for row in rows):
-        cells = [f"{found[rule, m]['absolute']:.3f}" for m in sizes]
-        relative = sorted({f"{found[rule, m]['relative']:.3f}" for m in sizes})
+        cells = [f"{by_rule[rule, m]['absolute']:.3f}" for m in sizes]
+        relative = sorted({f"{by_rule[rule, m]['relative']:.3f}" for m in sizes})
         lines.append(
             f"  | {rule} | "
             + " | ".join(cells)
