@@ -38,6 +38,7 @@ Experiment = Literal[
     "figure2",
     "figure3",
     "when_to_prune",
+    "recovery",
     "language",
     "code",
 ]

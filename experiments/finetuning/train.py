@@ -1,7 +1,6 @@
 """One training loop for every row: AdamW, cosine schedule, clipping, with or without a pruner."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
@@ -10,6 +9,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.data import training_batches
+from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.finetuning.methods import after_step, pruner
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
@@ -17,7 +17,6 @@ from prunedlora import PruneEvent
 from prunedlora.statistics.measurement import IGNORED
 
 MAX_GRADIENT_NORM = 1.0
-WARMUP_SHARE = 0.03
 
 
 def train(
@@ -95,15 +94,3 @@ def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of all that is not ignored, without what a method adds to the loss that it trains on."""
     kept = labels != IGNORED
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])
-
-
-def cosine_with_warmup(steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear up over the first 3 %, then half a cosine down to zero."""
-    warmup = max(1, round(WARMUP_SHARE * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return factor

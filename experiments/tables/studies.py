@@ -10,6 +10,7 @@ from experiments.tables import (
     figure3,
     language,
     math,
+    recovery,
     rows,
     table3,
     table4,
@@ -59,6 +60,7 @@ def _encoder(preset: str, settings: Encoder) -> Study:
             "figure1": partial(figure1.table, settings),
             "figure3": partial(figure3.table, settings),
             "when_to_prune": partial(when_to_prune.table, settings),
+            "recovery": partial(recovery.table, settings),
         },
     )
 

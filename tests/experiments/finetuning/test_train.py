@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.finetuning.train import cosine_with_warmup
+from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.jobs.run import run
 from tests.experiments.finetuning.runs import BASE, ENCODER
 
