@@ -144,11 +144,18 @@ def sample_recovery(generator: Generator, n: int, *, d: int, r: int, count: int)
     )
 
 
-def sample_tokens(generator: Generator, n: int, *, values: int, d: int, r: int) -> Tokens:
-    """Random values; a tenth of the instances has a mean gradient, about which the statement is silent."""
+def mostly_zero_mean(
+    generator: Generator, n: int, values: int, d: int
+) -> Float[Tensor, "n values d"]:
+    """Values of a gradient whose mean is zero, but for a tenth of the instances."""
     g = instances.matrices(generator, n, values, d)
     biased = instances.uniform(generator, n) < 0.1
-    g = torch.where(biased.view(-1, 1, 1), g, g - g.mean(dim=-2, keepdim=True))
+    return torch.where(biased.view(-1, 1, 1), g, g - g.mean(dim=-2, keepdim=True))
+
+
+def sample_tokens(generator: Generator, n: int, *, values: int, d: int, r: int) -> Tokens:
+    """Random values; a tenth of the instances has a mean gradient, about which the statement is silent."""
+    g = mostly_zero_mean(generator, n, values, d)
     return Tokens(
         instances.matrices(generator, n, values, r),
         g,

@@ -30,7 +30,7 @@ from theory.checking import instances
 from theory.checking.numerics import allowance, frobenius, gram
 from theory.checking.registry import Statement, register
 from theory.checking.result import Result, compare
-from theory.statements.s08_kronecker_recovery import TOKENS, Tokens, expected_gram
+from theory.statements.s08_kronecker_recovery import TOKENS, Tokens, expected_gram, mostly_zero_mean
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def check(instance: Layer) -> Result:
 
 def sample(generator: Generator, n: int, *, values: int, d_out: int, d_in: int, r: int) -> Layer:
     """Random values; a tenth of the instances has a mean gradient, about which the statement is silent."""
-    g = instances.matrices(generator, n, values, d_out)
-    biased = instances.uniform(generator, n) < 0.1
-    g = torch.where(biased.view(-1, 1, 1), g, g - g.mean(dim=-2, keepdim=True))
+    g = mostly_zero_mean(generator, n, values, d_out)
     return Layer(
         instances.matrices(generator, n, d_out, r),
         instances.matrices(generator, n, values, d_in),
