@@ -16,13 +16,16 @@ from prunedlora.statistics.data import Statistics
 
 Choice = Literal["random", "magnitude"]
 Rule = Literal["random", "prunedlora2025", "kfac", "sparsegpt2023"]
+#: Names of the two rules, which are registered when this module is imported.
+RECOVERED = "recovered"
+REBALANCED = "rebalanced"
 #: The statistics of the paper's rule, and of random choice.
 GRADIENTS = ("gradient_B", "gradient_A", "gram_B", "gram_A", "noise")
 #: Those of the rules that look at activations, too.
 BOTTLENECK = ("C_z", "U")
 
 
-@register_reduction("recovered", needs=GRADIENTS, unit="none")
+@register_reduction(RECOVERED, needs=GRADIENTS, unit="none")
 def recovered(
     factors: Factors,
     statistics: Statistics,
@@ -44,7 +47,7 @@ def recovered(
     return Reduction(new, chosen.removed, chosen.cost)
 
 
-@register_reduction("rebalanced", needs=GRADIENTS + BOTTLENECK, unit="none", rotates=True)
+@register_reduction(REBALANCED, needs=GRADIENTS + BOTTLENECK, unit="none", rotates=True)
 def rebalanced(
     factors: Factors,
     statistics: Statistics,

@@ -8,6 +8,7 @@ construction, with a control in which it does not.
 from collections.abc import Callable
 from dataclasses import replace
 
+from experiments.finetuning.controls import REBALANCED, RECOVERED
 from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig, changed
@@ -30,15 +31,15 @@ RULES: dict[Label, tuple[str, dict[str, str]]] = {
     Label("prunedlora2025, A alone"): ("prunedlora2025", {"recovery": "A"}),
     MASKED: ("prunedlora2025", {"recovery": "none"}),
     RANDOM: ("random", {}),
-    RANDOM_HALF: ("recovered", {"choice": "random", "recovery": "half"}),
-    Label("random, both as printed"): ("recovered", {"choice": "random", "recovery": "both"}),
+    RANDOM_HALF: (RECOVERED, {"choice": "random", "recovery": "half"}),
+    Label("random, both as printed"): (RECOVERED, {"choice": "random", "recovery": "both"}),
     Label("magnitude, no recovery"): ("magnitude", {}),
-    Label("magnitude, half of both"): ("recovered", {"choice": "magnitude", "recovery": "half"}),
+    Label("magnitude, half of both"): (RECOVERED, {"choice": "magnitude", "recovery": "half"}),
     Label("sparsegpt2023"): ("sparsegpt2023", {}),
     Label("kfac"): ("kfac", {}),
     Label("svd"): ("svd", {}),
-    Label("prunedlora2025, half of both, rebalanced"): ("rebalanced", {"rule": "prunedlora2025"}),
-    Label("random, no recovery, rebalanced"): ("rebalanced", {"rule": "random"}),
+    Label("prunedlora2025, half of both, rebalanced"): (REBALANCED, {"rule": "prunedlora2025"}),
+    Label("random, no recovery, rebalanced"): (REBALANCED, {"rule": "random"}),
 }
 
 
