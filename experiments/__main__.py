@@ -55,7 +55,8 @@ class Arguments:
         only: experiments to run; all by default.
         fresh: redo runs whose results exist.
         dry_run: only check the preset and estimate what it takes.
-        workers: runs done at the same time, each on its share of the cores; times of runs are comparable for 1 only.
+        workers: runs done at the same time, each on its share of the cores; ``auto`` for one on each core of a CPU, and
+            as many as the memory of a GPU allows; times of runs are comparable for 1 only.
         minutes: start no run after so many, and stop; run again to go on.
         processes: among which the training of every run is shared by ``accelerate launch``, one for each GPU; the
             preset's if not given.
@@ -65,7 +66,7 @@ class Arguments:
     only: tuple[Experiment, ...] = EXPERIMENTS
     fresh: bool = False
     dry_run: bool = False
-    workers: int = 1
+    workers: int | Literal["auto"] = 1
     minutes: float = math.inf
     processes: int | None = None
 
@@ -88,7 +89,8 @@ def main(arguments: Arguments) -> None:
     if not preset.isolated:
         # Such models are too small for several threads, which cost most where other programs run.
         torch.set_num_threads(1)
-    runner = Runner(preset, arguments.fresh, arguments.workers, arguments.minutes)
+    workers = None if arguments.workers == "auto" else arguments.workers
+    runner = Runner(preset, arguments.fresh, workers, arguments.minutes)
     figures = FIGURES / name
     only = arguments.only
     parts = studies(preset)

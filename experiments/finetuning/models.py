@@ -1,9 +1,11 @@
 """Base models: two that come in packages, tiny ones for smoke tests, local folders and the hub."""
 
+import copy
 import functools
 import importlib.util
 import shutil
 import tempfile
+from collections.abc import Hashable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,14 +57,50 @@ def matches(config: RunConfig) -> bool:
     return TASKS[config.task].planted is not None
 
 
+#: Models that were read before, by what they are read from; None where each is read when it is needed.
+_kept: dict[Hashable, Any] | None = None
+#: So many; a language model counts as one, an encoder as one for each head.
+MOST_KEPT = 4
+
+
+def keep_models() -> None:
+    """From now on, read every model once in this process and hand out copies of it.
+
+    For processes that do many runs.  A copy costs the memory of the model once more.
+    """
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
+def keeps_models() -> bool:
+    """Whether this process does many runs, see `keep_models`."""
+    return _kept is not None
+
+
 def load_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
-    """The base model of a run, on the CPU, with its tokenizer."""
+    """The base model of a run, on the CPU, with its tokenizer; draws nothing from the global generator."""
+    if _kept is None:
+        return _read_base(config)
+    # What a model is made from, and nothing else of the run.
+    head = (config.task, config.seed) if classifies(config.model) or matches(config) else ()
+    key = (config.model, config.dtype, *head)
+    if key not in _kept:
+        if len(_kept) == MOST_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = _read_base(config)
+    model, tokenizer = _kept[key]
+    return copy.deepcopy(model), tokenizer
+
+
+def _read_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
     dtype = getattr(torch, config.dtype)
-    if matches(config):
-        return load_matcher(config.model)
-    if classifies(config.model):
-        return load_classifier(config.model, len(TASKS[config.task].labels), config.seed, dtype)
-    return load_model(config.model, dtype)
+    with torch.random.fork_rng(devices=[]):
+        if matches(config):
+            return load_matcher(config.model)
+        if classifies(config.model):
+            labels = len(TASKS[config.task].labels)
+            return load_classifier(config.model, labels, config.seed, dtype)
+        return load_model(config.model, dtype)
 
 
 def load_classifier(
