@@ -41,6 +41,7 @@ Experiment = Literal[
     "recovery",
     "language",
     "code",
+    "verdict",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
@@ -116,8 +117,9 @@ def do_tables(
     # Learning rates come first: which runs a table and the gate ask for depends on them.
     tune = chosen_rates(study, builders, runner)
     # Where the unpruned adapter has not learnt the task, nothing else is run.
-    gate = study.gate(tune)
-    gate.check(runner.results([gate.untuned, gate.unpruned]))
+    if study.gate is not None:
+        gate = study.gate(tune)
+        gate.check(runner.results([gate.untuned, gate.unpruned]))
     # All runs of all tables are done together: many are shared, and workers need a long list.
     asked = [build(tune) for build in builders]
     results = runner.results(list({run.key: run for table in asked for run in table.runs}.values()))
@@ -127,7 +129,7 @@ def do_tables(
 
 def chosen_rates(study: Study, builders: Sequence[Callable[[Tune], Table]], runner: Runner) -> Tune:
     """The choice of learning rates for some tables of a study and for its gate, searched by runs."""
-    asking = (*builders, study.gate)
+    asking = builders if study.gate is None else [*builders, study.gate]
     results: dict[str, dict[str, Any]] = {}
     while missing := study.tuning.missing(results, *asking):
         results |= runner.results(missing)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.models import classifies
+from experiments.finetuning.matching import collate_states
+from experiments.finetuning.models import classifies, matches
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
@@ -83,6 +84,12 @@ def training_batches(
     """
     task = TASKS[config.task]
     count = config.steps * config.batch_size
+    if matches(config):
+        examples = task.train(count, config.seed)
+        for i in range(0, count, config.batch_size):
+            share = processes.share(examples[i : i + config.batch_size])
+            yield collate_states(share, tokenizer, config, processes.device)
+        return
     if classifies(config.model):
         # An encoder cuts long texts, so that every example can be used.
         examples = task.train(count, config.seed)

@@ -16,6 +16,11 @@ Label = NewType("Label", str)
 Results = Mapping[str, dict[str, Any]]
 
 
+def loss_of(scores: Mapping[str, Any]) -> float:
+    """The mean loss in scores of a split: nats, or of a planted task the share of the change that is left."""
+    return float(scores["unexplained"] if "unexplained" in scores else scores["cross_entropy"])
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: a label, for each column the runs of all seeds, and what the paper prints there."""
