@@ -26,6 +26,9 @@ from experiments.tasks import TASKS, Example
 from experiments.tasks.base import Harness, Task
 from prunedlora.statistics.measurement import IGNORED
 
+#: Examples whose losses are computed together, at most: logits of whole targets take more memory than decoding does.
+MOST_SCORED = 100
+
 
 @dataclass(frozen=True)
 class Score:
@@ -216,8 +219,9 @@ def target_losses(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
     losses = torch.zeros(len(encoded)).double()
     tokens = torch.zeros(len(encoded)).double()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    size = min(batch_size, MOST_SCORED)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
         batch = at_targets(collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device))
         labels = batch.pop("shift_labels")
         del batch["labels"]
