@@ -1,6 +1,7 @@
 """Tables in files: Markdown with the numbers and the sentences that compare them, CSV of the plain numbers."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SAID: dict[Verdict, str] = {
 
 
 def write(table: Table, results: Results, folder: Path, heading: str) -> list[Path]:
-    """Write a table; returns the paths of its Markdown and its CSV.
+    """Write a table; returns the paths of its Markdown, of its CSV, and of the CSV of its differences if it has any.
 
     Args:
         table: the table.
@@ -50,7 +51,21 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
         for (label, column), c in numbers.items()
     ]
     write_csv(files[1], pd.DataFrame(plain))
+    differences = compared(table, numbers)
+    if differences:
+        files.append(folder / f"{table.name}_differences.csv")
+        write_csv(files[2], _judged(differences))
     return files
+
+
+def _judged(differences: Mapping[Pair, SeedDifference]) -> pd.DataFrame:
+    """One line for each comparison, with what may be said of it."""
+    said = verdicts(differences)
+    return pd.DataFrame(
+        {"column": column, "method": one, "against": other, **asdict(d), "verdict": said[pair]}
+        for pair, d in differences.items()
+        for column, one, other in [pair]
+    )
 
 
 def write_csv(file: Path, frame: pd.DataFrame) -> None:

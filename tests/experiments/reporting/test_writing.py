@@ -41,12 +41,15 @@ def test_numbers_and_sentences_follow_the_results(made, tmp_path):
     assert not any("One seed" in line for line in text)
     swapped = {k: {**v, "cross_entropy": 1 - v["cross_entropy"]} for k, v in results.items()}
     assert "good: higher than bad (+0.2" in sentences(table, swapped)[1]
-    markdown, csv = write(table, results, tmp_path, "Somewhere.")
+    markdown, csv, differences = write(table, results, tmp_path, "Somewhere.")
     assert "| good     | 80.5 [74.8, 85.8] 0.400 ± 0.000 |" in markdown.read_text()
     assert "Seeds: 2. In the cells: accuracy in %" in markdown.read_text()
     written = pd.read_csv(csv)
     assert written["seeds"].tolist() == [2, 2]
     assert written["accuracy"].tolist() == [0.805, 0.6]
+    judged = pd.read_csv(differences)
+    assert judged["verdict"].tolist() == ["lower"]
+    assert judged["mean"].tolist() == pytest.approx([-0.2])
 
 
 def test_a_difference_of_which_no_printed_digit_is_left_is_none(made):
@@ -97,7 +100,7 @@ def test_rows_of_other_seeds_are_not_compared(made):
 def test_of_a_planted_task_there_is_a_loss_and_no_accuracy(made, tmp_path):
     table, results = made
     planted = {k: {"unexplained": v["cross_entropy"]} for k, v in results.items()}
-    markdown, csv = write(table, planted, tmp_path, "Somewhere.")
+    markdown, csv, _ = write(table, planted, tmp_path, "Somewhere.")
     assert "| good     | 0.400 ± 0.000 |" in markdown.read_text()
     assert "least loss good (0.4000)." in markdown.read_text()
     assert "accuracy" not in markdown.read_text()
