@@ -1,4 +1,4 @@
-"""Pruning rules that only a study needs: another choice of components with the paper's recovery, and a rebalancing."""
+"""Pruning rules that only a study needs: random choice with the paper's recovery, and a rebalancing."""
 
 from typing import Literal
 
@@ -14,10 +14,9 @@ from prunedlora.linalg.curvature import damped
 from prunedlora.linalg.elimination import block_solution
 from prunedlora.statistics.data import Statistics
 
-Choice = Literal["random", "magnitude"]
 Rule = Literal["random", "prunedlora2025", "kfac", "sparsegpt2023"]
 #: Names of the two rules, which are registered when this module is imported.
-RECOVERED = "recovered"
+RANDOM_RECOVERED = "random_recovered"
 REBALANCED = "rebalanced"
 #: The statistics of the paper's rule, and of random choice.
 GRADIENTS = ("gradient_B", "gradient_A", "gram_B", "gram_A", "noise")
@@ -25,20 +24,19 @@ GRADIENTS = ("gradient_B", "gradient_A", "gram_B", "gram_A", "noise")
 BOTTLENECK = ("C_z", "U")
 
 
-@register_reduction(RECOVERED, needs=GRADIENTS, unit="none")
-def recovered(
+@register_reduction(RANDOM_RECOVERED, needs=GRADIENTS, unit="none")
+def random_recovered(
     factors: Factors,
     statistics: Statistics,
     count: int,
     *,
-    choice: Choice = "random",
     recovery: Recovery = "half",
 ) -> Reduction:
-    """Components chosen by another rule, and the paper's recovery from its moments of the gradients.
+    """Components chosen at random, and the paper's recovery from its moments of the gradients.
 
     With `recovery` as in `prunedlora2025`: what differs from it then is the choice alone.
     """
-    chosen = get_criterion(choice).reduce(factors, statistics, count)
+    chosen = get_criterion("random").reduce(factors, statistics, count)
     moved_B = _recover(factors.B, statistics.require("gram_B"), chosen.removed)
     moved_A = _recover(factors.A.mT, statistics.require("gram_A"), chosen.removed).mT
     share_B, share_A = SHARES[recovery]

@@ -8,7 +8,7 @@ construction, with a control in which it does not.
 from collections.abc import Callable
 from dataclasses import replace
 
-from experiments.finetuning.controls import REBALANCED, RECOVERED
+from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
 from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig, changed
@@ -31,10 +31,8 @@ RULES: dict[Label, tuple[str, dict[str, str]]] = {
     Label("prunedlora2025, A alone"): ("prunedlora2025", {"recovery": "A"}),
     MASKED: ("prunedlora2025", {"recovery": "none"}),
     RANDOM: ("random", {}),
-    RANDOM_HALF: (RECOVERED, {"choice": "random", "recovery": "half"}),
-    Label("random, both as printed"): (RECOVERED, {"choice": "random", "recovery": "both"}),
+    RANDOM_HALF: (RANDOM_RECOVERED, {"recovery": "half"}),
     Label("magnitude, no recovery"): ("magnitude", {}),
-    Label("magnitude, half of both"): (RECOVERED, {"choice": "magnitude", "recovery": "half"}),
     Label("sparsegpt2023"): ("sparsegpt2023", {}),
     Label("kfac"): ("kfac", {}),
     Label("svd"): ("svd", {}),
@@ -79,6 +77,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         "Every row has its own learning rate in every column. "
         "Rebalanced: after every event each column of B has the norm of its row of A, as svd leaves them, and the "
         "optimiser's state follows.",
+        settings.margin,
     )
 
 
