@@ -6,9 +6,13 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import regex
+
+from prunedlora.adapters.initialisation import refuse_init
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 
 #: Settings that make a layer something other than W + s B A, and what to do about each.
@@ -23,9 +27,8 @@ _UNSUPPORTED = {
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "target_parameters": "it adapts bare parameters, which is not yet supported",
 }
-#: Values of init_lora_weights that leave the base model's weights alone; the others (PiSSA, OLoRA,
-#: CorDA, LoftQ, LoRA-GA) replace them by a residual that depends on the rank.
-_SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
+#: Seconds that a match with one expression may take; those of real adapters take microseconds.
+_TIMEOUT = 1.0
 _Value = TypeVar("_Value")
 
 
@@ -79,6 +82,22 @@ def read_config(file: Path) -> AdapterConfig:
         raise AdapterFileError(f"{file} is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise AdapterFileError(f"{file} is not a JSON object")
+    return parse_config(raw, str(file))
+
+
+def parse_config(raw: Mapping[str, Any], file: str) -> AdapterConfig:
+    """Check a PEFT LoRA configuration.
+
+    Args:
+        raw: its entries.
+        file: where they stand, for messages.
+
+    Raises:
+        AdapterFileError, UnsupportedAdapterError: as `read_config` does.
+
+    >>> parse_config({"peft_type": "LORA", "r": 4, "lora_alpha": 8}, "here").scaling("q_proj")
+    2.0
+    """
     _refuse_variants(raw, file)
     if not isinstance(raw.get("exclude_modules") or [], str | list):
         raise AdapterFileError(f"{file}: exclude_modules is neither an expression nor a list")
@@ -94,28 +113,23 @@ def read_config(file: Path) -> AdapterConfig:
     )
 
 
-def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
+def _refuse_variants(raw: Mapping[str, Any], file: str) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA is supported")
     for key, reason in _UNSUPPORTED.items():
         if raw.get(key):
             raise UnsupportedAdapterError(f"{file}: {key} is set: {reason}")
-    if raw.get("init_lora_weights", True) not in _SAFE_INITS:
-        raise UnsupportedAdapterError(
-            f"{file}: init_lora_weights={raw['init_lora_weights']!r} changes the base model's "
-            "weights by an amount that depends on the rank; save it with "
-            "path_initial_model_for_weight_conversion first"
-        )
+    refuse_init(raw.get("init_lora_weights", True), file)
 
 
-def _rank(value: Any, key: str, file: Path) -> int:
+def _rank(value: Any, key: str, file: str) -> int:
     if type(value) is not int or value < 1:
         raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is not a positive integer")
     return value
 
 
-def _alpha(value: Any, key: str, file: Path) -> float:
+def _alpha(value: Any, key: str, file: str) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     # The bound also refuses NaN, and integers that no floating-point number can hold.
     if not known or not abs(value) <= sys.float_info.max:
@@ -123,13 +137,13 @@ def _alpha(value: Any, key: str, file: Path) -> float:
     return float(value)
 
 
-def _pattern(raw: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
+def _pattern(raw: Mapping[str, Any], key: str, file: str) -> Mapping[str, Any]:
     pattern = raw.get(key) or {}
     if not isinstance(pattern, dict):
         raise AdapterFileError(f"{file}: {key} is not a JSON object")
     for expression in pattern:
         try:
-            _whole(expression)
+            re.compile(_whole(expression))
         except (re.error, OverflowError, RecursionError) as error:
             raise AdapterFileError(
                 f"{file}: {key} holds {expression[:80]!r}, which is not a regular expression that "
@@ -149,12 +163,34 @@ def _matching(pattern: Mapping[str, _Value], name: str, default: _Value) -> _Val
     8
     """
     for expression, value in pattern.items():
-        if _whole(expression).match(name):
+        if _fits(expression, name):
             return value
     # PEFT also takes an entry whose expression is the name itself, even where it does not match it.
     return pattern.get(name, default)
 
 
-def _whole(expression: str) -> re.Pattern[str]:
+def _fits(expression: str, name: str) -> bool:
+    """Whether an expression matches a name, as `re` does, but within a time limit."""
+    # Most are names, in full or their ends; with a pattern for each module there are many.
+    literal = re.sub(r"\\(.)", r"\1", expression)
+    if re.escape(literal) == expression and literal:
+        return name == literal or name.endswith("." + literal)
+    if "^" + re.escape(literal[1:]) == expression:
+        return name == literal[1:]
+    try:
+        return _compiled(expression).match(name, timeout=_TIMEOUT) is not None
+    except (TimeoutError, regex.error) as error:
+        raise AdapterFileError(
+            f"the expression {expression[:80]!r} of a rank_pattern or alpha_pattern cannot be "
+            f"matched with {name[:80]!r} in reasonable time; write it without nested repetitions"
+        ) from error
+
+
+@cache
+def _compiled(expression: str) -> "regex.Pattern[str]":
+    return regex.compile(_whole(expression))
+
+
+def _whole(expression: str) -> str:
     # The groups are PEFT's, since an expression may refer back to its own by number.
-    return re.compile(rf"(.*\.)?({expression})$")
+    return rf"(.*\.)?({expression})$"
