@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.data import at_targets, collate, collate_texts, encode
 from experiments.finetuning.lm_eval import right_answers
-from experiments.finetuning.models import classifies
+from experiments.finetuning.matching import unexplained
+from experiments.finetuning.models import classifies, matches
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from experiments.tasks.base import Harness, Task
@@ -41,6 +42,19 @@ class Score:
     losses: list[float]
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far a model is from the teacher of a planted task, on a split.
+
+    Attributes:
+        unexplained: mean squared distance, relative to that of the untuned model.
+        losses: the same of each example, whose mean it is.
+    """
+
+    unexplained: float
+    losses: list[float]
+
+
 @torch.no_grad()
 def evaluate(
     model: torch.nn.Module,
@@ -48,7 +62,7 @@ def evaluate(
     config: RunConfig,
     examples: list[Example],
     harness: Harness | None = None,
-) -> Score:
+) -> Score | Distance:
     """Score a model on examples of the configuration's task; restores its training mode.
 
     Args:
@@ -64,6 +78,9 @@ def evaluate(
     model.eval()
     try:
         texts: list[str] = []
+        if matches(config):
+            shares = unexplained(model, tokenizer, config, examples)
+            return Distance(float(shares.mean()), [round(x, 6) for x in shares.tolist()])
         if classifies(config.model):
             logits = class_logits(model, tokenizer, config, examples)
             losses = label_losses(logits, task.labels, examples)
@@ -98,10 +115,12 @@ def mean_loss(
     config: RunConfig,
     examples: list[Example],
 ) -> float:
-    """The cross-entropy that `evaluate` gives, without any answers; restores the model's training mode."""
+    """The loss that `evaluate` gives, without any answers; restores the model's training mode."""
     training = model.training
     model.eval()
     try:
+        if matches(config):
+            return float(unexplained(model, tokenizer, config, examples).mean())
         if classifies(config.model):
             logits = class_logits(model, tokenizer, config, examples)
             return float(label_losses(logits, TASKS[config.task].labels, examples).mean())

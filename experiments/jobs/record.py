@@ -48,7 +48,7 @@ def processor() -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory in use so far: of the GPU, or of this process on a CPU."""
+    """Most memory in use so far: of the GPU (in a worker, since the job began), or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

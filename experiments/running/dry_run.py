@@ -1,6 +1,6 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
-from experiments.finetuning.models import classifies
+from experiments.finetuning.models import classifies, matches
 from experiments.pretrained.pruning import Pattern
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Estimate, Preset, Table8, one_shot_runs
@@ -75,7 +75,7 @@ def _check_names(run: RunConfig) -> None:
             f"unknown criterion {run.criterion!r}; there are: {', '.join(available_criteria())}"
         )
     _check_pinned(run.model)
-    if classifies(run.model) and not TASKS[run.task].labels:
+    if classifies(run.model) and not (TASKS[run.task].labels or matches(run)):
         raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
 
 

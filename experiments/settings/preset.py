@@ -140,6 +140,35 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """The fair study: choice, recovery and schedule, every row at its own rate; see `experiments.tables.verdict`.
+
+    Attributes:
+        run: what all runs share, on a task in which rank matters.
+        initial_rank: from which pruning starts.
+        target_ranks: to which it goes; each has a column in the middle schedule, the least one in all schedules.
+        shares: of the sum of all learning rates that are left after the last event, one schedule for each.
+        events: of every schedule.
+        control: what is different in the runs of a task in which rank does not matter.
+        learning_rates: among which the validation loss chooses, for every row and column.
+        seeds: one run per cell and seed.
+        margin: losses that differ by less are level, in the unit of the loss.
+    """
+
+    __pydantic_config__ = STRICT
+
+    run: RunConfig
+    initial_rank: PositiveInt
+    target_ranks: Ranks
+    shares: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    events: PositiveInt
+    control: dict[str, Any]
+    learning_rates: tuple[PositiveFloat, ...]
+    seeds: Seeds
+    margin: PositiveFloat
+
+
+@dataclass(frozen=True)
 class Table8:
     """Table 8: perplexity after one-shot compression.
 
@@ -223,6 +252,7 @@ class Preset:
         encoder: the tables that are made on an encoder.
         language: language understanding with a language model.
         code: fine-tuning on code.
+        verdict: the fair study of choice, recovery and schedule.
         table2: cost of training.
         table8: compression of the pretrained model.
         estimates: numbers for the estimate of ``--dry-run``, by model.
@@ -242,13 +272,14 @@ class Preset:
     encoder: Encoder | None = None
     language: Language | None = None
     code: Code | None = None
+    verdict: Verdict | None = None
     table2: Table2 | None = None
     table8: Table8 | None = None
     estimates: dict[str, Estimate] = field(default_factory=dict)
 
 
 #: Parts that have settings of runs; what they leave out is as in the preset's.
-WITH_RUNS = ("math", "encoder", "language", "code")
+WITH_RUNS = ("math", "encoder", "language", "code", "verdict")
 
 
 def load_preset(name: str) -> Preset:
@@ -286,6 +317,8 @@ def read_preset(name: str, text: str, where: str) -> Preset:
     # What stays a mapping, since it changes settings that come from elsewhere, is checked by doing so.
     for kind in preset.one_shot:
         one_shot_runs(preset, kind)
+    if preset.verdict is not None:
+        changed(preset.verdict.run, preset.verdict.control, f"{where}: verdict: control")
     if preset.table2 is not None:
         changed(preset.math.run, preset.table2.run, f"{where}: table2: run")
     return preset

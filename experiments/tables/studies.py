@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset
+from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset, Verdict
 from experiments.tables import (
     code,
     encoder,
@@ -16,6 +16,7 @@ from experiments.tables import (
     table4,
     table6,
     table7,
+    verdict,
     when_to_prune,
 )
 from experiments.tables.study import Study
@@ -31,6 +32,8 @@ def studies(preset: Preset) -> dict[str, Study]:
         parts["language"] = _language(preset.name, preset.language)
     if preset.code is not None:
         parts["code"] = _code(preset.name, preset.code)
+    if preset.verdict is not None:
+        parts["verdict"] = _verdict(preset.name, preset.verdict)
     return parts
 
 
@@ -80,4 +83,13 @@ def _code(preset: str, settings: Code) -> Study:
         tuning=Tuning(settings.learning_rates, settings.seeds),
         gate=partial(code.gate, settings),
         tables={"code": partial(code.table, settings)},
+    )
+
+
+def _verdict(preset: str, settings: Verdict) -> Study:
+    return Study(
+        heading=verdict.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds),
+        gate=None,
+        tables={"verdict": partial(verdict.table, settings)},
     )

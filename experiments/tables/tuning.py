@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from experiments.reporting.table import Results
+from experiments.reporting.table import Results, loss_of
 from experiments.settings.jobs import RunConfig
 
 #: Chooses the learning rate of a run.
@@ -108,7 +108,7 @@ class Tuning:
             for seed in self.seeds:
                 key = replace(run, learning_rate=rate, seed=seed).key
                 if key in results:
-                    loss = results[key]["validation"]["cross_entropy"]
+                    loss = loss_of(results[key]["validation"])
                     of_seed[seed] = math.inf if math.isnan(loss) else loss
             if self.seeds[0] in of_seed:
                 losses[rate] = of_seed
