@@ -4,7 +4,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,9 @@ _UNSUPPORTED = {
 }
 #: Seconds that a match with one expression may take; those of real adapters take microseconds.
 _TIMEOUT = 1.0
+#: Characters that an expression may have, so that it compiles in reasonable time.
+_MAX_EXPRESSION = 2048
+_MAX_RANK = 2**31
 _Value = TypeVar("_Value")
 
 
@@ -124,8 +127,11 @@ def _refuse_variants(raw: Mapping[str, Any], file: str) -> None:
 
 
 def _rank(value: Any, key: str, file: str) -> int:
-    if type(value) is not int or value < 1:
-        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is not a positive integer")
+    if type(value) is not int or not 1 <= value < _MAX_RANK:
+        raise AdapterFileError(
+            f"{file}: the rank {str(value)[:80]!r} of {key[:80]!r} is not a positive integer that a "
+            "tensor can have"
+        )
     return value
 
 
@@ -133,7 +139,7 @@ def _alpha(value: Any, key: str, file: str) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     # The bound also refuses NaN, and integers that no floating-point number can hold.
     if not known or not abs(value) <= sys.float_info.max:
-        raise AdapterFileError(f"{file}: the alpha of {key!r} is not a finite number")
+        raise AdapterFileError(f"{file}: the alpha of {key[:80]!r} is not a finite number")
     return float(value)
 
 
@@ -142,6 +148,11 @@ def _pattern(raw: Mapping[str, Any], key: str, file: str) -> Mapping[str, Any]:
     if not isinstance(pattern, dict):
         raise AdapterFileError(f"{file}: {key} is not a JSON object")
     for expression in pattern:
+        if len(expression) > _MAX_EXPRESSION:
+            raise AdapterFileError(
+                f"{file}: {key} holds an expression of {len(expression)} characters, "
+                f"{expression[:80]!r}...; {_MAX_EXPRESSION} are allowed"
+            )
         try:
             re.compile(_whole(expression))
         except (re.error, OverflowError, RecursionError) as error:
@@ -163,23 +174,33 @@ def _matching(pattern: Mapping[str, _Value], name: str, default: _Value) -> _Val
     8
     """
     for expression, value in pattern.items():
-        if _fits(expression, name):
+        if _matcher(expression)(name):
             return value
     # PEFT also takes an entry whose expression is the name itself, even where it does not match it.
     return pattern.get(name, default)
 
 
-def _fits(expression: str, name: str) -> bool:
-    """Whether an expression matches a name, as `re` does, but within a time limit."""
-    # Most are names, in full or their ends; with a pattern for each module there are many.
-    literal = re.sub(r"\\(.)", r"\1", expression)
-    if re.escape(literal) == expression and literal:
-        return name == literal or name.endswith("." + literal)
-    if "^" + re.escape(literal[1:]) == expression:
-        return name == literal[1:]
+@cache
+def _matcher(expression: str) -> Callable[[str], bool]:
+    """Whether the expression matches a name, as `re` does, but within a time limit.
+
+    Raises:
+        AdapterFileError: when called, if it takes longer.
+    """
+    # Most are names, in full or their ends; with one for each module there are many.
+    name_itself = re.sub(r"\\(.)", r"\1", expression.removeprefix("^"))
+    ending = "." + name_itself
+    if expression == "^" + re.escape(name_itself):
+        return lambda name: name == name_itself
+    if expression == re.escape(name_itself) != "":
+        return lambda name: name == name_itself or name.endswith(ending)
+    return lambda name: _matches(expression, name)
+
+
+def _matches(expression: str, name: str) -> bool:
     try:
         return _compiled(expression).match(name, timeout=_TIMEOUT) is not None
-    except (TimeoutError, regex.error) as error:
+    except (TimeoutError, regex.error, OverflowError, RecursionError, MemoryError) as error:
         raise AdapterFileError(
             f"the expression {expression[:80]!r} of a rank_pattern or alpha_pattern cannot be "
             f"matched with {name[:80]!r} in reasonable time; write it without nested repetitions"

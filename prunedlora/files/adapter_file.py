@@ -305,7 +305,6 @@ def _from_hub(source: str) -> Path:
             f"{source}: there is no such folder or file, and it is not a valid name on the hub"
         )
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, file = match.groups()
     try:
@@ -316,7 +315,7 @@ def _from_hub(source: str) -> Path:
                 repository, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG]
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub, of its transport, of the disk
         raise AdapterFileError(
             f"{source}: there is no such folder or file, and the hub does not offer it "
             f"({type(error).__name__})"

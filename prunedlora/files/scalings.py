@@ -18,6 +18,8 @@ from prunedlora.files.adapter_config import AdapterConfig, parse_config
 DIFFUSERS = "lora_adapter_metadata"
 #: Names under which other metadata might give a rank or an alpha.
 _RANKS = ("r", "rank", "lora_rank", "lora_r", "network_dim", "lora_dim")
+#: Parts of a pipeline that a header may describe.
+_MAX_COMPONENTS = 64
 _ALPHAS = ("lora_alpha", "alpha", "network_alpha")
 
 
@@ -57,6 +59,8 @@ def read_components(metadata: Mapping[str, str], file: str) -> tuple[Component, 
         raise AdapterFileError(f"{where} is not a JSON object")
     ends = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
     prefixes = {key.removesuffix(end) for end in ends for key in raw if _ends(key, end)}
+    if len(prefixes) > _MAX_COMPONENTS:
+        raise AdapterFileError(f"{where} is of {len(prefixes)} parts, which no pipeline has")
     return tuple(Component(p, _component(raw, p, where)) for p in sorted(prefixes))
 
 

@@ -192,4 +192,4 @@ def _stem(pair: KeyPair) -> str:
 
 
 def _stem_of_factor(stem: str) -> str:
-    return re.sub(r"[._](lora(_[A-Za-z_]+)?\d*)(\.(down|up|weight|[^.]+))*$", "", stem)
+    return re.sub(r"[._]lora(_[A-Za-z_]+)?\d*(\.[^.]+)*$", "", stem)

@@ -71,7 +71,10 @@ def publish_folder(part: Path, folder: Path) -> None:
 def publish_file(part: Path, file: Path) -> None:
     """Give a scratch file its final name, in place of what has it; both survive a loss of power."""
     _flush(part)
-    part.rename(file)
+    if file.exists():
+        part.replace(file)
+    else:
+        part.rename(file)
     _flush(file.parent)
 
 
