@@ -27,6 +27,7 @@ from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, ra
 Experiment = Literal[
     "table1",
     "table5",
+    "low_rank",
     "table2",
     "one_shot",
     "table3",
@@ -83,7 +84,7 @@ def main(arguments: Arguments) -> None:
     if preset.processes > 1 and not preset.isolated:
         raise SystemExit(f"preset {name} does all runs in one process; leave --processes out")
     if arguments.dry_run:
-        print(dry_run.report(preset))
+        print(dry_run.report(preset, arguments.only))
         return
 
     if not preset.isolated:
@@ -161,8 +162,8 @@ def _with_a_course(table: Table) -> list[RunConfig]:
 
 
 def do_table2(settings: Table2, math_study: Study, runner: Runner) -> list[Path]:
-    """The cost of every row of Table 5, whose runs are done if they are missing."""
-    build = math_study.tables["table5"]
+    """The cost of every row of a table, whose runs are done if they are missing."""
+    build = math_study.tables[settings.of]
     table = build(chosen_rates(math_study, [build], runner))
     measured = {
         label: runner.cost(label, cost) for label, cost in table2.costs(settings, table).items()
