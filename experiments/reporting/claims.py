@@ -102,11 +102,11 @@ def contradiction(evidence: Evidence) -> str | None:
         return None if found == evidence.verdict else f"{evidence}: {found}"
     if evidence.within is not None:
         column, low, high = evidence.within
-        value = float(line[column])
+        value = _number(line[column])
         return None if low <= value <= high else f"{evidence}: {value}"
     assert evidence.below is not None
     column, other = evidence.below
-    own, larger = float(line[column]), float(_only(lines, other, evidence.file)[column])
+    own, larger = _number(line[column]), _number(_only(lines, other, evidence.file)[column])
     return None if own < larger else f"{evidence}: {own} is not below {larger}"
 
 
@@ -130,6 +130,11 @@ def _lines(file: Path) -> pd.DataFrame:
     if file.suffix == ".csv":
         return pd.read_csv(file)
     return pd.DataFrame(json.loads(file.read_text(encoding="utf-8"))["statements"])
+
+
+def _number(cell: Any) -> float:
+    """The number of a cell, or the one that stands before an interval in brackets."""
+    return float(str(cell).partition(" [")[0])
 
 
 def _only(lines: pd.DataFrame, where: Line, file: str) -> dict[str, Any]:

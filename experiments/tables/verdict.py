@@ -71,6 +71,8 @@ def table(settings: Verdict, tune: Tune) -> Table:
             *((label, RANDOM) for label in RULES if label != RANDOM),
             *((label, PRINTED) for label in RULES if label != PRINTED),
             (HALF, RANDOM_HALF),
+            (HALF, SVD),
+            (SVD, TRUNCATED_BY_SVD),
             (LORA, SKYLINE),
         ),
         "Every row has its own learning rate in every column. "
