@@ -25,9 +25,9 @@ def svd_fisher(
 
     See `prunedlora.linalg.fisher_truncation`; started at `svd_kfac` and never worse in its own objective.  By
     default `mu` and `lam` are chosen for each module by held-out samples, and `svd_kfac` stays where nothing beats it
-    there.  It also stays where more components are kept than the core gradients were measured for, see
-    `prunedlora.statistics.core_gradients.MAX_CORE`.  The costs of the single components are those of `svd_kfac`, scaled to
-    add up to the fitted objective.
+    there.  It also stays where more components are kept than core gradients were measured for, see
+    `prunedlora.statistics.core_gradients.MAX_CORE`.  The costs of the single components are those of `svd_kfac`,
+    scaled to add up to the fitted objective.
 
     Invariant to permutation, to sign, to rescaling and to a change of basis.
     """

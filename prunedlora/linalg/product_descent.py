@@ -25,7 +25,9 @@ ASKED_EVERY = 5
 
 @dataclass(frozen=True)
 class Quadratic:
-    r"""For m sets of samples with w pairs of weights each, a quadratic of c x c matrices X, with E = X - `target`:
+    r"""A quadratic of c x c matrices, for each of m sets of samples with each of w pairs of weights.
+
+    With E = X - `target`,
 
     .. math:: \tfrac12\Bigl(\tfrac1n\sum_i (\langle g_i, E\rangle - o_i)^2 + \kappa(\|E\|_F^2 + \rho)
               + \varphi(\langle E, G_b E G_a + 2K\rangle + \rho')\Bigr)
