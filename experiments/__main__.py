@@ -27,6 +27,7 @@ from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, ra
 Experiment = Literal[
     "table1",
     "table5",
+    "low_rank",
     "table2",
     "one_shot",
     "table3",
@@ -41,6 +42,7 @@ Experiment = Literal[
     "recovery",
     "language",
     "code",
+    "verdict",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
@@ -54,7 +56,8 @@ class Arguments:
         only: experiments to run; all by default.
         fresh: redo runs whose results exist.
         dry_run: only check the preset and estimate what it takes.
-        workers: runs done at the same time, each on its share of the cores; times of runs are comparable for 1 only.
+        workers: runs done at the same time, each on its share of the cores; ``auto`` for one on each core of a CPU, and
+            as many as the memory of a GPU allows; times of runs are comparable for 1 only.
         minutes: start no run after so many, and stop; run again to go on.
         processes: among which the training of every run is shared by ``accelerate launch``, one for each GPU; the
             preset's if not given.
@@ -64,7 +67,7 @@ class Arguments:
     only: tuple[Experiment, ...] = EXPERIMENTS
     fresh: bool = False
     dry_run: bool = False
-    workers: int = 1
+    workers: int | Literal["auto"] = 1
     minutes: float = math.inf
     processes: int | None = None
 
@@ -81,13 +84,14 @@ def main(arguments: Arguments) -> None:
     if preset.processes > 1 and not preset.isolated:
         raise SystemExit(f"preset {name} does all runs in one process; leave --processes out")
     if arguments.dry_run:
-        print(dry_run.report(preset))
+        print(dry_run.report(preset, arguments.only))
         return
 
     if not preset.isolated:
         # Such models are too small for several threads, which cost most where other programs run.
         torch.set_num_threads(1)
-    runner = Runner(preset, arguments.fresh, arguments.workers, arguments.minutes)
+    workers = None if arguments.workers == "auto" else arguments.workers
+    runner = Runner(preset, arguments.fresh, workers, arguments.minutes)
     figures = FIGURES / name
     only = arguments.only
     parts = studies(preset)
@@ -114,8 +118,9 @@ def do_tables(
     # Learning rates come first: which runs a table and the gate ask for depends on them.
     tune = chosen_rates(study, builders, runner)
     # Where the unpruned adapter has not learnt the task, nothing else is run.
-    gate = study.gate(tune)
-    gate.check(runner.results([gate.untuned, gate.unpruned]))
+    if study.gate is not None:
+        gate = study.gate(tune)
+        gate.check(runner.results([gate.untuned, gate.unpruned]))
     # All runs of all tables are done together: many are shared, and workers need a long list.
     asked = [build(tune) for build in builders]
     results = runner.results(list({run.key: run for table in asked for run in table.runs}.values()))
@@ -125,7 +130,7 @@ def do_tables(
 
 def chosen_rates(study: Study, builders: Sequence[Callable[[Tune], Table]], runner: Runner) -> Tune:
     """The choice of learning rates for some tables of a study and for its gate, searched by runs."""
-    asking = (*builders, study.gate)
+    asking = builders if study.gate is None else [*builders, study.gate]
     results: dict[str, dict[str, Any]] = {}
     while missing := study.tuning.missing(results, *asking):
         results |= runner.results(missing)
@@ -157,8 +162,8 @@ def _with_a_course(table: Table) -> list[RunConfig]:
 
 
 def do_table2(settings: Table2, math_study: Study, runner: Runner) -> list[Path]:
-    """The cost of every row of Table 5, whose runs are done if they are missing."""
-    build = math_study.tables["table5"]
+    """The cost of every row of a table, whose runs are done if they are missing."""
+    build = math_study.tables[settings.of]
     table = build(chosen_rates(math_study, [build], runner))
     measured = {
         label: runner.cost(label, cost) for label, cost in table2.costs(settings, table).items()

@@ -14,7 +14,7 @@ Budget = Literal["rank", "parameters"]
 #: How ranks and scalings are written to a file, see `prunedlora.files.layouts`.
 Layout = Literal["uniform", "ragged", "padded"]
 #: Precision of a written adapter.
-DtypeName = Literal["bf16", "fp16", "fp32", "fp64"]
+DtypeName = Literal["bf16", "fp16", "fp32", "fp64", "fp8"]
 #: What becomes of a module that adds nothing: kept at rank 1, or left out of the adapter.
 ZeroModules = Literal["keep", "exclude"]
 #: What becomes of an optimiser's state at a pruning event, see `prunedlora.PruneConfig`.

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+#: Share of a squared norm below which a squared distance is mostly rounding.
+_CANCELLED = 1e-10
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -58,7 +61,10 @@ def squared_distance(
     B2: Float[Tensor, "d_out k"],
     A2: Float[Tensor, "k d_in"],
 ) -> tuple[float, float]:
-    r"""``||B A - B2 A2||_F^2`` and ``||B A||_F^2`` through Gram matrices, exact to about 1e-15 of the latter.
+    r"""``||B A - B2 A2||_F^2`` and ``||B A||_F^2``, without forming the products.
+
+    Through Gram matrices, of which rounding leaves about 1e-15 of the second; a distance near that is computed again by
+    QR decompositions, with the root of that error.
 
     >>> squared_distance(torch.eye(2), torch.eye(2), torch.eye(2)[:, :1], torch.eye(2)[:1])
     (1.0, 2.0)
@@ -66,4 +72,9 @@ def squared_distance(
     left, right = torch.cat([B, -B2], dim=1), torch.cat([A, A2])
     products = (left.mT @ left) * (right @ right.mT)
     r = A.shape[0]
-    return max(0.0, float(products.sum())), float(products[:r, :r].sum())
+    distance, norm = float(products.sum()), float(products[:r, :r].sum())
+    if distance < _CANCELLED * norm:
+        # The triangles of both sides have the product's norm, and no square is subtracted.
+        R_left, R_right = (torch.linalg.qr(side.double(), mode="r").R for side in (left, right.mT))
+        distance = float((R_left @ R_right.mT).square().sum())
+    return max(0.0, distance), norm

@@ -8,7 +8,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.data import collate, collate_texts, encode
-from experiments.finetuning.models import classifies
+from experiments.finetuning.matching import collate_states
+from experiments.finetuning.models import classifies, matches
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters.modules import find_lora_modules
@@ -45,6 +46,8 @@ def batches_of(
     groups = [
         examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)
     ]
+    if matches(config):
+        return [collate_states(g, tokenizer, config, device) for g in groups]
     if classifies(config.model):
         labels = TASKS[config.task].labels
         return [collate_texts(g, labels, tokenizer, config.max_length, device) for g in groups]

@@ -1,5 +1,6 @@
 """From examples to padded batches, for models that continue a text and for encoders that classify one."""
 
+import functools
 import random
 from collections.abc import Iterator
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.models import classifies
+from experiments.finetuning.matching import collate_states
+from experiments.finetuning.models import classifies, matches
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
@@ -82,9 +84,15 @@ def training_batches(
     """
     task = TASKS[config.task]
     count = config.steps * config.batch_size
-    examples = task.train(count, config.seed)
+    if matches(config):
+        examples = task.train(count, config.seed)
+        for i in range(0, count, config.batch_size):
+            share = processes.share(examples[i : i + config.batch_size])
+            yield collate_states(share, tokenizer, config, processes.device)
+        return
     if classifies(config.model):
         # An encoder cuts long texts, so that every example can be used.
+        examples = task.train(count, config.seed)
         lengths = [len(ids) for ids in tokenizer([e.text for e in examples]).input_ids]
         for batch in batches(lengths, config.batch_size, config.length_groups, config.seed):
             texts = processes.share([examples[i] for i in batch])
@@ -92,7 +100,7 @@ def training_batches(
         return
 
     # A language model would lose the answer of a long example with its end.
-    encoded = [encode(example, tokenizer) for example in examples]
+    encoded = _encoded(config.task, count, config.seed, tokenizer)
     short = [tokens for tokens in encoded if len(tokens.ids) <= config.max_length]
     if not short:
         raise SystemExit(
@@ -103,6 +111,14 @@ def training_batches(
     for batch in batches(lengths, config.batch_size, config.length_groups, config.seed):
         share = processes.share([repeated[i] for i in batch])
         yield at_targets(collate(share, tokenizer.pad_token_id, processes.device))
+
+
+@functools.lru_cache(maxsize=4)
+def _encoded(
+    task: str, count: int, seed: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Tokens, ...]:
+    """Training examples; the rows of a table have the same, and a worker does several of them."""
+    return tuple(encode(example, tokenizer) for example in TASKS[task].train(count, seed))
 
 
 def batches(lengths: list[int], size: int, groups: int, seed: int) -> Iterator[list[int]]:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 
-from experiments.finetuning.models import classifies
+from experiments.finetuning import controls as controls
+from experiments.finetuning.models import classifies, matches
 from experiments.settings.jobs import RunConfig
 from prunedlora import LoraRankPruner, PruneConfig
 
@@ -54,12 +55,12 @@ def after_step(model: torch.nn.Module, config: RunConfig) -> Callable[[int], Non
 
 
 def _shared(config: RunConfig) -> dict[str, Any]:
-    head = classifies(config.model)
+    head = classifies(config.model) and not matches(config)
     everywhere = config.target_modules == ("all-linear",)
     return {
         "target_modules": "all-linear" if everywhere else list(config.target_modules),
         "lora_dropout": 0.0,
-        "task_type": "SEQ_CLS" if head else "CAUSAL_LM",
+        "task_type": None if matches(config) else "SEQ_CLS" if head else "CAUSAL_LM",
         # PEFT saves heads of the other names by itself.
         "modules_to_save": ["classification_head"] if head else None,
     }

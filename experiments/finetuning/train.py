@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.data import training_batches
 from experiments.finetuning.learning_rate import cosine_with_warmup
+from experiments.finetuning.matcher import distances
 from experiments.finetuning.methods import after_step, pruner
+from experiments.finetuning.precision import forward, products
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from prunedlora import PruneEvent
@@ -28,7 +30,7 @@ def train(
     """Fine-tune what the method trains, pruning it if the method says so.
 
     Returns:
-        The cross-entropy of each training batch before its step, and the pruning events.
+        The loss of each training batch before its step, and the pruning events.
     """
     events: list[PruneEvent] = []
     steps = train_steps(model, tokenizer, config, processes, events)
@@ -63,7 +65,7 @@ def train_steps(
         events: a list to which the pruning events are added at the end.
 
     Yields:
-        This process's share of the batch's cross-entropy, before the step.
+        This process's share of the batch's loss, before the step.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
@@ -74,12 +76,14 @@ def train_steps(
     model.train()
     with pruning or nullcontext():
         for step, batch in enumerate(training_batches(config, tokenizer, processes)):
-            outputs = wrapped(**batch)
-            labels = batch.get("shift_labels", batch["labels"])
-            # Processes may have different numbers of tokens; the mean is over all of them.
-            weight = processes.weight(int((labels != IGNORED).sum()))
-            loss = weight * batch_loss(outputs.logits.detach(), labels)
-            (weight * outputs.loss).backward()
+            with products(config.precision):
+                with forward(config.precision, processes.device):
+                    outputs = wrapped(**batch)
+                labels = batch.get("shift_labels", batch["labels"])
+                # Processes may have different numbers of tokens; the mean is over all of them.
+                weight = processes.weight(int((labels != IGNORED).sum()))
+                loss = weight * batch_loss(outputs.logits.detach(), labels)
+                (weight * outputs.loss).backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimizer.step()
             scheduler.step()
@@ -91,6 +95,8 @@ def train_steps(
 
 
 def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of all that is not ignored, without what a method adds to the loss that it trains on."""
+    """Mean loss of all that is not ignored, without what a method adds to the loss that it trains on."""
+    if labels.is_floating_point():
+        return distances(logits, labels).mean()
     kept = labels != IGNORED
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.calibration import batches_of
-from experiments.finetuning.models import HEADS
+from experiments.finetuning.models import HEADS, is_adapted
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
 from prunedlora.criteria import get_criterion
@@ -67,18 +67,10 @@ def _truncated_changes(
     with torch.no_grad():
         for name, p in base.named_parameters():
             layer = name.removesuffix(".weight")
-            if p.dim() == 2 and _is_adapted(config, base, layer):
+            if p.dim() == 2 and is_adapted(config.target_modules, base, layer):
                 change = (tuned[name].to(p.device) - p).double()
                 U, S, Vh = torch.linalg.svd(change, full_matrices=False)
                 p.add_(((U[:, :k] * S[:k]) @ Vh[:k]).to(p.dtype))
             elif name.startswith(HEADS):
                 p.copy_(tuned[name])
     return base
-
-
-def _is_adapted(config: RunConfig, base: torch.nn.Module, layer: str) -> bool:
-    """Whether an adapter of the run would be on this layer; never on a head."""
-    if config.target_modules != ("all-linear",):
-        return f".{layer}".endswith(tuple(f".{name}" for name in config.target_modules))
-    linear = isinstance(base.get_submodule(layer), torch.nn.Linear)
-    return linear and not layer.startswith((*HEADS, "lm_head"))

@@ -15,7 +15,7 @@ import torch
 
 from experiments.finetuning.evaluate import evaluate, mean_loss
 from experiments.finetuning.methods import prepare
-from experiments.finetuning.models import load_base
+from experiments.finetuning.models import keeps_models, load_base, matches
 from experiments.finetuning.processes import processes
 from experiments.finetuning.train import train
 from experiments.finetuning.truncate import save_changes, truncated
@@ -66,8 +66,10 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
     if not together.is_first:
         return None
 
-    # Memory is that of training: it is read before anything is decoded.
-    peak = peak_memory(together.device)
+    # Memory is that of training: it is read before anything is decoded.  On a CPU the most that the process ever had
+    # says nothing of this run where it has done others.
+    own = together.device.type == "cuda" or not keeps_models()
+    peak = peak_memory(together.device) if own else None
     task = TASKS[config.task]
     start = time.perf_counter()
     score = evaluate(model, tokenizer, config, task.test(config.test_examples), task.harness)
@@ -84,7 +86,8 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
     }
     if config.validation_examples:
         held_out = task.validation(config.validation_examples)
-        result["validation"] = {"cross_entropy": mean_loss(model, tokenizer, config, held_out)}
+        name = "unexplained" if matches(config) else "cross_entropy"
+        result["validation"] = {name: mean_loss(model, tokenizer, config, held_out)}
     return result | _keep(model, config, folder, tokenizer)
 
 

@@ -16,6 +16,11 @@ Label = NewType("Label", str)
 Results = Mapping[str, dict[str, Any]]
 
 
+def loss_of(scores: Mapping[str, Any]) -> float:
+    """The mean loss in scores of a split: nats, or of a planted task the share of the change that is left."""
+    return float(scores["unexplained"] if "unexplained" in scores else scores["cross_entropy"])
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: a label, for each column the runs of all seeds, and what the paper prints there."""
@@ -35,6 +40,7 @@ class Table:
         rows: of runs.
         compare: labels of rows, the first compared with the second in every column that both have.
         note: what a reader must know.
+        margin: losses of two rows that differ by less are level, in the unit of the loss.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Table:
     rows: tuple[Row, ...]
     compare: tuple[tuple[Label, Label], ...] = ()
     note: str = ""
+    margin: float = 0.02
 
     @property
     def runs(self) -> list[RunConfig]:
@@ -60,24 +67,22 @@ class Cell:
     """Numbers of one cell.
 
     Attributes:
-        accuracy: mean over seeds.
+        accuracy: mean over seeds; nan where nothing is right or wrong.
         low: lower end of its 95 % interval over test examples.
         high: upper end.
-        cross_entropy: mean over seeds, in nats.
-        spread: standard deviation of the cross-entropy over seeds; nan for one.
+        loss: mean over seeds, see `loss_of`.
+        spread: standard deviation of the loss over seeds; nan for one.
         seeds: how many.
-        correct: 1 where an answer is right, by seed and example.
-        losses: of every example, by seed and example.
+        by_seed: the loss of each seed.
     """
 
     accuracy: float
     low: float
     high: float
-    cross_entropy: float
+    loss: float
     spread: float
     seeds: int
-    correct: Float[np.ndarray, "seeds n"] = field(repr=False)
-    losses: Float[np.ndarray, "seeds n"] = field(repr=False)
+    by_seed: Float[np.ndarray, " seeds"] = field(repr=False)
 
 
 def cell(results: list[dict[str, Any]]) -> Cell:
@@ -88,19 +93,21 @@ def cell(results: list[dict[str, Any]]) -> Cell:
     Args:
         results: of the runs of one cell, one for each seed, on the same test examples.
     """
-    correct = np.array([[c == "1" for c in r["correct"]] for r in results], dtype=float)
-    entropies = np.array([r["cross_entropy"] for r in results])
+    losses = np.array([loss_of(r) for r in results])
     one = len(results) == 1
-    low, high = results[0]["interval"] if one else mean_interval(correct.mean(axis=0))
+    accuracy = low = high = float("nan")
+    if "correct" in results[0]:
+        correct = np.array([[c == "1" for c in r["correct"]] for r in results], dtype=float)
+        accuracy = float(correct.mean())
+        low, high = results[0]["interval"] if one else mean_interval(correct.mean(axis=0))
     return Cell(
-        accuracy=float(correct.mean()),
+        accuracy=accuracy,
         low=low,
         high=high,
-        cross_entropy=float(entropies.mean()),
-        spread=float("nan") if one else float(entropies.std(ddof=1)),
+        loss=float(losses.mean()),
+        spread=float("nan") if one else float(losses.std(ddof=1)),
         seeds=len(results),
-        correct=correct,
-        losses=np.array([r.get("losses", []) for r in results]),
+        by_seed=losses,
     )
 
 

@@ -1,23 +1,34 @@
 """Tables in files: Markdown with the numbers and the sentences that compare them, CSV of the plain numbers."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from experiments.reporting.comparison import difference
+from experiments.reporting.seeds import SeedDifference, Verdict, difference_over_seeds, verdicts
 from experiments.reporting.table import Cell, Label, Results, Row, Table, cells
 from theory.records import write_atomically
 
-#: Nats of which nothing is left in the digits that sentences print.
+#: Losses of which nothing is left in the digits that sentences print.
 NOTHING = 5e-5
 #: Columns of the CSV, attributes of a cell.
-PLAIN = ("accuracy", "low", "high", "cross_entropy", "spread", "seeds")
+PLAIN = ("accuracy", "low", "high", "loss", "spread", "seeds")
+#: One row against another in a column.
+Pair = tuple[str, Label, Label]
+#: How a sentence puts what `verdicts` says.
+SAID: dict[Verdict, str] = {
+    "lower": "lower than",
+    "higher": "higher than",
+    "level": "level with",
+    "not decided": "not decided against",
+}
 
 
 def write(table: Table, results: Results, folder: Path, heading: str) -> list[Path]:
-    """Write a table; returns the paths of its Markdown and its CSV.
+    """Write a table; returns the paths of its Markdown, of its CSV, and of the CSV of its differences if it has any.
 
     Args:
         table: the table.
@@ -40,7 +51,21 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
         for (label, column), c in numbers.items()
     ]
     write_csv(files[1], pd.DataFrame(plain))
+    differences = compared(table, numbers)
+    if differences:
+        files.append(folder / f"{table.name}_differences.csv")
+        write_csv(files[2], _judged(differences))
     return files
+
+
+def _judged(differences: Mapping[Pair, SeedDifference]) -> pd.DataFrame:
+    """One line for each comparison, with what may be said of it."""
+    said = verdicts(differences)
+    return pd.DataFrame(
+        {"column": column, "method": one, "against": other, **asdict(d), "verdict": said[pair]}
+        for pair, d in differences.items()
+        for column, one, other in [pair]
+    )
 
 
 def write_csv(file: Path, frame: pd.DataFrame) -> None:
@@ -51,15 +76,20 @@ def write_csv(file: Path, frame: pd.DataFrame) -> None:
 def _legend(numbers: Mapping[tuple[Label, str], Cell]) -> str:
     """What the numbers in the cells are."""
     seeds = sorted({c.seeds for c in numbers.values()})
-    spread = " ± standard deviation over seeds." if seeds[-1] > 1 else "."
-    return (
-        f"Seeds: {' or '.join(map(str, seeds))}. Accuracy in % [95 % interval over examples], "
-        f"cross-entropy in nats{spread}"
-    )
+    kinds = {np.isnan(c.accuracy) for c in numbers.values()}
+    meanings = []
+    if False in kinds:
+        meanings.append("accuracy in % [95 % interval over examples] and cross-entropy in nats")
+    if True in kinds:
+        meanings.append(
+            "of planted tasks the mean squared distance from the teacher, relative to that of the untuned model"
+        )
+    spread = ", ± standard deviation over seeds" if seeds[-1] > 1 else ""
+    return f"Seeds: {' or '.join(map(str, seeds))}. In the cells: {'; '.join(meanings)}{spread}."
 
 
 def frame(table: Table, results: Results) -> pd.DataFrame:
-    """One line per row; every column has accuracy in %, its interval, and the cross-entropy."""
+    """One line per row; every column has accuracy in % with its interval, where there is one, and the loss."""
     numbers = cells(table, results)
     # Rates and the paper's numbers have a column where they say anything.
     several_rates = len({rate for row in table.rows for rate in _rates(row)}) > 1
@@ -81,37 +111,55 @@ def frame(table: Table, results: Results) -> pd.DataFrame:
 def sentences(table: Table, results: Results) -> list[str]:
     """What the numbers say, column by column: which rows are best, and how those differ that the table compares."""
     numbers = cells(table, results)
+    differences = compared(table, numbers)
+    said = verdicts(differences)
     text = []
     for column in table.columns:
         own = {label: c for (label, where), c in numbers.items() if where == column}
         if len(own) > 1:
             text.append(f"{column}: {_best(own)}")
-        for one in dict.fromkeys(one for one, _ in table.compare):
-            others = [other for first, other in table.compare if first == one]
-            rivals = {other: own[other] for other in others if other in own}
-            if one in own and rivals:
-                text.append(_compare(f"{column}: {one}", own[one], rivals))
-    if table.compare:
-        text.append(
-            "In brackets: the difference of the loss per example on the same examples and seeds and its paired 95 % "
-            "bootstrap interval over examples, how many seeds have its sign, and the difference of accuracy in points. "
-            "Lower or higher is said where that interval excludes 0 and every seed has the sign."
-        )
+        for one in dict.fromkeys(one for where, one, _ in differences if where == column):
+            rivals = {
+                pair: d for pair, d in differences.items() if pair[0] == column and pair[1] == one
+            }
+            text.append(_compare(f"{column}: {one}", rivals, said))
+    if differences:
+        text.append(_how_it_is_judged(len(differences), table.margin))
     if any(c.seeds == 1 for c in numbers.values()):
-        text.append(
-            "One seed, where no ± is given: the intervals are over test examples and say nothing of other seeds."
-        )
+        text.append("One seed, where no ± is given: it says nothing of other seeds.")
     return text
 
 
-def _best(column: Mapping[Label, Cell]) -> str:
-    """The rows of least cross-entropy and of highest accuracy."""
-    entropy, lowest = min((c.cross_entropy, label) for label, c in column.items())
-    accuracy, highest = max((c.accuracy, label) for label, c in column.items())
+def compared(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> dict[Pair, SeedDifference]:
+    """The differences of all rows that a table compares, in every column that both have, of the same seeds."""
+    differences = {}
+    for column in table.columns:
+        for one, other in table.compare:
+            a, b = numbers.get((one, column)), numbers.get((other, column))
+            if a is not None and b is not None and b.seeds in (a.seeds, 1):
+                differences[column, one, other] = difference_over_seeds(
+                    a.by_seed, b.by_seed, table.margin
+                )
+    return differences
+
+
+def _how_it_is_judged(count: int, margin: float) -> str:
     return (
-        f"least cross-entropy {lowest} ({entropy:.4f}), highest accuracy {highest} "
-        f"({100 * accuracy:.1f} %)."
+        "Of losses; in brackets the difference and its 95 % t-interval over seeds. Lower or higher is said where a "
+        f"paired t-test over seeds tells it from 0 at 5 %, level where two one-sided tests tell it from ±{margin:g}, "
+        f"each corrected by Holm's method for all {count} comparisons of this table; else nothing is decided."
     )
+
+
+def _best(column: Mapping[Label, Cell]) -> str:
+    """The rows of least loss and of highest accuracy."""
+    loss, lowest = min((c.loss, label) for label, c in column.items())
+    text = f"least loss {lowest} ({loss:.4f})"
+    scored = [(c.accuracy, label) for label, c in column.items() if not np.isnan(c.accuracy)]
+    if scored:
+        accuracy, highest = max(scored)
+        text += f", highest accuracy {highest} ({100 * accuracy:.1f} %)"
+    return f"{text}."
 
 
 def _rates(row: Row) -> list[float]:
@@ -123,41 +171,22 @@ def _rates(row: Row) -> list[float]:
 
 def _written(c: Cell) -> str:
     spread = f" ± {c.spread:.3f}" if c.seeds > 1 else ""
-    return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {c.cross_entropy:.3f}{spread}"
+    loss = f"{c.loss:.3f}{spread}"
+    if np.isnan(c.accuracy):
+        return loss
+    return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {loss}"
 
 
-def _paired(a: Cell, b: Cell) -> bool:
-    """Whether losses are of the same examples and seeds; one run stands for all seeds where nothing is drawn."""
-    return (
-        a.losses.size > 0 and b.seeds in (a.seeds, 1) and a.losses.shape[1:] == b.losses.shape[1:]
-    )
+def _compare(name: str, rivals: Mapping[Pair, SeedDifference], said: Mapping[Pair, Verdict]) -> str:
+    """One row against others, by what may be said of the difference."""
+    groups: dict[str, list[str]] = {}
+    for pair, d in rivals.items():
+        same = max(abs(d.mean), abs(d.low), abs(d.high)) < NOTHING
+        group = groups.setdefault("the same as" if same else SAID[said[pair]], [])
+        group.append(f"{pair[2]} ({d.mean:+.4f}{_interval(d)})")
+    parts = "; ".join(f"{what} {', '.join(labels)}" for what, labels in groups.items())
+    return f"{name}: {parts}."
 
 
-def _compare(name: str, one: Cell, others: Mapping[Label, Cell]) -> str:
-    """One row against others: below which its loss lies, above which, and with which it is level or the same."""
-    lower: list[str] = []
-    higher: list[str] = []
-    level: list[str] = []
-    same: list[str] = []
-    elsewhere: list[str] = []
-    by_sign = {-1: lower, 0: level, 1: higher}
-    for label, other in others.items():
-        if not _paired(one, other):
-            elsewhere.append(label)
-            continue
-        change = difference(one.losses, other.losses)
-        group = same if max(-change.low, change.high) < NOTHING else by_sign[change.sign]
-        seeds = f"; {change.agree} of {change.seeds} seeds" if change.seeds > 1 else ""
-        points = 100 * (one.accuracy - other.accuracy)
-        group.append(
-            f"{label} ({change.mean:+.4f}, {change.low:+.4f} to {change.high:+.4f}{seeds}; {points:+.1f})"
-        )
-    verdicts = {
-        "a lower loss than": lower,
-        "a higher loss than": higher,
-        "a loss that cannot be told from that of": level,
-        "the same loss to four digits as": same,
-        "not been scored on the same seeds and examples as": elsewhere,
-    }
-    said = [f"{verdict} {', '.join(rivals)}" for verdict, rivals in verdicts.items() if rivals]
-    return f"{name} has {'; '.join(said)}."
+def _interval(d: SeedDifference) -> str:
+    return f", {d.low:+.4f} to {d.high:+.4f}" if d.seeds > 1 else ""

@@ -1,5 +1,6 @@
 """What is done, and in which process.
 
-`runner` (Runner: does the missing runs of a preset and keeps their results), `isolation` (a job in a process of its
-own), `dry_run` (is a preset sound, and what will it take), `determinism` (is a run reproducible).
+`runner` (Runner: does missing runs and keeps their results), `workers` (processes that do one job after another),
+`admission` (when a job may begin), `isolation` (a process for one job), `dry_run` (is a preset sound, and what will it
+take), `pieces` (of a few minutes), `determinism` (is a run reproducible).
 """

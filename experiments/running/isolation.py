@@ -1,7 +1,6 @@
-"""Jobs in processes of their own, on a CPU forked from one process that has imported what they need.
+"""Processes for jobs, on a CPU forked from one process that has imported what they need; one for a job alone.
 
-A process of its own gives a job its own peak memory and nothing of the job before it.  Importing torch, transformers
-and PEFT in each would take longer than many jobs do.
+A process of its own gives a job its own peak memory.  Where that is not asked for, see `experiments.running.workers`.
 """
 
 import importlib
@@ -36,13 +35,13 @@ def do(module: str, arguments: list[str], threads: int | None = None) -> int:
     Returns:
         The exit status of the process; a failure has printed its traceback.
     """
-    process = _context().Process(target=_main, args=(module, arguments, threads))
+    process = process_context().Process(target=_main, args=(module, arguments, threads))
     process.start()
     process.join()
     return process.exitcode or 0
 
 
-def _context() -> ForkServerContext | SpawnContext:
+def process_context() -> ForkServerContext | SpawnContext:
     """Forks from a server; starts from nothing where a fork may not use what its parent knows of a GPU or a screen."""
     if sys.platform != "linux" or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
@@ -52,14 +51,14 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 def _main(module: str, arguments: list[str], threads: int | None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if threads is not None:
         torch.set_num_threads(threads)
     importlib.import_module(module).main(arguments)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it does, even if that is killed."""
+def end_with_parent() -> None:
+    """Wait, in a thread, to end this process when the one that started it does, even if that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -13,15 +13,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from experiments.folders import ARTIFACTS, RESULTS, ROOT
 from experiments.running import isolation
+from experiments.running.admission import Admission
 from experiments.running.isolation import launcher
+from experiments.running.workers import Outcome, Workers
 from experiments.settings.jobs import Compression, Cost, RunConfig, digest
 from experiments.settings.preset import Preset, one_shot_runs
 from theory.records import from_json, to_json, write_atomically
 
+#: Share of a GPU's free memory that runs may take together.
+GPU_SHARE = 0.95
 #: Methods whose adapters are ordinary LoRA, written by `prunedlora.export_adapter`.
 EXPORTED = ("lora", "prune", "truncate")
 
@@ -32,19 +37,27 @@ class Runner:
     Args:
         preset: the preset.
         fresh: redo, once, what was done before.
-        workers: runs done at the same time.
+        workers: runs done at the same time; none for as many as the cores, or the memory of the GPU, allow.
         minutes: after which no run is started.
     """
 
     def __init__(
-        self, preset: Preset, fresh: bool, workers: int, minutes: float = math.inf
+        self, preset: Preset, fresh: bool, workers: int | None, minutes: float = math.inf
     ) -> None:
         self.folder = RESULTS / preset.name
         self.artifacts = ARTIFACTS / preset.name
         self._preset = preset
         self._fresh = fresh
+        cores = os.cpu_count() or 1
+        by_memory = workers is None and torch.cuda.is_available()
+        self._admission = Admission(GPU_SHARE * free_memory() if by_memory else math.inf)
+        workers = workers or cores
         self._workers = workers if preset.isolated else 1
-        self._threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+        threads = max(1, cores // workers) if workers > 1 else None
+        # Another process than that of the run opens what it has written.
+        self._processes = Workers(threads)
+        self._checkers = Workers(threads)
+        self._threads = threads
         self._done: set[Path] = set()
         self._end = time.monotonic() + 60 * minutes
 
@@ -132,46 +145,96 @@ class Runner:
         """Do a run; one that makes an ordinary adapter counts once another process has opened it and got the same."""
         folder = self.artifacts / run.key
         result = self.file(run)
-        shutil.rmtree(folder, ignore_errors=True)
         source = [self.artifacts / run.source.key] if _truncates(run) else []
         exported = run.method in EXPORTED
         record = self.artifacts / f"{result.stem}.unchecked.json" if exported else result
-        config = self._write_config(asdict(run), result)
-        self._do("experiments.jobs.run", config, record, folder, *source)
+        with self._admission.beside_others(_memory_kind(run)):
+            config = self._begin(asdict(run), result)
+            shutil.rmtree(folder, ignore_errors=True)
+            outcome = self._do("experiments.jobs.run", config, record, folder, *source)
+        if outcome.out_of_memory:
+            outcome = self._again_alone("experiments.jobs.run", config, record, folder, *source)
+        _stop_at_failure(outcome, config)
+        self._admission.learn(_memory_kind(run), outcome.peak_bytes)
+        # The check of a finished run is never left for another time.
         if exported:
-            self._do("experiments.jobs.reload", config, record, folder, result)
+            outcome = self._do("experiments.jobs.reload", config, record, folder, result)
+            _stop_at_failure(outcome, config)
             record.unlink()
         self._done.add(result)
 
-    def _measure(self, module: str, config: dict[str, Any], result: Path, *folders: Path) -> None:
-        self._do(module, self._write_config(config, result), result, *folders)
+    def _again_alone(self, module: str, *arguments: Path) -> Outcome:
+        """A run that found too little memory once more, with all of it: nothing else runs, no worker waits."""
+        folder = arguments[2]
+        with self._admission.alone():
+            self._processes.close()
+            self._checkers.close()
+            tqdm.write(f"→ {arguments[0].name}: too little memory beside others, again alone")
+            shutil.rmtree(folder, ignore_errors=True)
+            return self._do(module, *arguments)
+
+    def _measure(self, module: str, settings: dict[str, Any], result: Path, *folders: Path) -> None:
+        with self._admission.alone():
+            config = self._begin(settings, result)
+            _stop_at_failure(self._do(module, config, result, *folders), config)
         self._done.add(result)
 
-    def _write_config(self, config: dict[str, Any], result: Path) -> Path:
+    def _begin(self, config: dict[str, Any], result: Path) -> Path:
+        """Write the configuration of a job that is about to begin.
+
+        Raises:
+            SystemExit: the time is up.
+        """
+        if time.monotonic() > self._end:
+            raise SystemExit("time limit reached. Finished runs are kept: run again to go on.")
         file = self.artifacts / f"{result.stem}.config.json"
         write_atomically(file, to_json(config))
         tqdm.write(f"→ {result.name}")
         return file
 
-    def _do(self, module: str, *arguments: Path) -> None:
-        """``module.main(arguments)`` in its own process, in several, or in this one; a failure stops everything."""
-        # The check of a finished run is never left for another time.
-        if module != "experiments.jobs.reload" and time.monotonic() > self._end:
-            raise SystemExit("time limit reached. Finished runs are kept: run again to go on.")
+    def _do(self, module: str, *arguments: Path) -> Outcome:
+        """``module.main(arguments)`` in a worker, in a process of its own, in several, or in this one."""
         argv = [str(path) for path in arguments]
         if not self._preset.isolated:
             importlib.import_module(module).main(argv)
-            return
-        start = launcher(self._preset.processes) if module == "experiments.jobs.run" else []
-        if start:
-            command = [sys.executable, "-m", *start, module, *argv]
-            status = subprocess.run(command, cwd=ROOT).returncode
-        else:
-            status = isolation.do(module, argv, self._threads)
-        if status:
-            raise SystemExit(
-                f"the run of {arguments[0]} failed; see above. Finished runs are kept: run again to go on."
-            )
+            return Outcome()
+        if module == "experiments.jobs.run" and self._preset.processes > 1:
+            command = [sys.executable, "-m", *launcher(self._preset.processes), module, *argv]
+            return _of_status(subprocess.run(command, cwd=ROOT).returncode)
+        # On a CPU the most memory that a process had is that of a job only where it did nothing else.
+        if module == "experiments.jobs.peak_memory" and not torch.cuda.is_available():
+            return _of_status(isolation.do(module, argv, self._threads))
+        workers = self._checkers if module == "experiments.jobs.reload" else self._processes
+        return workers.do(module, argv)
+
+
+def free_memory() -> int:
+    """Bytes of the GPU that nobody uses."""
+    return torch.cuda.mem_get_info()[0]
+
+
+def _memory_kind(run: RunConfig) -> str:
+    """What the memory of a run depends on most: runs for which it is the same are expected to take as much."""
+    trains = run.method if run.method in ("full", "untuned") else str(run.trains)
+    sizes = (run.batch_size, run.eval_batch_size, run.max_length, run.dtype)
+    return " ".join(map(str, (run.model, run.task, trains, *sizes)))
+
+
+def _of_status(status: int) -> Outcome:
+    return Outcome(f"its process ended with status {status}, see above" if status else "")
+
+
+def _stop_at_failure(outcome: Outcome, config: Path) -> None:
+    """A failure stops everything.
+
+    Raises:
+        SystemExit: there is one.
+    """
+    if outcome.error:
+        raise SystemExit(
+            f"{outcome.error.rstrip()}\nthe run of {config} failed; see above. Finished runs are kept: run again to "
+            "go on."
+        )
 
 
 def _truncates(run: RunConfig) -> bool:

@@ -19,11 +19,12 @@ CompressionMethod = Literal[
     "dense", "random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared"
 ]
 Dtype = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bf16_autocast"]
 #: One run for each.
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 #: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that
 #: older results keep theirs.
-LATER = {"length_groups": 1}
+LATER = {"length_groups": 1, "precision": "float32"}
 
 
 def digest(settings: dict[str, Any]) -> str:
@@ -75,6 +76,8 @@ class RunConfig:
         validation_examples: examples of the validation split that are scored, for the choice of settings.
         eval_batch_size: examples decoded together.
         dtype: of the base model; the adapter is always float32.
+        precision: of products in training and evaluation, whatever the dtypes: as these say, with float32 matrices
+            multiplied by TF32, or forward passes in bfloat16 by autocast.
         seed: of initialisation, order of the data and random pruning.
     """
 
@@ -105,6 +108,7 @@ class RunConfig:
     validation_examples: NonNegativeInt = 0
     eval_batch_size: PositiveInt = 64
     dtype: Dtype = "float32"
+    precision: Precision = "float32"
     seed: int = 0
 
     @property

@@ -24,6 +24,7 @@ from experiments.tables.labels import (
 )
 from experiments.tables.study import Gate
 from experiments.tables.tuning import Tune
+from experiments.tables.verdict import scheduled
 
 #: The label of a row, and what becomes of LoRA at the initial rank in it.
 Kind = tuple[Label, Callable[[RunConfig], RunConfig]]
@@ -65,7 +66,7 @@ def finetuning_rows(
         *(baselines[name] for name in settings.baselines),
         (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
         *((truncated_by(c), _lowered("truncate", c, k)) for c in settings.truncations),
-        *((pruned_by(c), _lowered("prune", c, k)) for c in settings.criteria),
+        *((pruned_by(c), gradually(settings, c)) for c in settings.criteria),
     ]
     rows = []
     for label, change in kinds:
@@ -91,6 +92,14 @@ def pruned_once(run: RunConfig, tail: float) -> RunConfig:
         interval=steps,
         per_event=run.initial_rank - run.target_rank,
     )
+
+
+def gradually(settings: Finetuning, criterion: str) -> Callable[[RunConfig], RunConfig]:
+    """From LoRA at the initial rank to a run that a rule prunes to the target rank, by the schedule of the settings."""
+    lowered = _lowered("prune", criterion, settings.target_rank)
+    if not settings.events:
+        return lowered
+    return lambda run: scheduled(lowered(run), settings.events, settings.share_left)
 
 
 def comparisons(settings: Finetuning) -> tuple[tuple[Label, Label], ...]:

@@ -1,8 +1,9 @@
 """The studies of a preset: for each of its parts which tables there are, and how they are run."""
 
+from dataclasses import replace
 from functools import partial
 
-from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset
+from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset, Verdict
 from experiments.tables import (
     code,
     encoder,
@@ -16,6 +17,7 @@ from experiments.tables import (
     table4,
     table6,
     table7,
+    verdict,
     when_to_prune,
 )
 from experiments.tables.study import Study
@@ -25,12 +27,16 @@ from experiments.tables.tuning import Tuning
 def studies(preset: Preset) -> dict[str, Study]:
     """One for each part that the preset has, by its name there, in the order in which they are run."""
     parts = {"math": _math(preset.name, preset.math)}
+    if preset.low_rank is not None:
+        parts["low_rank"] = _low_rank(preset.name, preset.low_rank)
     if preset.encoder is not None:
         parts["encoder"] = _encoder(preset.name, preset.encoder)
     if preset.language is not None:
         parts["language"] = _language(preset.name, preset.language)
     if preset.code is not None:
         parts["code"] = _code(preset.name, preset.code)
+    if preset.verdict is not None:
+        parts["verdict"] = _verdict(preset.name, preset.verdict)
     return parts
 
 
@@ -45,6 +51,11 @@ def _math(preset: str, settings: Finetuning) -> Study:
             "figure2": partial(math.figure2, settings),
         },
     )
+
+
+def _low_rank(preset: str, settings: Finetuning) -> Study:
+    tables = {"low_rank": partial(math.low_rank, settings)}
+    return replace(_math(preset, settings), tables=tables)
 
 
 def _encoder(preset: str, settings: Encoder) -> Study:
@@ -80,4 +91,13 @@ def _code(preset: str, settings: Code) -> Study:
         tuning=Tuning(settings.learning_rates, settings.seeds),
         gate=partial(code.gate, settings),
         tables={"code": partial(code.table, settings)},
+    )
+
+
+def _verdict(preset: str, settings: Verdict) -> Study:
+    return Study(
+        heading=verdict.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds),
+        gate=None,
+        tables={"verdict": partial(verdict.table, settings)},
     )

@@ -50,11 +50,11 @@ class Study:
     Attributes:
         heading: the setting in a sentence, which stands above every table.
         tuning: how the learning rate of every row is chosen.
-        gate: what must hold, once the rates are chosen.
+        gate: what must hold, once the rates are chosen; none where the tables themselves say what can be judged.
         tables: builders by the name of their table; each asks for the rates of its rows.
     """
 
     heading: str
     tuning: Tuning
-    gate: Callable[[Tune], Gate]
+    gate: Callable[[Tune], Gate] | None
     tables: Mapping[str, Callable[[Tune], Table]]

@@ -6,6 +6,7 @@ from experiments.tasks.hub_code import HUB_CODE
 from experiments.tasks.hub_glue import GLUE
 from experiments.tasks.hub_math import METAMATH_GSM8K
 from experiments.tasks.math import ARITHMETIC, GSM_SYMBOLIC
+from experiments.tasks.planted import PLANTED_DECAYING, PLANTED_FLAT
 from experiments.tasks.ratings import EDITORIALS, MOVIE_REVIEWS, PRODUCT_REVIEWS, TWEETS
 
 TASKS: dict[str, Task] = {
@@ -21,6 +22,8 @@ TASKS: dict[str, Task] = {
         PRODUCT_REVIEWS,
         EDITORIALS,
         TWEETS,
+        PLANTED_FLAT,
+        PLANTED_DECAYING,
     )
 }
 

@@ -50,6 +50,23 @@ class Harness:
 
 
 @dataclass(frozen=True)
+class PlantedChange:
+    """What a teacher adds to every adapted layer of the base model.
+
+    Attributes:
+        rank: R of the change.
+        decay: its j-th singular value is in proportion to j to the power of minus this; 0 for equal ones.
+        size: its norm relative to that of the layer's weight.
+        seed: of its singular vectors.
+    """
+
+    rank: int
+    decay: float
+    size: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Task:
     """A task with disjoint splits.
 
@@ -63,6 +80,7 @@ class Task:
         labels: the possible answers of a classification task; empty where answers are free text.
         judge: whether what `read_answer` gives is right, where that takes more than a comparison.
         harness: judges the test split in place of all that, where there is one.
+        planted: what the teacher adds whose hidden states are to be matched; examples have a text alone then.
     """
 
     name: str
@@ -74,3 +92,4 @@ class Task:
     labels: tuple[str, ...] = ()
     judge: Callable[[str, Example], bool] | None = None
     harness: Harness | None = None
+    planted: PlantedChange | None = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from prunedlora.adapters.initialisation import refuse_init
 from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one of a kind that cannot be pruned: DoRA and other variants,
             embeddings, convolutions, wrapped parameters, trained LoRA biases, tied factors, sharded tensors,
-            merged weights.
+            merged weights; an initialisation that changed the base model, such as PiSSA.
         ConfigurationError: LoRA layers, but no adapter of that name.
 
     >>> import peft
@@ -88,6 +89,7 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
         if reason:
             raise UnsupportedAdapterError(f"cannot prune {module.name}: {reason}")
     _refuse_shared(modules)
+    _refuse_init(model, adapter)
     return modules
 
 
@@ -115,6 +117,14 @@ def _why_unsupported(module: LoraModule) -> str | None:
     if isinstance(module.A.data, torch.distributed.tensor.DTensor):
         return "its factors are sharded over devices, which is not yet supported"
     return None
+
+
+def _refuse_init(model: nn.Module, adapter: str) -> None:
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        if isinstance(configs, dict) and adapter in configs:
+            init = getattr(configs[adapter], "init_lora_weights", True)
+            refuse_init(init, f"cannot prune the adapter {adapter!r}")
 
 
 def _refuse_shared(modules: list[LoraModule]) -> None:

@@ -43,7 +43,8 @@ def configured_model(model: nn.Module, adapter: str) -> nn.Module:
     """
     for module in model.modules():
         configs = getattr(module, "peft_config", None)
-        if isinstance(configs, dict) and adapter in configs:
+        # What torch.compile puts around a model passes its attributes on, under other names.
+        if isinstance(configs, dict) and adapter in configs and not hasattr(module, "_orig_mod"):
             return module
     raise ConfigurationError(f"the model carries no PEFT configuration for the adapter {adapter!r}")
 
@@ -55,8 +56,17 @@ def peft_config(model: nn.Module, adapter: str) -> "peft.PeftConfig":
 
 
 def name_in_base(name: str) -> str:
-    """The path of a module in the base model, which PEFT matches patterns against and files are keyed by."""
-    return name.removeprefix("module.").removeprefix("base_model.model.")
+    """The path of a module in the base model, which PEFT matches patterns against and files are keyed by.
+
+    >>> name_in_base("_orig_mod.base_model.model.layers.0._orig_mod.q_proj")
+    'layers.0.q_proj'
+    """
+    return uncompiled(name).removeprefix("module.").removeprefix("base_model.model.")
+
+
+def uncompiled(name: str) -> str:
+    """A name without what torch.compile adds to it."""
+    return name.replace("_orig_mod.", "")
 
 
 def _as_integer(value: float) -> int | float:

@@ -1,6 +1,5 @@
 """The subcommands of ``prunedlora``; each calls one function of the library."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from prunedlora.cli.output import print_text
 from prunedlora.cli.parsing import parse_options, parse_shape, parse_share, parse_size
 from prunedlora.compress.config import CompressConfig
 
@@ -66,7 +66,7 @@ class Compress:
         from prunedlora.cli.tables import report_text
         from prunedlora.compress.compression import compress_adapter
 
-        _print(report_text(compress_adapter(self.adapter, self.out, self.config)))
+        print_text(report_text(compress_adapter(self.adapter, self.out, self.config)))
         return 0
 
 
@@ -88,14 +88,16 @@ class Inspect:
 
     def run(self) -> int:
         """Do it and print it."""
-        from prunedlora.cli.plots import draw_inspection
+        from prunedlora.cli.plots import check_picture, draw_inspection
         from prunedlora.cli.tables import inspection_text
         from prunedlora.files.inspection import inspect_adapter
 
+        if self.picture is not None:
+            check_picture(self.picture)
         inspection = inspect_adapter(self.adapter)
         if self.picture is not None:
             draw_inspection(inspection, self.picture)
-        _print(inspection.to_json() if self.json else inspection_text(inspection))
+        print_text(inspection.to_json() if self.json else inspection_text(inspection))
         return 0
 
 
@@ -124,7 +126,7 @@ class Verify:
         from prunedlora.compress.verification import verify_adapter
 
         verification = verify_adapter(self.adapter, self.base, device=self.device)
-        _print(verification.to_json() if self.json else verification_text(verification))
+        print_text(verification.to_json() if self.json else verification_text(verification))
         return 0 if verification.passed else 1
 
 
@@ -152,7 +154,7 @@ class Bench:
         from prunedlora.compress.benchmark import compare, random_adapter
 
         model = random_adapter([parse_shape(text) for text in self.shapes], self.rank)
-        _print(comparison_text(compare(model, self.target_rank, (1, self.repeats))))
+        print_text(comparison_text(compare(model, self.target_rank, (1, self.repeats))))
         return 0
 
 
@@ -179,7 +181,3 @@ def parse(arguments: Sequence[str]) -> Compress | Inspect | Verify | Bench:
         ),
     )
     return command
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n")

@@ -1,9 +1,12 @@
 """The entry of the command ``prunedlora``; whatever goes wrong on purpose is one line on stderr."""
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
+from prunedlora.cli.output import print_text
 from prunedlora.errors import ConfigurationError, PrunedLoRAError
 from prunedlora.optional import installed_version, require
 
@@ -15,15 +18,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     package is not as it must be, or 2 where the command line asks for something impossible.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # A terminal that lacks a letter shows another in its place.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments == ["--version"]:
-        sys.stdout.write(f"prunedlora {installed_version()}\n")
-        sys.exit(0)
     try:
-        require("tyro")  # for its message: the next line imports it
-        from prunedlora.cli.commands import parse
-
-        sys.exit(parse(arguments).run())
+        sys.exit(_status(arguments))
     except PrunedLoRAError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _say(f"error: {error}")
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    except BrokenPipeError:
+        # Whoever read has seen enough; nor must Python complain when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        _say("interrupted; nothing was left behind")
+        sys.exit(130)
+
+
+def _status(arguments: Sequence[str]) -> int:
+    """Run a command line; its exit status.
+
+    Raises:
+        OutputError: what it says cannot be written.
+    """
+    if arguments == ["--version"]:
+        print_text(f"prunedlora {installed_version()}")
+        return 0
+    require("tyro")  # for its message: the next line imports it
+    from prunedlora.cli.commands import parse
+
+    command = parse(arguments)
+    return command.run()
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(text + "\n")

@@ -2,9 +2,27 @@
 
 from pathlib import Path
 
+from prunedlora.errors import ConfigurationError
 from prunedlora.files.inspection import ENERGIES, Inspection
-from prunedlora.files.writing import check_free, scratch_beside
+from prunedlora.files.writing import check_free, publish_file, scratch_beside
 from prunedlora.optional import require
+
+
+def check_picture(file: Path) -> None:
+    """Refuse a file that exists already or whose ending is not one of a picture.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+        ConfigurationError: the ending.
+        OutputError: it exists.
+    """
+    figure = require("matplotlib.figure").Figure()
+    known = figure.canvas.get_supported_filetypes()
+    if file.suffix.removeprefix(".").lower() not in known:
+        raise ConfigurationError(
+            f"{file} does not end as a picture does; use one of {', '.join(sorted(known))}"
+        )
+    check_free(file)
 
 
 def draw_inspection(inspection: Inspection, file: Path) -> None:
@@ -16,11 +34,11 @@ def draw_inspection(inspection: Inspection, file: Path) -> None:
 
     Raises:
         MissingPackageError: matplotlib is not installed.
-        OutputError: the file exists or cannot be written.
+        ConfigurationError, OutputError: see `check_picture`; also if it cannot be written.
     """
     require("matplotlib").use("Agg")
     plt = require("matplotlib.pyplot")
-    check_free(file)
+    check_picture(file)
     # Left: all spectra, each as a share of its norm; the more modules, the fainter.
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for module in inspection.modules:
@@ -46,5 +64,5 @@ def draw_inspection(inspection: Inspection, file: Path) -> None:
     right.legend()
     with scratch_beside(file) as part:
         figure.savefig(part / file.name)
-        (part / file.name).rename(file)
+        publish_file(part / file.name, file)
     plt.close(figure)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.peft import name_in_base
 from prunedlora.adapters.surgery import write_factors
-from prunedlora.compress.base_model import load_with_adapter
+from prunedlora.compress.base_model import load_with_adapter, model_class, predicts_tokens
 from prunedlora.compress.examples import Batch, batches, read_records, split, to_tokens
 from prunedlora.criteria import Criterion
-from prunedlora.errors import NonFiniteError
+from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import AdapterFile
 from prunedlora.statistics.data import Statistics
@@ -135,11 +135,19 @@ def load_calibration(
         seed: of the choice of examples.
 
     Raises:
-        ConfigurationError: the adapter is a file alone or does not fit the base model, the base
-            model cannot be loaded, or the data cannot be used.
+        ConfigurationError: the adapter is a file alone, was not trained for a causal language model
+            or does not fit the base model, the base model cannot be loaded, or the data cannot be
+            used.
         MissingPackageError: transformers, or datasets, is not installed.
         UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
     """
+    name = model_class(source) if source.config is not None else ""
+    if name and not predicts_tokens(name):
+        raise ConfigurationError(
+            f"{source.source} was trained for {name}, but losses are measured here of causal "
+            "language models only; compress it without base and data, or measure in Python with "
+            "prunedlora.measure_statistics and reduce_adapter"
+        )
     records = read_records(data)
     model, tokenizer = load_with_adapter(source, base, device)
     # An example in which no token counts would add nothing to a loss.

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from prunedlora.choices import Scope
@@ -71,6 +71,9 @@ def compress_adapter(
     """
     # Whatever can be refused is refused before a base model is loaded.
     source = open_adapter(adapter)
+    if config.layout is None:
+        # Readers of a file alone take rank and alpha of each module; not all of those of a folder.
+        config = replace(config, layout="ragged" if source.config is None else "uniform")
     out = Path(out)
     check_output(source, out)
     calibration = None
@@ -104,7 +107,10 @@ def _compressed(
     if config.max_loss_increase is not None and calibration is not None and before is not None:
         limit = before * (1 + config.max_loss_increase)
         return _within_loss(source, config, measured, calibration, limit)
-    return list(compress_modules(source, config, measured, _ranks(source, config, measured)))
+    ranks = _ranks(source, config, measured)
+    # No product has a rank above the smaller of its dimensions, whatever its factors hold.
+    ranks = {m.name: min(ranks[m.name], m.full_rank) for m in source.modules}
+    return list(compress_modules(source, config, measured, ranks))
 
 
 def _ranks(
@@ -124,7 +130,7 @@ def _ranks(
             config.rule, scored, config.energy, scope, one_rank=one_rank, min_rank=least
         )
     parameters = _parameters_that_fit(source, config)
-    padded = config.layout == "padded"
+    padded = config.layout != "ragged"
     return by_parameters(config.rule, scored, parameters, scope, padded=padded, min_rank=least)
 
 
@@ -150,6 +156,7 @@ def _within_loss(
         ranks = (
             by_rank(config.rule, scored, rank, scope, least) if scored else _clipped(source, rank)
         )
+        ranks = {m.name: min(ranks[m.name], m.full_rank) for m in source.modules}
         compressed = list(compress_modules(source, config, measured, ranks))
         loss = calibration.loss_with(_factors(compressed))
         logger.info("rank %d: held-out loss %.5f, limit %.5f", rank, loss, limit)
@@ -174,7 +181,7 @@ def _clipped(source: AdapterFile, rank: int) -> dict[str, int]:
     largest = max(module.rank for module in source.modules)
     if rank > largest:
         raise ConfigurationError(f"rank {rank} is above {largest}, the largest rank of the adapter")
-    return {module.name: min(rank, module.rank) for module in source.modules}
+    return {module.name: min(rank, module.full_rank) for module in source.modules}
 
 
 def _parameters_that_fit(source: AdapterFile, config: CompressConfig) -> int:
@@ -183,7 +190,9 @@ def _parameters_that_fit(source: AdapterFile, config: CompressConfig) -> int:
     names = sum(len(key) + _HEADER_PER_TENSOR for key in source.header.tensors)
     metadata = sum(len(k) + len(v) + 8 for k, v in source.header.metadata.items())
     carried = sum(source.header.tensors[key].nbytes for key in source.others)
-    alphas = 8 * len(source.modules)
+    alphas = 0
+    if source.config is None:
+        alphas = sum(8 + len(m.keys.alpha_name) + _HEADER_PER_TENSOR for m in source.modules)
     left = config.size - names - metadata - carried - alphas - _HEADER
     if config.dtype:
         return left // TORCH_DTYPES[config.dtype].itemsize
@@ -215,6 +224,7 @@ def _report(
         loss_before=losses[0],
         loss=losses[1],
         seconds=round(seconds, 4),
+        carried=list(source.others),
     )
 
 

@@ -36,8 +36,9 @@ class CompressConfig:
         samples: how many examples to use; one in four is held out.
         scope: module, or global for one budget over all modules.
         layout: uniform: one rank, every reader agrees; ragged: a rank for each module, the smallest
-            file; padded: ragged with zeros, every reader agrees. By default uniform, and ragged
-            with global scope.
+            file; padded: ragged with zeros, every reader agrees. By default uniform for a PEFT
+            folder, ragged with global scope and for a file alone, whose readers take ranks and
+            alphas of each module.
         dtype: of the result; that of the adapter by default.
         device: for the base model; auto takes a GPU if there is one.
         zero_modules: keep at rank 1, or exclude from the result, a module that adds nothing or that
@@ -130,7 +131,7 @@ class CompressConfig:
         from prunedlora.ranks.budget import settled_scope
 
         scope = settled_scope(self.rule, self.scope)
-        layout = self.layout or ("ragged" if scope == "global" else "uniform")
+        layout = self.layout or ("ragged" if scope == "global" else None)
         if scope == "global" and layout == "uniform":
             raise ConfigurationError(
                 "scope 'global' gives ranks that differ, layout 'uniform' has one; use 'ragged' or "

@@ -1,5 +1,6 @@
 """One module at a time: its scores, and its factors at the new rank."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,12 @@ TORCH_DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
     "fp64": torch.float64,
+    "fp8": torch.float8_e4m3fn,
 }
+#: Where the largest entry of a factor in float8 goes, a power of two; formats end at 448 or later.
+_FP8_PEAK = 256.0
+#: The scaling of every module of a PEFT folder in float8, whose readers should agree on one.
+_FP8_SCALING = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class CompressedModule:
 
     Attributes:
         module: the module as it was.
-        factors: the new ones, with the scaling 1, rounded to the dtype in which they are written.
+        factors: the new ones, rounded to the dtype in which they are written, with the scaling 1;
+            in float8, of which the range is small, with a power of two.
         squared_error: ``||s B A - B' A'||_F^2``, of the rounded factors.
         squared_norm: ``||s B A||_F^2``.
     """
@@ -81,7 +88,7 @@ def compress_modules(
         else:
             with naming_module(module.name):
                 new = _kept(config, factors, _statistics(module, config, measured), rank)
-        yield _rounded(module, factors, new, config)
+        yield _rounded(module, factors, new, config, folder=source.config is not None)
 
 
 def excluded(source: AdapterFile, compressed: list[CompressedModule]) -> list[str]:
@@ -100,19 +107,39 @@ def _kept(config: CompressConfig, factors: Factors, statistics: Statistics, rank
 
 
 def _rounded(
-    module: AdapterModule, old: Factors, new: Factors, config: CompressConfig
+    module: AdapterModule, old: Factors, new: Factors, config: CompressConfig, folder: bool
 ) -> CompressedModule:
     """The new factors as they will be written, with the scaling in B."""
     dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
-    factors = Scaled((module.scaling * new.B.double()).to(dtype), new.A.to(dtype))
-    if not (is_finite(factors.B) and is_finite(factors.A)):
+    exact = Scaled(module.scaling * new.B.double(), new.A.double())
+    if dtype.itemsize == 1:
+        exact = _into_range(exact, _FP8_SCALING if folder else None)
+    factors = Scaled(exact.B.to(dtype), exact.A.to(dtype), exact.scaling)
+    B, A = factors.scaling * factors.B.double(), factors.A.double()
+    if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError(
             f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
         )
-    error, norm = squared_distance(
-        module.scaling * old.B.double(), old.A.double(), factors.B.double(), factors.A.double()
-    )
+    error, norm = squared_distance(module.scaling * old.B.double(), old.A.double(), B, A)
     return CompressedModule(module, factors, error, norm)
+
+
+def _into_range(module: Scaled, scaling: float | None) -> Scaled:
+    """The same product with factors that float8 can hold, by powers of two.
+
+    Args:
+        module: with the scaling 1.
+        scaling: of the result; the one that lets both factors fill the range by default.
+    """
+    peaks = [float(factor.abs().max()) for factor in (module.B, module.A)]
+    if 0.0 in peaks:
+        return module
+    left, right = (math.floor(math.log2(_FP8_PEAK / peak)) for peak in peaks)
+    if scaling is not None:
+        # What there is to divide goes to both alike, after they are of one size.
+        left = (round(-math.log2(scaling)) + left - right) // 2
+        right = round(-math.log2(scaling)) - left
+    return Scaled(module.B * 2.0**left, module.A * 2.0**right, 2.0 ** -(left + right))
 
 
 def _adds_nothing(module: AdapterModule, factors: Factors) -> bool:

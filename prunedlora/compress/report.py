@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -17,6 +17,8 @@ class CompressReport:
         ranks_before: rank of each module.
         ranks: rank of each module as chosen, without padding.
         excluded: modules left out.
+        carried: tensors that are not factors of LoRA and are the same in the new file.
+        warnings: what to know about the new file, sentences.
         relative_error: ``||dW - dW'||_F / ||dW||_F`` over all modules, of what was written.
         relative_errors: of each module.
         bytes_before: size of the weights' file.
@@ -39,6 +41,8 @@ class CompressReport:
     loss_before: float | None
     loss: float | None
     seconds: float
+    carried: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The report as a JSON object."""

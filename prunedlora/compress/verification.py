@@ -135,11 +135,21 @@ def _with_base(source: AdapterFile, base: str, device: str) -> list[Check]:
 
 
 def _effect(model: Any) -> Check:
-    """The logits of a few tokens change when the adapter is switched off."""
+    """The outputs for a few tokens change when the adapter is switched off."""
     device = next(model.parameters()).device
-    tokens = torch.arange(1, 9, device=device).unsqueeze(0) % model.config.vocab_size
-    with_adapter = model(input_ids=tokens).logits
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    tokens = torch.arange(1, 9, device=device).unsqueeze(0) % vocabulary
+    inputs = {"input_ids": tokens}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens
+    with_adapter = _outputs(model, inputs)
     with model.disable_adapter():
-        without = model(input_ids=tokens).logits
+        without = _outputs(model, inputs)
     difference = float((with_adapter - without).abs().max())
-    return Check("effect", difference > 0, f"logits change by {difference:.3g} at most")
+    return Check("effect", difference > 0, f"outputs change by {difference:.3g} at most")
+
+
+def _outputs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The first output: logits, or the last hidden state of a model without a head."""
+    output: torch.Tensor = model(**inputs).to_tuple()[0]
+    return output

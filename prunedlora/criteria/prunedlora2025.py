@@ -16,7 +16,7 @@ DAMPING = 1e-2
 #: Which factors move to compensate for the components that go.
 Recovery = Literal["both", "half", "B", "A", "none"]
 #: The share of its own recovery that each factor, B and A, makes.
-_SHARES: dict[str, tuple[float, float]] = {
+SHARES: dict[str, tuple[float, float]] = {
     "both": (1.0, 1.0),
     "half": (0.5, 0.5),
     "B": (1.0, 0.0),
@@ -58,7 +58,7 @@ def prunedlora2025(
     Invariant to permutation, to sign and to rescaling ``B[:, j]`` against ``A[j, :]``; not to a change of
     basis, and not to the scale of the loss when the Newton term is on.
     """
-    if recovery not in _SHARES:
+    if recovery not in SHARES:
         raise ConfigurationError(f"recovery must be one of {get_args(Recovery)}, not {recovery!r}")
     if newton != "off" and recovery != "both":
         raise ConfigurationError(
@@ -78,7 +78,7 @@ def prunedlora2025(
     )
     # Between the factors that only lose the components (share 0) and those of (11) (share 1).
     masked = factors.without(out.removed)
-    share_B, share_A = _SHARES[recovery]
+    share_B, share_A = SHARES[recovery]
     B = torch.lerp(masked.B, out.matrices[0], share_B)
     A = torch.lerp(masked.A, out.matrices[1].mT, share_A)
     return Reduction(Factors(B, A), out.removed, out.cost)

@@ -4,11 +4,15 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import regex
+
+from prunedlora.adapters.initialisation import refuse_init
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 
 #: Settings that make a layer something other than W + s B A, and what to do about each.
@@ -23,9 +27,11 @@ _UNSUPPORTED = {
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "target_parameters": "it adapts bare parameters, which is not yet supported",
 }
-#: Values of init_lora_weights that leave the base model's weights alone; the others (PiSSA, OLoRA,
-#: CorDA, LoftQ, LoRA-GA) replace them by a residual that depends on the rank.
-_SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
+#: Seconds that a match with one expression may take; those of real adapters take microseconds.
+_TIMEOUT = 1.0
+#: Characters that an expression may have, so that it compiles in reasonable time.
+_MAX_EXPRESSION = 2048
+_MAX_RANK = 2**31
 _Value = TypeVar("_Value")
 
 
@@ -79,6 +85,22 @@ def read_config(file: Path) -> AdapterConfig:
         raise AdapterFileError(f"{file} is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise AdapterFileError(f"{file} is not a JSON object")
+    return parse_config(raw, str(file))
+
+
+def parse_config(raw: Mapping[str, Any], file: str) -> AdapterConfig:
+    """Check a PEFT LoRA configuration.
+
+    Args:
+        raw: its entries.
+        file: where they stand, for messages.
+
+    Raises:
+        AdapterFileError, UnsupportedAdapterError: as `read_config` does.
+
+    >>> parse_config({"peft_type": "LORA", "r": 4, "lora_alpha": 8}, "here").scaling("q_proj")
+    2.0
+    """
     _refuse_variants(raw, file)
     if not isinstance(raw.get("exclude_modules") or [], str | list):
         raise AdapterFileError(f"{file}: exclude_modules is neither an expression nor a list")
@@ -94,42 +116,45 @@ def read_config(file: Path) -> AdapterConfig:
     )
 
 
-def _refuse_variants(raw: Mapping[str, Any], file: Path) -> None:
+def _refuse_variants(raw: Mapping[str, Any], file: str) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA is supported")
     for key, reason in _UNSUPPORTED.items():
         if raw.get(key):
             raise UnsupportedAdapterError(f"{file}: {key} is set: {reason}")
-    if raw.get("init_lora_weights", True) not in _SAFE_INITS:
-        raise UnsupportedAdapterError(
-            f"{file}: init_lora_weights={raw['init_lora_weights']!r} changes the base model's "
-            "weights by an amount that depends on the rank; save it with "
-            "path_initial_model_for_weight_conversion first"
+    refuse_init(raw.get("init_lora_weights", True), file)
+
+
+def _rank(value: Any, key: str, file: str) -> int:
+    if type(value) is not int or not 1 <= value < _MAX_RANK:
+        raise AdapterFileError(
+            f"{file}: the rank {str(value)[:80]!r} of {key[:80]!r} is not a positive integer that a "
+            "tensor can have"
         )
-
-
-def _rank(value: Any, key: str, file: Path) -> int:
-    if type(value) is not int or value < 1:
-        raise AdapterFileError(f"{file}: the rank {value!r} of {key!r} is not a positive integer")
     return value
 
 
-def _alpha(value: Any, key: str, file: Path) -> float:
+def _alpha(value: Any, key: str, file: str) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     # The bound also refuses NaN, and integers that no floating-point number can hold.
     if not known or not abs(value) <= sys.float_info.max:
-        raise AdapterFileError(f"{file}: the alpha of {key!r} is not a finite number")
+        raise AdapterFileError(f"{file}: the alpha of {key[:80]!r} is not a finite number")
     return float(value)
 
 
-def _pattern(raw: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
+def _pattern(raw: Mapping[str, Any], key: str, file: str) -> Mapping[str, Any]:
     pattern = raw.get(key) or {}
     if not isinstance(pattern, dict):
         raise AdapterFileError(f"{file}: {key} is not a JSON object")
     for expression in pattern:
+        if len(expression) > _MAX_EXPRESSION:
+            raise AdapterFileError(
+                f"{file}: {key} holds an expression of {len(expression)} characters, "
+                f"{expression[:80]!r}...; {_MAX_EXPRESSION} are allowed"
+            )
         try:
-            _whole(expression)
+            re.compile(_whole(expression))
         except (re.error, OverflowError, RecursionError) as error:
             raise AdapterFileError(
                 f"{file}: {key} holds {expression[:80]!r}, which is not a regular expression that "
@@ -149,12 +174,44 @@ def _matching(pattern: Mapping[str, _Value], name: str, default: _Value) -> _Val
     8
     """
     for expression, value in pattern.items():
-        if _whole(expression).match(name):
+        if _matcher(expression)(name):
             return value
     # PEFT also takes an entry whose expression is the name itself, even where it does not match it.
     return pattern.get(name, default)
 
 
-def _whole(expression: str) -> re.Pattern[str]:
+@cache
+def _matcher(expression: str) -> Callable[[str], bool]:
+    """Whether the expression matches a name, as `re` does, but within a time limit.
+
+    Raises:
+        AdapterFileError: when called, if it takes longer.
+    """
+    # Most are names, in full or their ends; with one for each module there are many.
+    name_itself = re.sub(r"\\(.)", r"\1", expression.removeprefix("^"))
+    ending = "." + name_itself
+    if expression == "^" + re.escape(name_itself):
+        return lambda name: name == name_itself
+    if expression == re.escape(name_itself) != "":
+        return lambda name: name == name_itself or name.endswith(ending)
+    return lambda name: _matches(expression, name)
+
+
+def _matches(expression: str, name: str) -> bool:
+    try:
+        return _compiled(expression).match(name, timeout=_TIMEOUT) is not None
+    except (TimeoutError, regex.error, OverflowError, RecursionError, MemoryError) as error:
+        raise AdapterFileError(
+            f"the expression {expression[:80]!r} of a rank_pattern or alpha_pattern cannot be "
+            f"matched with {name[:80]!r} in reasonable time; write it without nested repetitions"
+        ) from error
+
+
+@cache
+def _compiled(expression: str) -> "regex.Pattern[str]":
+    return regex.compile(_whole(expression))
+
+
+def _whole(expression: str) -> str:
     # The groups are PEFT's, since an expression may refer back to its own by number.
-    return re.compile(rf"(.*\.)?({expression})$")
+    return rf"(.*\.)?({expression})$"

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.errors import AdapterFileError, NonFiniteError
+from prunedlora.errors import AdapterFileError, NonFiniteError, PrunedLoRAError
 from prunedlora.factors import Factors
 from prunedlora.files.adapter_config import AdapterConfig, read_config
 from prunedlora.files.header import Header, TensorEntry, opened, read_header, refuse_pickle
-from prunedlora.files.tensor_names import PREFIX, KeyPair, check_others, find_pairs
+from prunedlora.files.scalings import (
+    Component,
+    check_components,
+    check_rank,
+    component_of,
+    read_components,
+    refuse_unread,
+    scaling_of,
+)
+from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others, find_pairs
 from prunedlora.linalg.numerics import is_finite
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+#: Largest and, inverted, smallest magnitude of factors and of their product of which squares can be
+#: told in float64; whatever float32 can hold is far within it.
+_RANGE = 1e140
 
 
 @dataclass(frozen=True)
@@ -34,9 +53,12 @@ class AdapterModule:
         scaling: the factor s in ``W = W0 + s B A``.
         rank: components that the tensors hold.
         shape_B: as stored: (d_out, r), with ones behind for a convolution.
-        shape_A: as stored: (r, d_in), (r, d_in, height, width) for a convolution.
+        shape_A: (r, d_in), (r, d_in, height, width) for a convolution; with a middle factor, that
+            of its product with A.
         dtype: of both.
-        nbytes: of both.
+        nbytes: of all its factors.
+        component: what the header says of the part of a pipeline that it belongs to; None where a
+            configuration or alpha tensors say the scaling.
     """
 
     name: str
@@ -47,6 +69,17 @@ class AdapterModule:
     shape_A: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
+    component: Component | None = None
+
+    @property
+    def full_rank(self) -> int:
+        """The largest rank that its product can have."""
+        return min(self.rank, self.shape_B[0], math.prod(self.shape_A[1:]))
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it has a kernel of more than one pixel."""
+        return math.prod(self.shape_A[2:]) > 1
 
     @property
     def size(self) -> int:
@@ -65,6 +98,8 @@ class AdapterFile:
         config: the PEFT configuration; None for a file alone, as diffusion tools write them.
         modules: the adapted modules, sorted by name.
         others: names of tensors that are carried over unchanged.
+        components: what the header says of parts of a pipeline, as diffusers writes it.
+        remarks: what its user should know, sentences.
     """
 
     source: str
@@ -73,24 +108,32 @@ class AdapterFile:
     config: AdapterConfig | None
     modules: tuple[AdapterModule, ...]
     others: tuple[str, ...]
+    components: tuple[Component, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def factors(self) -> Iterator[tuple[AdapterModule, Factors]]:
         """Each module with its factors as matrices in at least float32, read when asked for.
 
-        The kernel of a convolution is flattened into d_in.  Only one module's tensors are held at a
-        time.
+        The kernel of a convolution is flattened into d_in, and a middle factor is multiplied into A.
+        Only one module's tensors are held at a time.
 
         Raises:
-            NonFiniteError: NaN or infinity in a factor.
+            NonFiniteError: NaN or infinity in a factor, or numbers so large or small that no error
+                could be computed in float64.
         """
         with opened(self.file) as tensors:
             for module in self.modules:
-                B = _finite(tensors.get_tensor(module.keys.B), module.keys.B)
-                A = _finite(tensors.get_tensor(module.keys.A), module.keys.A)
-                yield module, Factors(B.flatten(1), A.flatten(1))
+                keys = module.keys
+                B = _finite(tensors.get_tensor(keys.B), keys.B)
+                A = _finite(tensors.get_tensor(keys.A), keys.A)
+                if keys.mid is not None:
+                    A = _folded(A, _finite(tensors.get_tensor(keys.mid), keys.mid))
+                factors = Factors(B.flatten(1), A.flatten(1))
+                _check_range(module, factors)
+                yield module, factors
 
     def carried(self) -> dict[str, Tensor]:
-        """The tensors that are no factors, unchanged.
+        """The tensors that are not factors, unchanged.
 
         Raises:
             NonFiniteError: NaN or infinity in one.
@@ -107,9 +150,9 @@ def open_adapter(source: str | Path) -> AdapterFile:
     """Open an adapter for reading and check everything but the values of its tensors.
 
     Args:
-        source: a PEFT folder, a safetensors file (PEFT's beside its configuration, or one of a
-            diffusion tool with ``lora_down``/``lora_up`` or ``lora_A``/``lora_B`` and optional
-            ``alpha`` tensors), or one of both on the hub, as ``organisation/name[@revision]`` or
+        source: a PEFT folder, a safetensors file (PEFT's beside its configuration, or one with
+            names of `prunedlora.files.spellings`, as diffusion tools write them), or one of both on
+            the hub, as ``organisation/name[@revision]`` or
             ``organisation/name/file.safetensors[@revision]``.
 
     Raises:
@@ -128,24 +171,87 @@ def open_adapter(source: str | Path) -> AdapterFile:
     """
     file, config_file = _locate(source)
     header = read_header(file)
-    pairs = find_pairs(header, file)
-    # A configuration beside a file of a diffusion tool is not about that file.
-    config = None
-    is_peft = any(key.startswith(PREFIX) for key in header.tensors)
+    is_peft = config_file is not None and any(k.startswith(PREFIX) for k in header.tensors)
+    if file.name == WEIGHTS and not is_peft:
+        raise AdapterFileError(
+            f"{file} is named as PEFT's, but {CONFIG}, which says its scaling, is not beside it or "
+            f"its tensors' names do not start with {PREFIX!r}; save the adapter with PEFT's "
+            "save_pretrained, or name the file otherwise if no scaling belongs to it"
+        )
+    pairs = find_pairs(header, file, peft=is_peft)
+    others = find_others(header, pairs, file, peft=is_peft)
+    components = read_components(header.metadata, str(file))
     if is_peft and config_file is not None:
         config = read_config(config_file)
-    elif is_peft:
-        raise AdapterFileError(
-            f"{file} holds a PEFT adapter, but {CONFIG}, which says its scaling, is not beside it"
-        )
-    others = check_others(header, pairs, config, file)
+        modules = tuple(_of_peft(pair, header, config, components, file) for pair in pairs)
+        return AdapterFile(str(source), file, header, config, modules, others, components)
+    check_components([pair.name for pair in pairs], components, str(file))
     with opened(file) as tensors:
-        modules = tuple(_module(pair, header, config, tensors, file) for pair in pairs)
-    return AdapterFile(str(source), file, header, config, modules, others)
+        modules = tuple(_alone(pair, header, components, tensors, file) for pair in pairs)
+    remarks = _check_alone(modules, header, config_file, file)
+    return AdapterFile(str(source), file, header, None, modules, others, components, remarks)
+
+
+def _check_alone(
+    modules: tuple[AdapterModule, ...], header: Header, config_file: Path | None, file: Path
+) -> tuple[str, ...]:
+    """Refuse scalings of a file alone that stand where its readers do not look.
+
+    Returns:
+        What may be one, in words.
+    """
+    told = [module for module in modules if module.keys.alpha or module.component]
+    untold = [module for module in modules if module not in told]
+    scalings: dict[int, set[float]] = {}
+    for module in untold:
+        scalings.setdefault(module.rank, set()).add(module.scaling)
+    refuse_unread(header.metadata, scalings, str(file))
+    _refuse_neighbour(untold, config_file, file)
+    remarks = []
+    if any(key.startswith(PREFIX) for key in header.tensors) and untold:
+        remarks.append(
+            f"{file} has PEFT's names without a configuration; its scaling is taken as 1, as by "
+            "readers of single files"
+        )
+    alpha = header.metadata.get("ss_network_alpha")
+    if untold and alpha not in (None, "None", header.metadata.get("ss_network_dim")):
+        remarks.append(
+            f"{file} says ss_network_alpha={alpha!r} but has no alpha tensors; its readers apply "
+            "the scaling 1, and so is it read here"
+        )
+    return tuple(remarks)
+
+
+def _refuse_neighbour(modules: list[AdapterModule], config_file: Path | None, file: Path) -> None:
+    """Refuse a configuration beside a file of a diffusion tool that gives its modules a scaling."""
+    if config_file is None:
+        return
+    try:
+        config = read_config(config_file)
+    except PrunedLoRAError:
+        return  # it is about something else
+    for module in modules:
+        said = config.scaling(module.name)
+        if config.rank(module.name) == module.rank and not math.isclose(said, module.scaling):
+            raise AdapterFileError(
+                f"{file}: {config_file.name} beside it gives {module.name} the scaling {said:g}, "
+                f"but readers of single files apply {module.scaling:g}; if it is about this file, "
+                f"multiply every B by {said:g} first, else move the file to another folder"
+            )
 
 
 def _locate(source: str | Path) -> tuple[Path, Path | None]:
     """The weights and the configuration, if there is one."""
+    try:
+        return _located(source)
+    except AdapterFileError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, unreadable, a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise AdapterFileError(f"cannot open {str(source)!r}: {reason}") from error
+
+
+def _located(source: str | Path) -> tuple[Path, Path | None]:
     path = Path(source)
     if not path.exists():
         path = _from_hub(str(source))
@@ -199,7 +305,6 @@ def _from_hub(source: str) -> Path:
             f"{source}: there is no such folder or file, and it is not a valid name on the hub"
         )
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, file = match.groups()
     try:
@@ -210,47 +315,90 @@ def _from_hub(source: str) -> Path:
                 repository, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG]
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub, of its transport, of the disk
         raise AdapterFileError(
             f"{source}: there is no such folder or file, and the hub does not offer it "
             f"({type(error).__name__})"
         ) from error
 
 
-def _module(
-    pair: KeyPair, header: Header, config: AdapterConfig | None, tensors: Any, file: Path
+def _of_peft(
+    pair: KeyPair,
+    header: Header,
+    config: AdapterConfig,
+    components: tuple[Component, ...],
+    file: Path,
 ) -> AdapterModule:
+    """A module of a PEFT folder."""
+    module = _module(pair, header, config.scaling(pair.name), file)
+    check_rank(module.name, module.rank, config.rank(module.name), CONFIG, str(file))
+    component = component_of(pair.name, components)
+    if component is not None:  # it must not say otherwise
+        scaling_of(pair.name, module.rank, module.scaling * module.rank, component, str(file))
+    return replace(module, component=component)
+
+
+def _alone(
+    pair: KeyPair, header: Header, components: tuple[Component, ...], tensors: Any, file: Path
+) -> AdapterModule:
+    """A module of a file without a configuration."""
+    alpha = None
+    if pair.alpha is not None:
+        alpha = float(_finite(tensors.get_tensor(pair.alpha), pair.alpha))
+    component = component_of(pair.name, components)
+    module = _module(pair, header, 1.0, file)
+    scaling = scaling_of(pair.name, module.rank, alpha, component, str(file))
+    return replace(module, scaling=scaling, component=component)
+
+
+def _module(pair: KeyPair, header: Header, scaling: float, file: Path) -> AdapterModule:
     B, A = header.tensors[pair.B], header.tensors[pair.A]
-    _check_shapes(pair, B, A, file)
-    rank = A.shape[0]
-    if config is None:
-        alpha = float(rank)
-        if pair.alpha is not None:
-            alpha = float(_finite(tensors.get_tensor(pair.alpha), pair.alpha))
-        scaling = alpha / rank
-    else:
-        if config.rank(pair.name) != rank:
-            raise AdapterFileError(
-                f"{file}: {pair.name} has rank {rank}, but {CONFIG} says {config.rank(pair.name)} "
-                "(r and rank_pattern)"
-            )
-        scaling = config.scaling(pair.name)
+    mid = header.tensors[pair.mid] if pair.mid is not None else None
+    _check_shapes(pair, B, A, mid, file)
+    shape_A = A.shape if mid is None else (mid.shape[0], *A.shape[1:2], *mid.shape[2:])
+    nbytes = A.nbytes + B.nbytes + (mid.nbytes if mid is not None else 0)
     return AdapterModule(
-        pair.name, pair, scaling, rank, B.shape, A.shape, DTYPES[A.dtype], A.nbytes + B.nbytes
+        pair.name, pair, scaling, A.shape[0], B.shape, shape_A, DTYPES[A.dtype], nbytes
     )
 
 
-def _check_shapes(pair: KeyPair, B: TensorEntry, A: TensorEntry, file: Path) -> None:
+def _check_shapes(
+    pair: KeyPair, B: TensorEntry, A: TensorEntry, mid: TensorEntry | None, file: Path
+) -> None:
     where = f"{file}: {pair.name}"
-    if A.dtype not in DTYPES or B.dtype != A.dtype:
+    dtypes = {entry.dtype for entry in (B, A, mid) if entry is not None}
+    if A.dtype not in DTYPES or len(dtypes) > 1:
         raise AdapterFileError(
-            f"{where} has factors of dtypes {A.dtype} and {B.dtype}; both must have the "
-            f"same, one of {', '.join(DTYPES)}"
+            f"{where} has factors of dtypes {', '.join(sorted(dtypes))}; all must have the same, "
+            f"one of {', '.join(DTYPES)}"
         )
-    fit = len(A.shape) == len(B.shape) >= 2 and B.shape[1] == A.shape[0] and set(B.shape[2:]) <= {1}
+    fit = len(A.shape) >= 2 <= len(B.shape) and B.shape[1] == A.shape[0] and set(B.shape[2:]) <= {1}
     if not fit or 0 in (*A.shape, *B.shape):
         raise AdapterFileError(
             f"{where} has factors of shapes {B.shape} and {A.shape}, which do not multiply"
+        )
+    r = A.shape[0]
+    if mid is not None and (mid.shape[:2] != (r, r) or 0 in mid.shape or set(A.shape[2:]) > {1}):
+        raise AdapterFileError(
+            f"{where} has a middle factor of shape {mid.shape}, which does not fit its rank {r}"
+        )
+
+
+def _folded(A: Float[Tensor, "..."], mid: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """A convolution's 1x1 factor and the kernel behind it as one factor, (r, d_in, height, width)."""
+    return torch.einsum("ji...,ic->jc...", mid.double(), A.flatten(1).double()).to(A.dtype)
+
+
+def _check_range(module: AdapterModule, factors: Factors) -> None:
+    """Refuse factors that are so large or so small that squares of them leave float64."""
+    left = float(factors.B.abs().max())
+    right = float(factors.A.abs().max())
+    sizes = (left, right, left * right, left * right * abs(module.scaling))
+    if left and right and module.scaling and not all(1 / _RANGE < x < _RANGE for x in sizes):
+        raise NonFiniteError(
+            f"the product of {module.name}'s factors (entries up to {left:.1g} and {right:.1g}, "
+            f"scaling {module.scaling:.1g}) is out of the range in which errors can be computed; "
+            "check what wrote the file"
         )
 
 

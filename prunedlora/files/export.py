@@ -1,13 +1,20 @@
 """Writing the adapter of a model so that every reader loads what is in memory."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
-from prunedlora.adapters.peft import configured_model, describe_adapter, name_in_base, peft_config
+from prunedlora.adapters.peft import (
+    configured_model,
+    describe_adapter,
+    name_in_base,
+    peft_config,
+    uncompiled,
+)
 from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
@@ -94,16 +101,20 @@ def _laid_out(
 
 
 def _tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
-    """The adapter's tensors under the names that PEFT gives them in a file, on the CPU."""
+    """The adapter's tensors under the names that PEFT gives them in a file, on the CPU.
+
+    As PEFT's own save does, with embeddings that were resized or are adapted.
+    """
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(
-        configured_model(model, adapter), adapter_name=adapter, save_embedding_layers=False
-    )
+    with warnings.catch_warnings():  # PEFT says that it saves embeddings, which is what is wanted
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers`")
+        state = get_peft_model_state_dict(configured_model(model, adapter), adapter_name=adapter)
     if not state:
         raise ConfigurationError(f"PEFT finds no tensors for the adapter {adapter!r}")
     out = {}
-    for name, tensor in state.items():
+    for compiled, tensor in state.items():
+        name = uncompiled(compiled)
         key = name if name.startswith(PREFIX) else PREFIX + name
         out[key] = tensor.detach().cpu().contiguous()
     return out

@@ -20,6 +20,8 @@ from prunedlora.errors import AdapterFileError
 #: Longest header allowed, in bytes.  An adapter of 140,000 factors, in every expert of the largest
 #: models, has about 20 MB; reading a header takes up to 25 times its size in memory.
 MAX_HEADER = 2**25
+#: Longest name of a tensor allowed; those of the deepest models have about 200 characters.
+MAX_NAME = 1024
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
@@ -155,6 +157,11 @@ def _parse(text: bytes, file: Path) -> dict[str, Any]:
     for key, entry in entries.items():
         if not key.isprintable():
             raise AdapterFileError(f"{file}: the tensor name {key!r} holds control characters")
+        if len(key) > MAX_NAME:
+            raise AdapterFileError(
+                f"{file}: the tensor name {key[:80]}... has {len(key)} characters; {MAX_NAME} are "
+                "allowed"
+            )
         if not isinstance(entry, dict) or entry.keys() != _ENTRY:
             raise AdapterFileError(
                 f"{file}: the header's entry for {key!r} must hold dtype, shape and data_offsets, "

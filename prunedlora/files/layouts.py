@@ -9,8 +9,10 @@ rank of each tensor (sources in `prunedlora.files.readers`).  Here the scaling s
 * ``padded``: as many components as each module needs, zeros up to the largest rank; all readers
   agree.
 * ``ragged``: each module its rank, the smallest file; PEFT and vLLM agree, llama.cpp does not.
+  Tools for diffusion models take rank and alpha of each module, so it is right for all of them.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,9 +52,7 @@ def lay_out(
             "or 'ragged'"
         )
     to = None if layout == "ragged" else rank or max(ranks)
-    return {
-        name: _padded(Scaled(m.scaling * m.B, m.A), to or m.rank) for name, m in modules.items()
-    }
+    return {name: padded(Scaled(m.scaling * m.B, m.A), to or m.rank) for name, m in modules.items()}
 
 
 def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
@@ -68,14 +68,28 @@ def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
     (2, 2, {'^v': 1}, {'^v': 1})
     """
     r = max(module.rank for module in modules.values())
-    pattern = {exactly(name): module.rank for name, module in modules.items() if module.rank != r}
+    ranks = {exactly(name): module.rank for name, module in modules.items()}
+    alphas = {exactly(name): alpha_of(module) for name, module in modules.items()}
+    # With the scaling 1 alpha is r where the rank is; else the most common one is everybody's.
+    baked = all(module.scaling == 1 for module in modules.values())
+    alpha = r if baked else Counter(alphas.values()).most_common(1)[0][0]
     return {
         "r": r,
-        "lora_alpha": r,
+        "lora_alpha": alpha,
         "use_rslora": False,
-        "rank_pattern": pattern,
-        "alpha_pattern": dict(pattern),
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != r},
+        "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
     }
+
+
+def alpha_of(module: Scaled) -> int | float:
+    """The alpha that gives a module its scaling, alpha / rank.
+
+    >>> alpha_of(Scaled(torch.ones(3, 2), torch.ones(2, 3), 0.25))
+    0.5
+    """
+    alpha = module.scaling * module.rank
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def as_stored(
@@ -100,14 +114,21 @@ def as_stored(
     k = module.rank
     B = module.B.to(dtype).reshape(shape_B[0], k, *shape_B[2:]).contiguous()
     A = module.A.to(dtype).reshape(k, *shape_A[1:]).contiguous()
-    if not (is_finite(B) and is_finite(A)):
+    if not (is_finite(B.double()) and is_finite(A.double())):
         raise NonFiniteError(
             f"the factors of {name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
         )
     return B, A
 
 
-def _padded(module: Scaled, rank: int) -> Scaled:
+def padded(module: Scaled, rank: int) -> Scaled:
+    """The same product with components of zeros up to a rank."""
     missing = rank - module.rank
-    pad = torch.nn.functional.pad
-    return Scaled(pad(module.B, (0, missing)), pad(module.A, (0, 0, 0, missing)), module.scaling)
+    if missing == 0:
+        return module
+    # Not every operation knows float8, but zeros and their neighbours are exact in float32.
+    wide = torch.float32 if module.B.itemsize == 1 else module.B.dtype
+    B, A = module.B.to(wide), module.A.to(wide)
+    B = torch.nn.functional.pad(B, (0, missing)).to(module.B.dtype)
+    A = torch.nn.functional.pad(A, (0, 0, 0, missing)).to(module.A.dtype)
+    return Scaled(B, A, module.scaling)

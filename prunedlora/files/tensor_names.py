@@ -1,134 +1,195 @@
-"""Names of tensors in adapter files: PEFT's, and those of tools for diffusion models."""
+"""Which tensors of a file are pairs of factors, and which are carried over as they are."""
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
-from prunedlora.files.adapter_config import AdapterConfig
 from prunedlora.files.header import Header
+from prunedlora.files.spellings import PEFT, SPELLINGS, Spelling
 
 PREFIX = "base_model.model."
-#: Endings of A and of B: linear layers and convolutions of PEFT and diffusers, embeddings of PEFT,
-#: and what kohya's tools write.
-_ENDINGS = (
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora_embedding_A", ".lora_embedding_B"),
-    (".lora_down.weight", ".lora_up.weight"),
-)
-_ALPHA = ".alpha"
+#: Tensors that make their module something other than W + s B A, so that its factors cannot be
+#: lowered by themselves.
 _REASONS = (
     (r"lora_magnitude_vector|dora_scale", "DoRA, whose columns are rescaled as a whole"),
-    (r"\.lora_B\.bias$", "a bias of B (lora_bias)"),
-    (r"\.lora_mid\.", "a convolution of three factors"),
-    (
-        r"\.(hada_[wt]\w+|lokr_[wt]\w+|oft_\w+|on_input|diff|diff_b)$",
-        "not LoRA: LoHa, LoKr, OFT, IA3 or a full difference",
-    ),
-    (
-        r"\.lora_[AB]\.\w+\.weight$",
-        "saved from a live model with the adapter's name in it; save it with save_pretrained",
-    ),
+    (r"lora_(B|up)(\.[^.]+)?\.bias$", "a bias of B (lora_bias)"),
+    (r"\.lora_E(\.[^.]+)?$", "AdaLoRA's diagonal; convert it with PEFT's convert_to_lora"),
 )
+#: Tensors by which another method changes a module; they may have an alpha of their own.
+_OTHER_METHODS = (
+    r"\.(hada_[wt]\w+|lokr_[wt]\w+|oft_\w+|boft_\w+|a[12]\.weight|b[12]\.weight|on_input"
+    r"|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm)$"
+)
+#: Names by which a tensor beside a pair could be a factor before its product.
+_SCALES = r"alpha|scale|scaling|scalar|multiplier|scale_weight|weight_scale"
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """Names of one module's tensors; `alpha` is None where the file has none."""
+    """Names of one module's tensors.
+
+    Attributes:
+        name: of the module; see `prunedlora.files.spellings.Spelling.name`.
+        B: left factor.
+        A: right factor.
+        alpha: the tensor that holds its alpha; None where the file has none.
+        mid: middle factor; None where there is none.
+        spelling: how the names are made.
+        written: names of B and A in a new file.
+        alpha_name: name of its alpha in a new file.
+    """
 
     name: str
     B: str
     A: str
     alpha: str | None
+    mid: str | None
+    spelling: Spelling
+    written: tuple[str, str]
+    alpha_name: str
 
 
-def find_pairs(header: Header, file: Path) -> list[KeyPair]:
+def find_pairs(header: Header, file: Path, *, peft: bool = False) -> list[KeyPair]:
     """The pairs of factors in a file, sorted by module.
 
+    Args:
+        header: of the file.
+        file: for messages.
+        peft: whether PEFT reads the file, with a configuration; it wants no adapter in the names.
+
     Raises:
-        AdapterFileError: none, or a factor without its other half.
+        AdapterFileError: none, a factor without its other half, or a module with several pairs.
+        UnsupportedAdapterError: none, but the tensors of another method.
     """
-    pairs = []
+    pairs: dict[str, KeyPair] = {}
     for key in sorted(header.tensors):
-        for end_A, end_B in _ENDINGS:
-            # A pair is made at its A; at its B, only that there is an A.
-            if key.endswith(end_B) and key.removesuffix(end_B) + end_A not in header.tensors:
+        for pair in _pairs_of(key, header, file, peft):
+            if pair.name in pairs:
                 raise AdapterFileError(
-                    f"{file}: {key} lacks its other half, {key.removesuffix(end_B) + end_A}"
+                    f"{file} holds two pairs of factors for {pair.name} ({pairs[pair.name].A} and "
+                    f"{pair.A}); save each adapter to a file of its own"
                 )
-            if key.endswith(end_A):
-                stem = key.removesuffix(end_A)
-                if stem + end_B not in header.tensors:
-                    raise AdapterFileError(f"{file}: {key} lacks its other half, {stem + end_B}")
-                alpha = stem + _ALPHA if stem + _ALPHA in header.tensors else None
-                pairs.append(KeyPair(stem.removeprefix(PREFIX), stem + end_B, key, alpha))
+            pairs[pair.name] = pair
     if not pairs:
-        _refuse_known(header, file)
+        _refuse_variants(header, file)
+        other = next((key for key in header.tensors if re.search(_OTHER_METHODS, key)), None)
+        if other is not None:
+            raise UnsupportedAdapterError(
+                f"{file}: {other} is not LoRA (but LoHa, LoKr, OFT, IA3 or a full difference), and "
+                "there are no LoRA factors beside it; convert it with PEFT's convert_to_lora"
+            )
         raise AdapterFileError(
-            f"{file} holds no LoRA factors (lora_A and lora_B, or lora_down and lora_up)"
+            f"{file} holds no LoRA factors (such as lora_A and lora_B, or lora_down and lora_up)"
         )
-    return pairs
+    return [pairs[name] for name in sorted(pairs)]
 
 
-def check_others(
-    header: Header, pairs: list[KeyPair], config: AdapterConfig | None, file: Path
+def _pairs_of(key: str, header: Header, file: Path, peft: bool) -> Iterator[KeyPair]:
+    """The pair that this tensor is the A of, if it is one."""
+    for spelling in SPELLINGS:
+        # A pair is made at its A; at its B, only that there is an A.
+        parts = spelling.match_other(key)
+        if parts is not None and not spelling.alone:
+            _check_half(key, spelling.A.format(**parts), header, file)
+        parts = spelling.match(key)
+        if parts is None:
+            continue
+        other = spelling.B.format(**parts)
+        if spelling.alone and other not in header.tensors:
+            continue
+        _check_half(key, other, header, file)
+        alpha = spelling.alpha.format(**parts)
+        mid = spelling.mid.format(**parts) if spelling.mid else None
+        # PEFT puts the adapter's name into names itself, and finds none that have it already.
+        new = PEFT if peft and "adapter" in parts else spelling
+        yield KeyPair(
+            spelling.name(parts).removeprefix(PREFIX),
+            other,
+            key,
+            alpha if alpha in header.tensors else None,
+            mid if mid in header.tensors else None,
+            spelling,
+            (new.B.format(**parts), new.A.format(**parts)),
+            alpha,
+        )
+
+
+def _check_half(key: str, other: str, header: Header, file: Path) -> None:
+    if other not in header.tensors:
+        raise AdapterFileError(f"{file}: {key} lacks its other half, {other}")
+
+
+def find_others(
+    header: Header, pairs: list[KeyPair], file: Path, *, peft: bool = False
 ) -> tuple[str, ...]:
-    """Names of the tensors that are no factors and that keep their meaning when ranks change.
+    """Names of the tensors that are no factors and keep their meaning when ranks change.
 
-    Those are, with a PEFT configuration, the weights of ``modules_to_save``, biases where ``bias``
-    is not ``none``, trained tokens, and embeddings saved with a changed vocabulary.
+    Args:
+        header: of the file.
+        pairs: its pairs of factors.
+        file: for messages.
+        peft: whether PEFT reads the file, with a configuration.
 
     Raises:
         UnsupportedAdapterError: a tensor of a variant of LoRA.
-        AdapterFileError: a tensor of unknown meaning, an alpha that is not a single number, or one
-            beside a configuration.
+        AdapterFileError: an alpha that is not a single number or that belongs to no module, one
+            beside a configuration, or a name that PEFT does not know.
     """
-    _refuse_known(header, file)
-    used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha)}
+    _refuse_variants(header, file)
+    used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha, pair.mid)}
     others = tuple(sorted(header.tensors.keys() - used))
-    for key in others:
-        if config is None or not _is_carried(key, config):
-            raise AdapterFileError(
-                f"{file}: the tensor {key!r} belongs to nothing that is known; remove it"
-            )
+    _refuse_scales(others, pairs, file)
     for pair in pairs:
-        if config is not None and not pair.A.startswith(PREFIX):
-            raise AdapterFileError(
-                f"{file}: {pair.A} does not start with {PREFIX!r}, but others do"
-            )
-        if pair.alpha and config is not None:
-            raise AdapterFileError(
-                f"{file}: {pair.alpha} would be a second scaling beside that of the configuration; "
-                "remove it"
-            )
-        if pair.alpha and header.tensors[pair.alpha].shape not in ((), (1,)):
+        if pair.alpha and math.prod(header.tensors[pair.alpha].shape) != 1:
             raise AdapterFileError(f"{file}: {pair.alpha} must be a single number")
-    if "lora_adapter_metadata" in header.metadata:
-        raise UnsupportedAdapterError(
-            f"{file}: its metadata hold scalings of diffusers (lora_adapter_metadata), which are "
-            "not yet supported"
-        )
+        if pair.alpha and peft:
+            raise AdapterFileError(
+                f"{file}: {pair.alpha} would be a second scaling beside that of the configuration, "
+                "which PEFT does not read; save the adapter with PEFT's save_pretrained"
+            )
+    if peft:
+        for key in [*others, *(pair.A for pair in pairs)]:
+            if not key.startswith(PREFIX):
+                raise AdapterFileError(
+                    f"{file}: {key} does not start with {PREFIX!r}, but others do, so that PEFT "
+                    "would not load it; save the adapter with PEFT's save_pretrained"
+                )
     return others
 
 
-def _is_carried(key: str, config: AdapterConfig) -> bool:
-    saved = config.raw.get("modules_to_save") or []
-    if not key.startswith(PREFIX) or not isinstance(saved, list):
-        return False
-    if any(isinstance(name, str) and f".{name}." in f".{key}" for name in saved):
-        return True
-    if config.raw.get("bias", "none") != "none" and key.endswith(".bias"):
-        return True
-    if "trainable_tokens" in key and config.raw.get("trainable_token_indices"):
-        return True
-    embedding = r"\.(embed_tokens|lm_head|wte|word_embeddings)\.(base_layer\.)?weight$"
-    return re.search(embedding, key) is not None
-
-
-def _refuse_known(header: Header, file: Path) -> None:
+def _refuse_variants(header: Header, file: Path) -> None:
     for key in header.tensors:
         for pattern, reason in _REASONS:
             if re.search(pattern, key):
                 raise UnsupportedAdapterError(
                     f"{file}: {key} is {reason}; only plain LoRA is supported"
                 )
+
+
+def _refuse_scales(others: tuple[str, ...], pairs: list[KeyPair], file: Path) -> None:
+    """Refuse what would be a scaling in a place where it is not read."""
+    methods = {re.sub(_OTHER_METHODS, "", key) for key in others if re.search(_OTHER_METHODS, key)}
+    stems = {_stem(pair) for pair in pairs}
+    for key in others:
+        stem, _, end = key.rpartition(".")
+        if not re.fullmatch(_SCALES, end) or (stem in methods and stem not in stems):
+            continue
+        # "x.lora_A.scale" and "x_lora.alpha" are about x as much as "x.scale" is.
+        near = stem in stems or _stem_of_factor(stem) in stems
+        if end == "alpha" or near:
+            raise AdapterFileError(
+                f"{file}: {key} looks like a scaling, but no reader of such files takes one from "
+                "there; multiply the factors by it, or write it where it is read, as "
+                f"{pairs[0].alpha_name} is"
+            )
+
+
+def _stem(pair: KeyPair) -> str:
+    return pair.alpha_name.removesuffix(".alpha")
+
+
+def _stem_of_factor(stem: str) -> str:
+    return re.sub(r"[._]lora(_[A-Za-z_]+)?\d*(\.[^.]+)*$", "", stem)

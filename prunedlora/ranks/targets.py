@@ -116,6 +116,7 @@ def by_parameters(
         parameters: of all factors together.
         scope: one rank for all modules, or the best components of all.
         padded: whether every module takes as much as one of the largest rank: then one rank is as good as any.
+            Without, a module of lower rank takes as much as it has.
         min_rank: smallest rank of a module within a budget of all.
 
     Raises:
@@ -127,10 +128,19 @@ def by_parameters(
             f"rank 1 in every module takes {total} parameters, but only {max(0, parameters)} fit; allow a larger size"
         )
     if scope == "module" or padded:
-        rank = min(parameters // total, max(module.rank for module in modules.values()))
+        largest = max(module.rank for module in modules.values())
+        rank = min(parameters // total, largest)
+        # Without padding a module that has less than the rank takes no more than it has.
+        while not padded and rank < largest and _taken(modules, rank + 1) <= parameters:
+            rank += 1
         return by_rank(criterion, modules, rank, "module")
     sizes = {name: module.size for name, module in modules.items()}
     return allocate(_comparable(criterion, modules), parameters, sizes=sizes, min_rank=min_rank)
+
+
+def _taken(modules: Mapping[str, Scored], rank: int) -> int:
+    """Parameters of all modules at a rank, or at their own where that is lower."""
+    return sum(module.size * min(rank, module.rank) for module in modules.values())
 
 
 def _comparable(criterion: Criterion, modules: Mapping[str, Scored]) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """Interrupted training: what a pruner must remember, checked before it goes on, and kept in a file without pickles."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -13,14 +15,15 @@ from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.peft import name_in_base
 from prunedlora.adapters.surgery import check_removed, no_component
 from prunedlora.errors import ConfigurationError
-from prunedlora.files.writing import scratch_beside, write_tensors
+from prunedlora.files.writing import publish_file, scratch_beside, write_tensors
 from prunedlora.training.config import PruneConfig
 from prunedlora.training.schedule import PruneEvent
 
 #: Name of the file in the checkpoints of the transformers `Trainer`.
 STATE_FILE = "prunedlora_state.safetensors"
-#: Entry of the file's metadata that holds all but the tensors, as JSON.
+#: Entries of the file's metadata: all but the tensors, as JSON, and a hash of that and the tensors.
 _KEY = "prunedlora_state"
+_HASH = "prunedlora_sha256"
 
 
 def check_same_training(
@@ -104,23 +107,38 @@ def write_state(state: Mapping[str, Any], file: Path) -> None:
     metadata = {key: value for key, value in state.items() if key != "statistics"}
     with scratch_beside(file) as folder:
         part = folder / file.name
-        write_tensors(state["statistics"], part, {_KEY: json.dumps(metadata)})
-        part.replace(file)
+        text = json.dumps(metadata)
+        tensors = state["statistics"]
+        write_tensors(tensors, part, {_KEY: text, _HASH: _hash(text, tensors)})
+        publish_file(part, file)
 
 
 def read_state(file: Path) -> dict[str, Any]:
     """What `write_state` wrote.
 
     Raises:
-        ConfigurationError: there is no such file, or it is something else.
+        ConfigurationError: there is no such file, or it is something else or damaged.
     """
     try:
         with safe_open(file, "pt") as opened:
-            metadata: dict[str, Any] = json.loads((opened.metadata() or {})[_KEY])
+            header = opened.metadata() or {}
             statistics = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            return {**metadata, "statistics": statistics}
+        if header[_HASH] != _hash(header[_KEY], statistics):
+            raise ValueError("it was damaged after it was written")
+        metadata: dict[str, Any] = json.loads(header[_KEY])
+        return {**metadata, "statistics": statistics}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigurationError(
             f"{file} holds no state of a pruner ({error}); resume from a checkpoint that was saved while pruning, or "
             "start from the beginning"
         ) from error
+
+
+def _hash(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of the state as it is written: one bit that changes on the disk is found."""
+    whole = hashlib.sha256(text.encode())
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        whole.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from experiments.reporting.table import Row, Table
-from experiments.reporting.writing import frame, sentences, write
+from experiments.reporting.table import Row, Table, cells
+from experiments.reporting.writing import compared, frame, sentences, write
 from experiments.settings.jobs import RunConfig
 from tests.experiments.made_up import result
 
@@ -35,39 +35,50 @@ def made():
 def test_numbers_and_sentences_follow_the_results(made, tmp_path):
     table, results = made
     text = sentences(table, results)
-    assert "least cross-entropy good (0.4000), highest accuracy good (80.5 %)" in text[0]
-    assert text[1].startswith("tweets: good has a lower loss than bad (-0.2")
-    assert "; 2 of 2 seeds; +20.5)" in text[1]
+    assert "least loss good (0.4000), highest accuracy good (80.5 %)" in text[0]
+    assert text[1] == "tweets: good: lower than bad (-0.2000, -0.2000 to -0.2000)."
+    assert "for all 1 comparisons" in text[2]
     assert not any("One seed" in line for line in text)
-    swapped = {k: {**v, "losses": [1 - x for x in v["losses"]]} for k, v in results.items()}
-    assert "good has a higher loss than bad (+" in sentences(table, swapped)[1]
-    markdown, csv = write(table, results, tmp_path, "Somewhere.")
+    swapped = {k: {**v, "cross_entropy": 1 - v["cross_entropy"]} for k, v in results.items()}
+    assert "good: higher than bad (+0.2" in sentences(table, swapped)[1]
+    markdown, csv, differences = write(table, results, tmp_path, "Somewhere.")
     assert "| good     | 80.5 [74.8, 85.8] 0.400 ± 0.000 |" in markdown.read_text()
-    assert "Seeds: 2. Accuracy" in markdown.read_text()
+    assert "Seeds: 2. In the cells: accuracy in %" in markdown.read_text()
     written = pd.read_csv(csv)
     assert written["seeds"].tolist() == [2, 2]
     assert written["accuracy"].tolist() == [0.805, 0.6]
+    judged = pd.read_csv(differences)
+    assert judged["verdict"].tolist() == ["lower"]
+    assert judged["mean"].tolist() == pytest.approx([-0.2])
 
 
 def test_a_difference_of_which_no_printed_digit_is_left_is_none(made):
     table, results = made
     good, bad = (row.cells["tweets"] for row in table.rows)
     for one, other in zip(good, bad, strict=True):
-        results[one.key] = {
-            **results[other.key],
-            "losses": [x + 2e-5 for x in results[other.key]["losses"]],
-        }
-    same = "tweets: good has the same loss to four digits as bad (+0.0000, +0.0000 to +0.0000; 2 of 2 seeds; +0.0)."
+        same = results[other.key]["cross_entropy"]
+        results[one.key] = {**results[other.key], "cross_entropy": same + 2e-5}
+    same = "tweets: good: the same as bad (+0.0000, +0.0000 to +0.0000)."
     assert sentences(table, results)[1] == same
 
 
-def test_a_difference_that_one_seed_denies_is_no_verdict(made):
+def test_seeds_that_disagree_decide_nothing(made):
     table, results = made
     key = table.rows[0].cells["tweets"][1].key
-    results[key] = {**results[key], "losses": [x + 0.3 for x in results[key]["losses"]]}
+    results[key] = {**results[key], "cross_entropy": 0.7}
     verdict = sentences(table, results)[1]
-    assert verdict.startswith("tweets: good has a loss that cannot be told from that of bad (-0.")
-    assert "; 1 of 2 seeds; " in verdict
+    assert verdict.startswith("tweets: good: not decided against bad (-0.0500, ")
+
+
+def test_one_seed_decides_nothing(made):
+    table, results = made
+    single = replace(
+        table,
+        rows=tuple(replace(r, cells={"tweets": r.cells["tweets"][:1]}) for r in table.rows),
+    )
+    text = sentences(single, results)
+    assert text[1] == "tweets: good: not decided against bad (-0.2000)."
+    assert text[-1] == "One seed, where no ± is given: it says nothing of other seeds."
 
 
 def test_one_run_that_stands_for_all_seeds_is_compared_with_each(made):
@@ -76,21 +87,24 @@ def test_one_run_that_stands_for_all_seeds_is_compared_with_each(made):
     single = replace(
         table, rows=(table.rows[0], replace(bad, cells={"tweets": bad.cells["tweets"][:1]}))
     )
-    verdict = sentences(single, results)[1]
-    assert verdict.startswith("tweets: good has a lower loss than bad (-0.2")
-    assert "; 2 of 2 seeds; " in verdict
+    assert sentences(single, results)[1].startswith("tweets: good: lower than bad (-0.2000, ")
 
 
-def test_rows_of_other_examples_are_not_compared(made):
+def test_rows_of_other_seeds_are_not_compared(made):
     table, results = made
-    key = table.rows[1].cells["tweets"][0].key
-    other = table.rows[1].cells["tweets"][1].key
-    for k in (key, other):
-        results[k] = result(0.6, 0.6, n=100)
-    assert (
-        "good has not been scored on the same seeds and examples as bad."
-        in sentences(table, results)[1]
-    )
+    good, bad = table.rows
+    fewer = replace(table, rows=(replace(good, cells={"tweets": good.cells["tweets"][:1]}), bad))
+    assert not compared(fewer, cells(fewer, results))
+
+
+def test_of_a_planted_task_there_is_a_loss_and_no_accuracy(made, tmp_path):
+    table, results = made
+    planted = {k: {"unexplained": v["cross_entropy"]} for k, v in results.items()}
+    markdown, csv, _ = write(table, planted, tmp_path, "Somewhere.")
+    assert "| good     | 0.400 ± 0.000 |" in markdown.read_text()
+    assert "least loss good (0.4000)." in markdown.read_text()
+    assert "accuracy" not in markdown.read_text()
+    assert pd.read_csv(csv)["accuracy"].isna().all()
 
 
 def test_a_learning_rate_is_shown_where_rows_differ_in_it(made):

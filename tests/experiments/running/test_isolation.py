@@ -85,7 +85,7 @@ if __name__ == "__main__":
 
 def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert isolation._context().get_start_method() == "spawn"
+    assert isolation.process_context().get_start_method() == "spawn"
 
 
 def test_a_gpu_each_is_left_to_accelerate(monkeypatch):

@@ -3,7 +3,10 @@
 import shutil
 from dataclasses import replace
 
+import pytest
+
 from experiments.running.runner import Runner
+from experiments.running.workers import Outcome
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import load_preset
 from theory.records import write_atomically
@@ -32,3 +35,50 @@ def test_what_is_truncated_is_made_again_with_what_it_is_made_from(tmp_path, mon
     runner.file(svd.source).unlink()
     runner.results([svd.source, svd])
     assert done[5:] == [svd.source.key, svd.key]
+
+
+def in_folders(preset, folder, **settings):
+    """A runner whose results and artifacts lie in a folder of the test."""
+    runner = Runner(preset, False, **settings)
+    runner.folder, runner.artifacts = folder / "results", folder / "artifacts"
+    return runner
+
+
+def test_workers_do_runs_and_another_process_checks_what_they_export(tmp_path):
+    preset = load_preset("smoke")
+    runner = in_folders(replace(preset, isolated=True), tmp_path, workers=2)
+    lora = replace(preset.run, initial_rank=4, target_rank=4, steps=4)
+    svd = replace(lora, method="truncate", criterion="svd", target_rank=2)
+    other = replace(lora, seed=1)
+    results = runner.results([svd, other])
+    assert results[svd.key]["rank"] == 2
+    assert all(r["reload_max_difference"] <= 1e-5 for r in results.values())
+    assert not list(runner.artifacts.glob("*.unchecked.json"))
+
+
+def test_a_run_that_found_too_little_memory_is_done_again_alone(tmp_path, monkeypatch):
+    runner = in_folders(load_preset("smoke"), tmp_path, workers=2)
+    outcomes = [Outcome("no memory left", True), Outcome(peak_bytes=5)]
+    alone = []
+
+    def do(module, config, record, folder, *source):
+        alone.append(runner._admission.is_held_alone)
+        assert not folder.exists()
+        folder.mkdir(parents=True)  # what a run leaves that fails halfway
+        outcome = outcomes.pop(0)
+        if not outcome.error:
+            write_atomically(record, '{"result": {"accuracy": 1}}')
+        return outcome
+
+    monkeypatch.setattr(runner, "_do", do)
+    untuned = RunConfig("tiny", "arithmetic", "untuned")
+    assert runner.results([untuned])[untuned.key] == {"accuracy": 1}
+    assert alone == [False, True]
+
+
+def test_a_failure_names_its_run_and_stops(tmp_path, monkeypatch):
+    runner = in_folders(load_preset("smoke"), tmp_path, workers=1)
+    monkeypatch.setattr(runner, "_do", lambda *_: Outcome("no memory left", True))
+    untuned = RunConfig("tiny", "arithmetic", "untuned")
+    with pytest.raises(SystemExit, match=rf"(?s)no memory left.*{untuned.key}.*failed"):
+        runner.results([untuned])

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -253,3 +254,49 @@ def test_a_command_without_tyro_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro", None)
     status, _, err = run(capsys, "inspect", "a")
     assert (status, err) == (1, 'error: this needs tyro: pip install "prunedlora[cli]"\n')
+
+
+def shell(command, **environment):
+    """A command line in a process of its own, through a shell: its status and what it complained of."""
+    done = subprocess.run(
+        command.replace("prunedlora", f"{sys.executable} -m prunedlora"),
+        shell=True,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_that_lacks_letters_shows_others(tmp_path, encoding):
+    status, complaint = shell(
+        f"prunedlora inspect {saved(tmp_path / 'a')}", PYTHONIOENCODING=encoding
+    )
+    assert (status, complaint) == (0, "")
+
+
+def test_whoever_stops_reading_stops_it_quietly(tmp_path):
+    source = saved(tmp_path / "a")
+    _, complaint = shell(f"prunedlora inspect {source} --json | true")
+    assert complaint == ""
+
+
+def test_an_output_that_is_full_or_closed_is_one_line(tmp_path):
+    source = saved(tmp_path / "a")
+    for target in ("> /dev/full", ">&-"):
+        status, complaint = shell(f"prunedlora inspect {source} {target}")
+        assert status == 1
+        assert complaint.startswith("error: ")
+        assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["p.xyz", "p", "p.safetensors"])
+def test_a_picture_of_no_known_kind_is_refused_before_anything_is_read(capsys, name):
+    status, out, err = run(capsys, "inspect", "nowhere", "--picture", name)
+    assert status == 2
+    assert out == ""
+    assert "use one of" in err

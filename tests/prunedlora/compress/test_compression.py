@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prunedlora import CompressConfig, available_criteria, compress_adapter
 from prunedlora.criteria import get_criterion
-from prunedlora.files.adapter_file import AdapterFile
+from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from tests.adapters_on_disk import best, loaded, logits, products, saved
 
 
@@ -103,3 +103,118 @@ def test_logits_change_when_the_rank_does(tmp_path):
     source = saved(tmp_path / "a")
     compress_adapter(source, tmp_path / "b", CompressConfig(rank=1))
     assert (logits(loaded(tmp_path / "b")) - logits(loaded(source))).abs().max() > 1e-3
+
+
+def mixed(file, ranks=(64, 2, 2, 2), conv=True):
+    """A file of a diffusion tool whose modules have different ranks."""
+    torch.manual_seed(0)
+    tensors = {}
+    for i, rank in enumerate(ranks):
+        tensors[f"lora_unet_{i}.lora_down.weight"] = torch.randn(rank, 72)
+        tensors[f"lora_unet_{i}.lora_up.weight"] = torch.randn(80, rank)
+        tensors[f"lora_unet_{i}.alpha"] = torch.tensor(1.0)
+    if conv:
+        tensors["lora_unet_c.lora_down.weight"] = torch.randn(4, 6, 3, 3)
+        tensors["lora_unet_c.lora_up.weight"] = torch.randn(8, 4, 1, 1)
+        tensors["lora_unet_c.alpha"] = torch.tensor(1.0)
+    save_file(tensors, file)
+    return file
+
+
+@pytest.mark.parametrize("wish", [{"rank": 32}, {"energy": 0.9}, {"size": 40_000}])
+def test_a_file_of_modules_of_other_ranks_does_not_grow(tmp_path, wish):
+    source, out = mixed(tmp_path / "a.safetensors"), tmp_path / "b.safetensors"
+    report = compress_adapter(source, out, CompressConfig(**wish))
+    old, new = load_file(source), load_file(out)
+    assert report.bytes_after < report.bytes_before
+    assert report.warnings == []
+    assert all(new[key].numel() <= old[key].numel() for key in old)
+    for name, rank in report.ranks.items():
+        assert new[f"{name}.alpha"] == rank == new[f"{name}.lora_down.weight"].shape[0]
+
+
+def test_a_size_is_used_up_by_modules_of_other_ranks(tmp_path):
+    source = mixed(tmp_path / "a.safetensors", conv=False)
+    report = compress_adapter(source, tmp_path / "b.safetensors", CompressConfig(size=30_000))
+    # 8 kB are for the header, 4 kB for the modules of rank 2; the rest is the large one's.
+    assert max(report.ranks.values()) >= 20
+
+
+def test_a_file_that_grows_says_how_to_avoid_it(tmp_path):
+    source = saved(tmp_path / "a", rank_pattern={"q_proj": 1, "v_proj": 1})
+    report = compress_adapter(source, tmp_path / "b", CompressConfig(rank=8))
+    assert report.bytes_after >= report.bytes_before
+    assert "layout 'ragged'" in report.warnings[0]
+    report = compress_adapter(source, tmp_path / "c", CompressConfig(rank=8, layout="ragged"))
+    assert max(report.ranks.values()) == 8
+    report = compress_adapter(source, tmp_path / "d", CompressConfig(rank=4, dtype="fp64"))
+    assert "dtype" in report.warnings[0] or "ragged" in report.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"rank": 44},
+        {"rank": 44, "criterion": "magnitude"},
+        {"rank": 44, "scope": "global"},
+        {"rank": 44, "scope": "global", "criterion": "magnitude"},
+        {"energy": 1.0},
+    ],
+)
+def test_no_module_gets_a_rank_above_its_dimensions(tmp_path, wish):
+    torch.manual_seed(0)
+    tensors = {}
+    for name, d_out, d_in in (("a", 40, 40), ("b", 64, 64), ("c", 30, 64)):
+        tensors[f"{name}.lora_down.weight"] = torch.randn(48, d_in)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(d_out, 48)
+    save_file(tensors, tmp_path / "a.safetensors")
+    out = tmp_path / "b.safetensors"
+    report = compress_adapter(tmp_path / "a.safetensors", out, CompressConfig(**wish))
+    new = load_file(out)
+    for name, largest in (("a", 40), ("b", 64), ("c", 30)):
+        assert new[f"{name}.lora_down.weight"].shape[0] == report.ranks[name] <= largest
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_is_read_and_written_within_its_range(tmp_path, kind):
+    torch.manual_seed(0)
+    A, B = (torch.randn(4, 16) * 0.05).to(kind), (torch.randn(12, 4) * 2).to(kind)
+    tensors = {"x.lora_down.weight": A, "x.lora_up.weight": B, "x.alpha": torch.tensor(0.01)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    report = compress_adapter(
+        tmp_path / "a.safetensors", tmp_path / "b.safetensors", CompressConfig(rank=4)
+    )
+    new = load_file(tmp_path / "b.safetensors")
+    assert new["x.lora_up.weight"].dtype == new["x.lora_down.weight"].dtype == kind
+    # Three digits or two behind the point of a binary number: an error of a few percent.
+    assert 0 < report.relative_error < (0.06 if kind == torch.float8_e4m3fn else 0.12)
+    expected = 0.01 / 4 * B.double() @ A.double()
+    got = new["x.alpha"].double() / 4
+    got = got * new["x.lora_up.weight"].double() @ new["x.lora_down.weight"].double()
+    assert (got - expected).norm() / expected.norm() == pytest.approx(report.relative_error)
+
+
+@pytest.mark.parametrize("layout", ["uniform", "ragged", "padded"])
+def test_a_folder_in_float8_has_one_scaling(tmp_path, layout):
+    source = saved(tmp_path / "a")
+    wish = {"rank": 4} if layout == "uniform" else {"energy": 0.9}
+    compress_adapter(source, tmp_path / "b", CompressConfig(dtype="fp8", layout=layout, **wish))
+    written = open_adapter(tmp_path / "b")
+    assert len({module.scaling for module in written.modules}) == 1
+    assert {module.dtype for module in written.modules} == {torch.float8_e4m3fn}
+    want = products(source)
+    compress_adapter(source, tmp_path / "c", CompressConfig(dtype="fp32", layout=layout, **wish))
+    for name, product in products(tmp_path / "b").items():
+        exact = products(tmp_path / "c")[name]
+        assert (product - exact).norm() < 0.06 * want[name].norm()
+    assert logits(loaded(tmp_path / "b")).isfinite().all()
+
+
+def test_an_error_near_rounding_is_neither_zero_nor_noise(tmp_path):
+    source = saved(tmp_path / "a")
+    report = compress_adapter(source, tmp_path / "b", CompressConfig(rank=8, dtype="fp64"))
+    old, new = products(source), products(tmp_path / "b")
+    true = sum(float((new[n] - old[n]).square().sum()) for n in old) ** 0.5
+    size = sum(float(old[n].square().sum()) for n in old) ** 0.5
+    assert 0 < report.relative_error < 1e-14
+    assert report.relative_error == pytest.approx(true / size, rel=1)

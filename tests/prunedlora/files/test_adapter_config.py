@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -127,3 +128,39 @@ def test_a_configuration_that_is_no_json_object(tmp_path, text):
     (source / "adapter_config.json").write_text(text)
     with pytest.raises(AdapterFileError, match="JSON"):
         open_adapter(source)
+
+
+@pytest.mark.parametrize("expression", ["(a+)+", "(a|a)*b", "(.*a){30}", r"(\w+\.?)*!"])
+def test_a_match_that_takes_for_ever_is_refused_in_time(tmp_path, expression):
+    file = tmp_path / "adapter_config.json"
+    entries = {"peft_type": "LORA", "rank_pattern": {expression: 4}}
+    file.write_text(json.dumps(entries))
+    start = time.monotonic()
+    try:
+        read_config(file).rank("l." + "a" * 40 + "?")
+    except AdapterFileError as error:
+        assert "reasonable time" in str(error)  # noqa: PT017 - other matchers answer at once
+    assert time.monotonic() - start < 10
+
+
+def test_names_as_patterns_are_matched_in_no_time():
+    """As many patterns as modules, as in a ragged adapter."""
+    names = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(400) for p in "qkvo"]
+    ranks = {"^" + re.escape(name): i + 1 for i, name in enumerate(names)}
+    config = AdapterConfig({}, 8, 8.0, rslora=False, rank_pattern=ranks)
+    start = time.monotonic()
+    assert [config.rank(name) for name in names] == list(range(1, len(names) + 1))
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("entries", [{"r": 10**400}, {"rank_pattern": {"q_proj": 2**40}}])
+def test_a_rank_that_no_tensor_can_have_is_refused(tmp_path, entries):
+    with pytest.raises(AdapterFileError, match="positive integer"):
+        open_adapter(configured(tmp_path / "a", **entries))
+
+
+def test_an_expression_that_takes_for_ever_to_compile_is_refused(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "rank_pattern": {"a|" * 5000: 4}}))
+    with pytest.raises(AdapterFileError, match="characters"):
+        read_config(file)

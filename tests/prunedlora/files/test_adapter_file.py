@@ -37,11 +37,6 @@ BAD_TENSORS = {
     "nan": (lambda t: t[A].fill_(float("nan")), NonFiniteError, "q_proj"),
     "inf": (lambda t: t[B][0].fill_(float("inf")), NonFiniteError, "q_proj"),
     "unknown": (lambda t: t.update({"stranger": torch.ones(1)}), AdapterFileError, "stranger"),
-    "unknown in the model": (
-        lambda t: t.update({"base_model.model.x": torch.ones(1)}),
-        AdapterFileError,
-        "nothing",
-    ),
     "dora": (
         lambda t: t.update({A[:-13] + "lora_magnitude_vector": torch.ones(16)}),
         UnsupportedAdapterError,
@@ -54,8 +49,8 @@ BAD_TENSORS = {
     ),
     "live name": (
         lambda t: t.update({A[:-7] + ".default.weight": t[A].clone()}),
-        UnsupportedAdapterError,
-        "save_pretrained",
+        AdapterFileError,
+        "lacks its other half",
     ),
 }
 

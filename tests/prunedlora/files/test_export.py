@@ -8,8 +8,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from prunedlora import LoraRankPruner, PruneConfig, export_adapter, truncate_adapter
-from prunedlora.errors import OutputError
+from prunedlora import (
+    LoraRankPruner,
+    PruneConfig,
+    export_adapter,
+    reduce_adapter,
+    truncate_adapter,
+)
+from prunedlora.errors import OutputError, UnsupportedAdapterError
 from tests.models import ids, llama, step, trainable
 from tests.paths import ROOT
 
@@ -134,3 +140,76 @@ def test_truncation_after_training_exports_at_the_new_rank(lora, tmp_path):
     torch.testing.assert_close(
         again(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=0, atol=1e-5
     )
+
+
+def test_embeddings_that_were_resized_are_saved_as_peft_saves_them(tmp_path):
+    llama().save_pretrained(tmp_path / "base")
+
+    def base():
+        model = type(llama()).from_pretrained(tmp_path / "base")
+        model.resize_token_embeddings(40)
+        return model
+
+    model = peft.get_peft_model(base(), peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[30:] = 1.0
+    export_adapter(model, tmp_path / "a")
+    with pytest.warns(UserWarning, match="resized"):
+        model.save_pretrained(tmp_path / "by_peft")
+    ours, theirs = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("a", "by_peft")
+    )
+    assert ours.keys() == theirs.keys()
+    assert any("embed_tokens" in key for key in ours)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    again = peft.PeftModel.from_pretrained(base(), tmp_path / "a").eval()
+    tokens = torch.arange(28, 38).unsqueeze(0)
+    torch.testing.assert_close(
+        again(input_ids=tokens).logits, model.eval()(input_ids=tokens).logits
+    )
+
+
+def test_saved_modules_are_kept(lora, tmp_path):
+    model = lora(modules_to_save=["lm_head"])
+    export_adapter(model, tmp_path / "a")
+    model.save_pretrained(tmp_path / "by_peft")
+    keys = [load_file(tmp_path / x / "adapter_model.safetensors").keys() for x in ("a", "by_peft")]
+    assert keys[0] == keys[1]
+    assert any("lm_head" in key for key in keys[0])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_model_is_exported_under_its_own_names(lora, tmp_path, whole):
+    model = lora(rank_pattern={"q_proj": 3}).eval()
+    if whole:
+        compiled = torch.compile(model, backend="eager")
+    else:
+        compiled = model
+        layers = model.base_model.model.model.layers
+        layers[0] = torch.compile(layers[0], backend="eager")
+    tokens = ids()
+    expected = compiled(input_ids=tokens).logits
+    export_adapter(compiled, tmp_path / "a")
+    again = peft.PeftModel.from_pretrained(llama(), tmp_path / "a").eval()
+    torch.testing.assert_close(again(input_ids=tokens).logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "pissa_niter_4", "corda", "lora_ga", "loftq"])
+def test_an_adapter_that_changed_the_base_model_is_refused_before_anything_changes(
+    lora, tmp_path, init
+):
+    model = lora()
+    model.peft_config["default"].init_lora_weights = init
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    for call in (
+        lambda: export_adapter(model, tmp_path / "a"),
+        lambda: truncate_adapter(model, 2),
+        lambda: reduce_adapter(model, 2),
+        lambda: LoraRankPruner(
+            model, torch.optim.SGD(trainable(model)), PruneConfig(target_rank=2), total_steps=50
+        ),
+    ):
+        with pytest.raises(UnsupportedAdapterError, match="path_initial_model"):
+            call()
+    assert not (tmp_path / "a").exists()
+    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())

@@ -266,3 +266,32 @@ def test_files_that_are_no_state_are_refused(stopped, tmp_path):
     for file in (adapter, pickle, absent):
         with pytest.raises(ConfigurationError, match="holds no state of a pruner"):
             read_state(file)
+
+
+def test_one_flipped_bit_in_the_file_is_refused_or_changes_nothing(tmp_path, lora):
+    model = lora()
+    optimizer = adamw(model)
+    pruner = LoraRankPruner(model, optimizer, CONFIGS["running averages"], total_steps=STEPS)
+    train(model, optimizer, [ids() for _ in range(3)])
+    state, file = pruner.state_dict(), tmp_path / "state.safetensors"
+    pruner.close()
+    write_state(state, file)
+    good = read_state(file)
+    content, refused = file.read_bytes(), 0
+    random = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        position = int(torch.randint(len(damaged), (), generator=random))
+        damaged[position] ^= 1 << int(torch.randint(8, (), generator=random))
+        file.write_bytes(damaged)
+        try:
+            read = read_state(file)
+        except ConfigurationError:
+            refused += 1
+        else:  # as in a space of the header
+            assert {k: v for k, v in read.items() if k != "statistics"} == {
+                k: v for k, v in good.items() if k != "statistics"
+            }
+            for key, tensor in good["statistics"].items():
+                assert torch.equal(read["statistics"][key], tensor)
+    assert refused > 290

@@ -1,0 +1,101 @@
+"""Matching a teacher: the teacher itself, batches with its hidden states, and how far from it a model is."""
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from experiments.finetuning.matcher import Matcher, distances
+from experiments.finetuning.models import is_adapted, load_matcher
+from experiments.settings.jobs import RunConfig
+from experiments.tasks import TASKS, Example
+from experiments.tasks.planted import draw_change
+from prunedlora.statistics.measurement import IGNORED
+
+
+@functools.lru_cache(maxsize=1)
+@torch.no_grad()
+def teacher_and_base(
+    task: str, model: str, modules: tuple[str, ...], device: torch.device
+) -> tuple[Matcher, Matcher]:
+    """The teacher of a task, which is the same for every seed, and the base model that it differs from.
+
+    Args:
+        task: with a planted change.
+        model: name of the base model.
+        modules: names of the adapted layers, to which the teacher adds its change.
+        device: of both.
+    """
+    planted = TASKS[task].planted
+    assert planted is not None
+    base, teacher = (load_matcher(model)[0].eval() for _ in range(2))
+    generator = torch.Generator().manual_seed(planted.seed)
+    for name, weight in teacher.named_parameters():
+        if name.endswith(".weight") and is_adapted(modules, teacher, name.removesuffix(".weight")):
+            weight.add_(draw_change(planted, weight, generator))
+    return teacher.to(device), base.to(device)
+
+
+@torch.no_grad()
+def collate_states(
+    batch: list[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """A batch of texts padded on the right, with the teacher's hidden states as labels."""
+    teacher, _ = teacher_and_base(config.task, config.model, config.target_modules, device)
+    inputs = _inputs(batch, tokenizer, config, device)
+    return {**inputs, "labels": _labels(teacher, inputs)}
+
+
+def _inputs(
+    batch: list[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    texts = tokenizer(
+        [e.text for e in batch],
+        padding=True,
+        truncation=True,
+        max_length=config.max_length,
+        return_tensors="pt",
+    )
+    return {name: texts[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def _labels(teacher: Matcher, inputs: dict[str, Tensor]) -> Tensor:
+    states = teacher(**inputs).logits
+    padding = inputs["attention_mask"].unsqueeze(-1) == 0
+    return states.masked_fill(padding, IGNORED)
+
+
+@torch.no_grad()
+def unexplained(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    examples: list[Example],
+) -> Float[Tensor, " n"]:
+    """Each example's mean squared distance from the teacher, relative to that of the base model over all examples.
+
+    Float64 on the CPU; the mean is 1 for the untuned model and 0 for the teacher itself.
+    """
+    device = next(model.parameters()).device
+    _, base = teacher_and_base(config.task, config.model, config.target_modules, device)
+    own: list[Tensor] = []
+    untuned: list[Tensor] = []
+    for start in range(0, len(examples), config.eval_batch_size):
+        chosen = examples[start : start + config.eval_batch_size]
+        batch = collate_states(chosen, tokenizer, config, device)
+        labels = batch.pop("labels")
+        for network, means in ((model, own), (base, untuned)):
+            states = network(**batch).logits
+            means += [
+                distances(s[None], t[None]).double().mean().cpu()
+                for s, t in zip(states, labels, strict=True)
+            ]
+    return torch.stack(own) / torch.stack(untuned).mean()

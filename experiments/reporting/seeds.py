@@ -1,0 +1,106 @@
+"""Differences of two rows over seeds, and when they may be called lower, higher or level.
+
+Seeds are what a result must hold over, so each counts once, however many test examples it was scored on.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+Verdict = Literal["lower", "higher", "level", "not decided"]
+K = TypeVar("K", bound=Hashable)
+#: Of a confidence interval, and one less that of a test.
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """One row's loss less another's, seed by seed.
+
+    Attributes:
+        mean: over seeds, in the unit of the loss.
+        low: lower end of its 95 % t-interval over seeds; nan for one seed.
+        high: upper end.
+        p: of the paired t-test that it is zero; 1 for one seed, from which nothing follows.
+        p_apart: of the two one-sided tests that it is as large as the margin or larger; 1 for one seed.
+        seeds: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_apart: float
+    seeds: int
+
+
+def difference_over_seeds(
+    one: Float[np.ndarray, " seeds"], other: Float[np.ndarray, " _"], margin: float
+) -> SeedDifference:
+    """The difference of two rows.
+
+    Args:
+        one: mean loss of each seed.
+        other: of the same seeds, or one number that stands for all.
+        margin: differences below it are level, in the unit of the loss.
+
+    >>> d = difference_over_seeds(np.array([0.5, 0.7, 0.6]), np.array([0.4, 0.6, 0.5]), margin=0.2)
+    >>> round(d.mean, 3), d.p < 0.05, d.p_apart < 0.05
+    (0.1, True, True)
+    """
+    by_seed = one - other
+    mean, n = float(by_seed.mean()), len(by_seed)
+    if n == 1:
+        return SeedDifference(mean, np.nan, np.nan, 1.0, 1.0, n)
+    error = float(by_seed.std(ddof=1)) / n**0.5
+    # Rounding is all that is left where every seed has the same difference.
+    error = max(error, np.finfo(float).eps)
+    t = stats.t(df=n - 1)
+    half = float(t.ppf(0.5 + LEVEL / 2)) * error
+    return SeedDifference(
+        mean,
+        mean - half,
+        mean + half,
+        p=float(2 * t.sf(abs(mean) / error)),
+        p_apart=float(t.sf((margin - abs(mean)) / error)),
+        seeds=n,
+    )
+
+
+def verdicts(differences: Mapping[K, SeedDifference]) -> dict[K, Verdict]:
+    """What may be said of each difference of a table, when all of them are looked at together.
+
+    Lower or higher where the difference is told from zero, level where it is told from the margin, each kind of test
+    corrected by Holm's method over all differences; where both hold, it is lower or higher, if by less than the margin.
+
+    >>> sure, unsure = (SeedDifference(-1.0, -1.1, -0.9, p, 1.0, 5) for p in (0.001, 0.04))
+    >>> verdicts({"a": sure, "b": unsure, "c": unsure})
+    {'a': 'lower', 'b': 'not decided', 'c': 'not decided'}
+    """
+    different = holm([d.p for d in differences.values()])
+    level = holm([d.p_apart for d in differences.values()])
+    out: dict[K, Verdict] = {}
+    for (key, d), p, p_apart in zip(differences.items(), different, level, strict=True):
+        if p < 1 - LEVEL:
+            out[key] = "lower" if d.mean < 0 else "higher"
+        else:
+            out[key] = "level" if p_apart < 1 - LEVEL else "not decided"
+    return out
+
+
+def holm(p: list[float]) -> list[float]:
+    """p-values corrected for how many there are, by Holm's method.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected = [0.0] * len(p)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected

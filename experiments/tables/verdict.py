@@ -1,0 +1,139 @@
+"""The fair study: is it the choice of components, the recovery or the schedule?
+
+Every row has a learning rate of its own in every column, chosen by the validation loss.  A schedule is named by the
+share of the sum of all learning rates that is left after its last event.  The task is one in which rank matters by
+construction, with a control in which it does not.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
+from experiments.finetuning.learning_rate import cosine_with_warmup
+from experiments.reporting.table import Label, Row, Table
+from experiments.settings.jobs import RunConfig, changed
+from experiments.settings.preset import Verdict
+from experiments.tables.encoder import each_seed
+from experiments.tables.labels import LORA, SKYLINE, TRUNCATED_BY_SVD
+from experiments.tables.tuning import Tune
+from prunedlora.training.learning_rate import share_left
+
+PRINTED = Label("prunedlora2025, both factors recovered as printed")
+HALF = Label("prunedlora2025, half of both")
+MASKED = Label("prunedlora2025, no recovery (published code)")
+RANDOM = Label("random, no recovery")
+RANDOM_HALF = Label("random, half of both")
+#: Criterion and options of every row that prunes.
+RULES: dict[Label, tuple[str, dict[str, str]]] = {
+    PRINTED: ("prunedlora2025", {}),
+    HALF: ("prunedlora2025", {"recovery": "half"}),
+    Label("prunedlora2025, B alone"): ("prunedlora2025", {"recovery": "B"}),
+    Label("prunedlora2025, A alone"): ("prunedlora2025", {"recovery": "A"}),
+    MASKED: ("prunedlora2025", {"recovery": "none"}),
+    RANDOM: ("random", {}),
+    RANDOM_HALF: (RANDOM_RECOVERED, {"recovery": "half"}),
+    Label("magnitude, no recovery"): ("magnitude", {}),
+    Label("sparsegpt2023"): ("sparsegpt2023", {}),
+    Label("kfac"): ("kfac", {}),
+    Label("svd"): ("svd", {}),
+    Label("prunedlora2025, half of both, rebalanced"): (REBALANCED, {"rule": "prunedlora2025"}),
+    Label("random, no recovery, rebalanced"): (REBALANCED, {"rule": "random"}),
+}
+
+
+def table(settings: Verdict, tune: Tune) -> Table:
+    """From one initial rank, one column for each schedule and for each target rank."""
+    columns = _columns(settings)
+
+    def row(label: Label, change: Callable[[RunConfig], RunConfig]) -> Row:
+        cells = {
+            name: each_seed(tune(change(run)), settings.seeds) for name, run in columns.items()
+        }
+        return Row(label, cells)
+
+    def ruled(criterion: str, options: dict[str, str]) -> Callable[[RunConfig], RunConfig]:
+        return lambda run: replace(run, method="prune", criterion=criterion, options=options)
+
+    rows = [
+        row(LORA, lambda run: replace(_unpruned(run), initial_rank=run.target_rank)),
+        row(SKYLINE, lambda run: replace(_unpruned(run), target_rank=run.initial_rank)),
+        row(
+            TRUNCATED_BY_SVD,
+            lambda run: replace(_unpruned(run), method="truncate", criterion="svd"),
+        ),
+        *(row(label, ruled(*rule)) for label, rule in RULES.items()),
+    ]
+    return Table(
+        "verdict",
+        f"A fair verdict: choice, recovery and schedule, from rank {settings.initial_rank}",
+        tuple(rows),
+        (
+            *((label, LORA) for label in RULES),
+            *((label, RANDOM) for label in RULES if label != RANDOM),
+            *((label, PRINTED) for label in RULES if label != PRINTED),
+            (HALF, RANDOM_HALF),
+            (LORA, SKYLINE),
+        ),
+        "Every row has its own learning rate in every column. "
+        "Rebalanced: after every event each column of B has the norm of its row of A, as svd leaves them, and the "
+        "optimiser's state follows.",
+        settings.margin,
+    )
+
+
+def heading(preset: str, settings: Verdict) -> str:
+    """The setting, in a sentence."""
+    run = settings.run
+    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
+    return (
+        f"Preset {preset}: {run.model} on {run.task}, adapters on {', '.join(run.target_modules)}, {run.steps} "
+        f"steps of {run.batch_size} examples, learning rates chosen from {rates}."
+    )
+
+
+def _unpruned(run: RunConfig) -> RunConfig:
+    """A run without what only pruning depends on, so that one stands for all schedules."""
+    plain = RunConfig(run.model, run.task)
+    return replace(
+        run,
+        method="lora",
+        interval=plain.interval,
+        per_event=plain.per_event,
+        warmup_steps=plain.warmup_steps,
+    )
+
+
+def _columns(settings: Verdict) -> dict[str, RunConfig]:
+    """A run of each column, before its row is known."""
+    run = replace(settings.run, initial_rank=settings.initial_rank)
+    least, *others = sorted(settings.target_ranks)
+    middle = sorted(settings.shares)[len(settings.shares) // 2]
+    columns = {
+        _name(least, share): scheduled(replace(run, target_rank=least), settings.events, share)
+        for share in settings.shares
+    }
+    columns |= {
+        _name(rank, middle): scheduled(replace(run, target_rank=rank), settings.events, middle)
+        for rank in others
+    }
+    control = changed(replace(run, target_rank=least), settings.control, "verdict: control")
+    name = f"{control.task}, {_name(least, middle)}"
+    return columns | {name: scheduled(control, settings.events, middle)}
+
+
+def _name(rank: int, share: float) -> str:
+    return f"to {rank}, {share:.0%} left"
+
+
+def scheduled(run: RunConfig, events: int, share: float) -> RunConfig:
+    """The run with so many events, of which the last leaves a share of the sum of all learning rates."""
+    factor = cosine_with_warmup(run.steps)
+    rates = [factor(step) for step in range(run.steps)]
+    last = min(range(2, run.steps + 1), key=lambda step: abs(share_left(rates, step) - share))
+    per_event = -(-(run.initial_rank - run.target_rank) // events)
+    count = -(-(run.initial_rank - run.target_rank) // per_event)
+    # The first event comes as late as there are steps between two of them; B is zero at the start.
+    interval = max(1, last // (count + 1))
+    return replace(
+        run, per_event=per_event, interval=interval, warmup_steps=last - count * interval
+    )

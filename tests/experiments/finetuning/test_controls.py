@@ -1,0 +1,59 @@
+"""The rules of the study: the paper's recovery of random choice, and a rebalancing that changes nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
+from prunedlora.criteria import Statistics, get_criterion
+from prunedlora.factors import Factors
+
+R = 6
+
+
+@pytest.fixture
+def case():
+    g = torch.Generator().manual_seed(0)
+    factors = Factors(torch.randn(9, R, generator=g), torch.randn(R, 7, generator=g))
+    G_B, G_A = torch.randn(9, R, generator=g), torch.randn(R, 7, generator=g)
+    z = torch.randn(20, R, generator=g)
+    return factors, Statistics(
+        gradient_B=G_B,
+        gradient_A=G_A,
+        gram_B=G_B.mT @ G_B,
+        gram_A=G_A @ G_A.mT,
+        noise=torch.rand(R, generator=g),
+        C_z=z.mT @ z / 20,
+        U=torch.eye(R),
+    )
+
+
+@pytest.mark.parametrize("recovery", ["both", "half", "B", "A", "none"])
+def test_for_the_papers_choice_the_recovery_is_the_papers(case, recovery):
+    factors, statistics = case
+    paper = get_criterion("prunedlora2025").reduce(factors, statistics, 3, recovery=recovery)
+    # Noise that makes the random choice that of the paper.
+    noise = torch.ones(R).scatter(0, paper.removed, torch.tensor([0.1, 0.2, 0.3]))
+    made = get_criterion(RANDOM_RECOVERED).reduce(
+        factors, replace(statistics, noise=noise), 3, recovery=recovery
+    )
+    assert made.removed.tolist() == paper.removed.tolist()
+    torch.testing.assert_close(made.factors.B, paper.factors.B)
+    torch.testing.assert_close(made.factors.A, paper.factors.A)
+
+
+@pytest.mark.parametrize("rule", ["random", "prunedlora2025", "kfac", "sparsegpt2023"])
+def test_rebalancing_keeps_the_product_and_makes_the_norms_equal(case, rule):
+    factors, statistics = case
+    options = {"recovery": "half"} if rule == "prunedlora2025" else {}
+    plain = get_criterion(rule).reduce(factors, statistics, 3, **options)
+    made = get_criterion(REBALANCED).reduce(factors, statistics, 3, rule=rule)
+    B, A = made.factors.B, made.factors.A
+    torch.testing.assert_close(B @ A, plain.factors.B @ plain.factors.A)
+    torch.testing.assert_close(B.norm(dim=0), A.norm(dim=1))
+    assert (B[:, made.removed] == 0).all()
+    # Its basis is that of the rebalancing alone.
+    P, Q = made.basis
+    torch.testing.assert_close(plain.factors.B.double() @ P, B.double())
+    torch.testing.assert_close(Q @ plain.factors.A.double(), A.double())
