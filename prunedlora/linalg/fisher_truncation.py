@@ -32,8 +32,6 @@ from prunedlora.linalg.truncation import balanced, core_svd
 
 #: (μ, λ) among which the held-out loss chooses.
 GRID = ((10.0, 0.0), (1.0, 0.0), (1.0, 0.1), (0.1, 0.1), (0.1, 0.0), (0.01, 0.01))
-#: Steps of L-BFGS for each fit of that choice.
-CHOICE_STEPS = 20
 #: Fewer samples than this cannot choose anything: the Kronecker solution stays.
 MIN_SAMPLES = 8
 #: Components of the Kronecker solution that P and Q are made of: a multiple of those kept, and no fewer than this.
@@ -107,7 +105,7 @@ def truncate_core_fisher(
         mu: weight of the Kronecker term.  By default `mu` and `lam` are chosen from `GRID` by the held-out half
             of the samples (each half once), and the Kronecker solution stays where none beats it there.
         lam: weight of the Frobenius term; give both or neither.
-        max_iter: steps of L-BFGS for the fit.
+        max_iter: steps of L-BFGS for the fit, and for each of those that choose `mu` and `lam`.
 
     Raises:
         ConfigurationError: `rank` out of range, negative weights, only one of them given, or no sample.
@@ -171,7 +169,7 @@ def _truncate(
     if given is None:
         kept = ~kept
         if g.shape[1] >= MIN_SAMPLES:
-            chosen, kept = _choose(halves, levels, P, Q, min(max_iter, CHOICE_STEPS))
+            chosen, kept = _choose(halves, levels, P, Q, max_iter)
     # Descent from the Kronecker solution, which stays where nothing beat it.
     weighted = problem.weighted((chosen * levels).unsqueeze(-1))
     target = weighted.target.unsqueeze(1)
@@ -303,7 +301,8 @@ def _choose(
     halves: Quadratic, levels: Tensor, P: Tensor, Q: Tensor, max_iter: int
 ) -> tuple[Float[Tensor, "2 m"], Tensor]:
     """The weights of least held-out loss, and where the Kronecker solution is at least as good."""
-    # All weights at once on each half, which share its samples.
+    # All weights at once on each half, which share its samples; as many steps as the fit takes, since fewer steps
+    # act as stronger weights.
     grid = levels.new_tensor(GRID).mT
     w = len(GRID)
     weights = (levels.unsqueeze(-1) * grid.unsqueeze(1)).repeat_interleave(2, dim=1)
