@@ -91,7 +91,13 @@ def kept_products(name, change, seed, count=2):
 
 
 def test_the_list_is_complete():
-    assert available_criteria() == sorted(CRITERIA)
+    # Others may have registered rules of their own in this process.
+    own = [
+        name
+        for name in available_criteria()
+        if get_criterion(name).reduce.__module__.startswith("prunedlora.")
+    ]
+    assert own == sorted(CRITERIA)
 
 
 @pytest.mark.parametrize("change", CHANGES)
