@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from experiments.finetuning.controls import register_controls
 from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.finetuning.models import classifies, matches
 from experiments.pretrained.pruning import Pattern
@@ -55,6 +56,7 @@ def check(preset: Preset, only: Sequence[str] | None = None) -> list[RunConfig]:
 
 def report(preset: Preset, only: Sequence[str] | None = None) -> str:
     """What a preset, or some of its experiments, will do; and time and memory, for models that it has estimates of."""
+    register_controls()
     runs = check(preset, only)
     lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
     known = [(run, preset.estimates[run.model]) for run in runs if run.model in preset.estimates]

@@ -44,6 +44,19 @@ def _without_later(value: Any) -> Any:
     return value
 
 
+#: Rules whose recovery is (11) as printed, in all tables, where a row does not say otherwise.
+AS_PRINTED = ("prunedlora2025", "fisher")
+
+
+def rule_options(criterion: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a rule in a row that has these.
+
+    >>> rule_options("fisher", {}), rule_options("fisher", {"recovery": "B"}), rule_options("svd", {})
+    ({'recovery': 'both'}, {'recovery': 'B'}, {})
+    """
+    return ({"recovery": "both"} if criterion in AS_PRINTED else {}) | dict(options)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run: everything that its result depends on.
@@ -57,7 +70,7 @@ class RunConfig:
         initial_rank: rank in training; 0 for the untuned model and for full fine-tuning.
         target_rank: rank at the end; equal to the initial rank where nothing is pruned.
         criterion: pruning rule, for ``prune`` and ``truncate``.
-        options: options of the rule.
+        options: options of the rule; see `rule_options`.
         scope: ``module`` or ``global`` budget of ``prune``; empty for the rule's own.
         moments: what becomes of the optimiser's state at events, see `prunedlora.PruneConfig`.
         rslora: whether s is alpha / sqrt(r) in place of alpha / r, with the alpha that `scaling` gives the latter.

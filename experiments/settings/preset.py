@@ -157,6 +157,8 @@ class Verdict:
         learning_rates: among which the validation loss chooses, for every row and column.
         seeds: one run per cell and seed.
         margin: losses that differ by less are level, in the unit of the loss.
+        phase_tasks: tasks of the phase diagram, see `experiments.tables.phase`.
+        phase_steps: its numbers of steps.
     """
 
     __pydantic_config__ = STRICT
@@ -170,6 +172,8 @@ class Verdict:
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds
     margin: PositiveFloat
+    phase_tasks: Tasks
+    phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)

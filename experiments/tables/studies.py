@@ -11,6 +11,7 @@ from experiments.tables import (
     figure3,
     language,
     math,
+    phase,
     recovery,
     rows,
     table3,
@@ -99,5 +100,8 @@ def _verdict(preset: str, settings: Verdict) -> Study:
         heading=verdict.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds),
         gate=None,
-        tables={"verdict": partial(verdict.table, settings)},
+        tables={
+            "verdict": partial(verdict.table, settings),
+            "phase": partial(phase.table, settings),
+        },
     )
