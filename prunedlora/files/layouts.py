@@ -1,15 +1,16 @@
 r"""How ranks and scalings are laid out in a file, so that its readers agree.
 
-PEFT knows a rank and an alpha for each module (``rank_pattern``, ``alpha_pattern``); vLLM applies
-one ``lora_alpha / r`` from the configuration to all modules, and llama.cpp ``lora_alpha`` over the
-rank of each tensor (sources in `prunedlora.files.readers`).  Here the scaling s is baked into B,
-:math:`(sB)A`, and alpha = r leaves 1 to apply:
+PEFT and vLLM since 0.32 know a rank and an alpha for each module (``rank_pattern``,
+``alpha_pattern``); other servers apply one ``lora_alpha / r`` from the configuration to all modules,
+or ``lora_alpha`` over the rank of each tensor (sources in `prunedlora.files.readers`).  Here the
+scaling s is baked into B, :math:`(sB)A`, and alpha = r leaves 1 to apply:
 
 * ``uniform``: one rank; all readers agree.
 * ``padded``: as many components as each module needs, zeros up to the largest rank; all readers
   agree.
-* ``ragged``: each module its rank, the smallest file; PEFT and vLLM agree, llama.cpp does not.
-  Tools for diffusion models take rank and alpha of each module, so it is right for all of them.
+* ``ragged``: each module its rank, the smallest file; PEFT and vLLM agree, others refuse it or apply
+  another scaling.  Tools for diffusion models take rank and alpha of each module, so it is right for
+  all of them.
 """
 
 from collections import Counter

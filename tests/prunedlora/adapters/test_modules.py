@@ -82,3 +82,9 @@ def test_factors_without_shape_of_a_matrix_are_refused(lora):
     module.layer.lora_A["default"].weight = nn.Parameter(torch.zeros(0))
     with pytest.raises(UnsupportedAdapterError, match="sharded"):
         find_lora_modules(model)
+
+
+def test_adalora_is_refused_by_name():
+    settings = peft.AdaLoraConfig(init_r=4, target_r=2, total_step=9, target_modules=["q_proj"])
+    with pytest.raises(UnsupportedAdapterError, match="AdaLoRA"):
+        find_lora_modules(peft.get_peft_model(llama(), settings))
