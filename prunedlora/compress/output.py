@@ -97,13 +97,12 @@ def write_output(
         raise ConfigurationError(
             "the adapter adds nothing in any module; with zero_modules='keep' it can be written"
         )
-    rank = max(item.factors.rank for item in compressed)
-    modules = {
-        item.module.name: padded(
-            item.factors, item.factors.rank if config.layout == "ragged" else rank
-        )
-        for item in compressed
-    }
+    largest = max(item.factors.rank for item in compressed)
+    modules = {}
+    for item in compressed:
+        rank = item.factors.rank if config.layout == "ragged" else largest
+        whole = -(-rank // config.round_to) * config.round_to
+        modules[item.module.name] = padded(item.factors, whole)
     modules = _levelled(compressed, modules)
     tensors = _tensors(source, compressed, modules)
     with scratch_beside(out) as part:
