@@ -100,7 +100,7 @@ def _why_unsupported(module: LoraModule) -> str | None:
     layer, adapter = module.layer, module.adapter
     # What the layer adds is not s B A of two plain matrices.
     if isinstance(layer.lora_A, nn.ParameterDict):
-        return "it is AdaLoRA, which lowers ranks by itself; train it as plain LoRA"
+        return "it is AdaLoRA, which lowers ranks by itself; save it, and `prunedlora compress` makes it plain LoRA"
     if isinstance(layer, ParamWrapper):
         return "it adapts a bare parameter (target_parameters), which is not yet supported"
     if adapter in layer.lora_variant:

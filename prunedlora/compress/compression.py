@@ -242,7 +242,7 @@ def _report(
         settings={**asdict(config), "options": dict(config.options)},
         ranks_before={module.name: module.rank for module in source.modules},
         ranks={item.module.name: item.factors.rank for item in compressed},
-        excluded=excluded(source, compressed),
+        excluded=[*excluded(source, compressed), *source.empty],
         relative_error=_ratio(error, norm),
         relative_errors={
             item.module.name: _ratio(item.squared_error, item.squared_norm) for item in compressed

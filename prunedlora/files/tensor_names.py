@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PREFIX = "base_model.model."
 _REASONS = (
     (r"lora_magnitude_vector|dora_scale", "DoRA, whose columns are rescaled as a whole"),
     (r"lora_(B|up)(\.[^.]+)?\.bias$", "a bias of B (lora_bias)"),
-    (r"\.lora_E(\.[^.]+)?$", "AdaLoRA's diagonal; convert it with PEFT's convert_to_lora"),
+    (r"\.lora_E(\.[^.]+)?$", "AdaLoRA's diagonal, without the configuration that goes with it"),
 )
 #: Tensors by which another method changes a module; they may have an alpha of their own.
 _OTHER_METHODS = (
@@ -37,6 +37,7 @@ class KeyPair:
         A: right factor.
         alpha: the tensor that holds its alpha; None where the file has none.
         mid: middle factor; None where there is none.
+        diagonal: AdaLoRA's, between B and A; None where there is none.
         spelling: how the names are made.
         written: names of B and A in a new file.
         alpha_name: name of its alpha in a new file.
@@ -47,6 +48,7 @@ class KeyPair:
     A: str
     alpha: str | None
     mid: str | None
+    diagonal: str | None
     spelling: Spelling
     written: tuple[str, str]
     alpha_name: str
@@ -74,7 +76,7 @@ def find_pairs(header: Header, file: Path, *, peft: bool = False) -> list[KeyPai
                 )
             pairs[pair.name] = pair
     if not pairs:
-        _refuse_variants(header, file)
+        _refuse_variants(header.tensors, file)
         other = next((key for key in header.tensors if re.search(_OTHER_METHODS, key)), None)
         if other is not None:
             raise UnsupportedAdapterError(
@@ -103,14 +105,18 @@ def _pairs_of(key: str, header: Header, file: Path, peft: bool) -> Iterator[KeyP
         _check_half(key, other, header, file)
         alpha = spelling.alpha.format(**parts)
         mid = spelling.mid.format(**parts) if spelling.mid else None
-        # PEFT puts the adapter's name into names itself, and finds none that have it already.
-        new = PEFT if peft and "adapter" in parts else spelling
+        diagonal = spelling.diagonal.format(**parts) if spelling.diagonal and peft else None
+        diagonal = diagonal if diagonal in header.tensors else None
+        # PEFT puts the adapter's name into names itself, and finds none that have it already; and
+        # AdaLoRA becomes plain LoRA.
+        new = PEFT if peft and ("adapter" in parts or diagonal) else spelling
         yield KeyPair(
             spelling.name(parts).removeprefix(PREFIX),
             other,
             key,
             alpha if alpha in header.tensors else None,
             mid if mid in header.tensors else None,
+            diagonal,
             spelling,
             (new.B.format(**parts), new.A.format(**parts)),
             alpha,
@@ -138,9 +144,9 @@ def find_others(
         AdapterFileError: an alpha that is not a single number or that belongs to no module, one
             beside a configuration, or a name that PEFT does not know.
     """
-    _refuse_variants(header, file)
-    used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha, pair.mid)}
+    used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha, pair.mid, pair.diagonal)}
     others = tuple(sorted(header.tensors.keys() - used))
+    _refuse_variants(others, file)
     _refuse_scales(others, pairs, file)
     for pair in pairs:
         if pair.alpha and math.prod(header.tensors[pair.alpha].shape) != 1:
@@ -160,8 +166,8 @@ def find_others(
     return others
 
 
-def _refuse_variants(header: Header, file: Path) -> None:
-    for key in header.tensors:
+def _refuse_variants(keys: Iterable[str], file: Path) -> None:
+    for key in keys:
         for pattern, reason in _REASONS:
             if re.search(pattern, key):
                 raise UnsupportedAdapterError(
