@@ -118,7 +118,11 @@ def write_output(
         if source.config is not None:
             # The weights are plain factors now, whatever they were initialised from.
             exclusion = _exclusion(source, report.excluded)
-            changes = {**settings(modules), **exclusion, "init_lora_weights": True}
+            changes = {
+                **settings(modules, source.config.raw),
+                **exclusion,
+                "init_lora_weights": True,
+            }
             text = json.dumps({**source.config.raw, **changes}, indent=2, sort_keys=True)
             (part / CONFIG).write_text(text, encoding="utf-8")
         _check_written(part if source.config is not None else weights, modules)

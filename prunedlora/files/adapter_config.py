@@ -25,7 +25,6 @@ _UNSUPPORTED = {
     "kasa_config": "it is not a product of two factors; train plain LoRA",
     "velora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
-    "target_parameters": "it adapts bare parameters, which is not yet supported",
 }
 #: Seconds that a match with one expression may take; those of real adapters take microseconds.
 _TIMEOUT = 1.0

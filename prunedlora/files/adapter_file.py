@@ -11,7 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.errors import AdapterFileError, NonFiniteError, PrunedLoRAError
+from prunedlora.errors import (
+    AdapterFileError,
+    NonFiniteError,
+    PrunedLoRAError,
+    UnsupportedAdapterError,
+)
 from prunedlora.factors import Factors
 from prunedlora.files.adapter_config import AdapterConfig, read_config
 from prunedlora.files.header import Header, TensorEntry, opened, read_header, refuse_pickle
@@ -24,7 +29,7 @@ from prunedlora.files.scalings import (
     refuse_unread,
     scaling_of,
 )
-from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others, find_pairs
+from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others, find_pairs, of_parameters
 from prunedlora.linalg.numerics import is_finite
 
 WEIGHTS = "adapter_model.safetensors"
@@ -187,6 +192,14 @@ def open_adapter(source: str | Path) -> AdapterFile:
     components = read_components(header.metadata, str(file))
     if is_peft and config_file is not None:
         config = read_config(config_file)
+        # Factors of bare parameters are carried over: they are those of several matrices in one.
+        kept = _of_parameters(pairs, header, config)
+        pairs = [pair for pair in pairs if pair not in kept]
+        others = tuple(sorted({*others, *(key for pair in kept for key in (pair.A, pair.B))}))
+        if not pairs:
+            raise UnsupportedAdapterError(
+                f"{file} adapts bare parameters only (target_parameters), which stay as they are"
+            )
         # AdaLoRA may leave a module nothing at all.
         empty = [p for p in pairs if p.diagonal and header.tensors[p.A].shape[:1] == (0,)]
         used = [pair for pair in pairs if pair not in empty]
@@ -200,6 +213,16 @@ def open_adapter(source: str | Path) -> AdapterFile:
         modules = tuple(_alone(pair, header, components, tensors, file) for pair in pairs)
     remarks = _check_alone(modules, header, config_file, file)
     return AdapterFile(str(source), file, header, None, modules, others, components, remarks)
+
+
+def _of_parameters(pairs: list[KeyPair], header: Header, config: AdapterConfig) -> list[KeyPair]:
+    targets = config.raw.get("target_parameters") or []
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise AdapterFileError(f"{CONFIG}: target_parameters is not a list of names")
+    unlike = {
+        p.name for p in pairs if targets and header.tensors[p.A].shape[:1] != (config.rank(p.name),)
+    }
+    return of_parameters(pairs, targets, unlike)
 
 
 def _check_alone(

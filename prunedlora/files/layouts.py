@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunedlora.adapters.peft import exactly
+from prunedlora.adapters.peft import beside_parameters, exactly
 from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Scaled
@@ -56,11 +56,14 @@ def lay_out(
     return {name: padded(Scaled(m.scaling * m.B, m.A), to or m.rank) for name, m in modules.items()}
 
 
-def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
+def settings(
+    modules: Mapping[str, Scaled], config: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The entries of a PEFT configuration that fit the modules of `lay_out`.
 
     Args:
         modules: by path in the base model.
+        config: the configuration as it was; where it adapts bare parameters too, these keep theirs.
 
     >>> q = Scaled(torch.ones(3, 2), torch.ones(2, 3))
     >>> v = Scaled(torch.ones(3, 1), torch.ones(1, 3))
@@ -68,6 +71,8 @@ def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
     >>> entries["r"], entries["lora_alpha"], entries["rank_pattern"], entries["alpha_pattern"]
     (2, 2, {'^v': 1}, {'^v': 1})
     """
+    if config is not None and config.get("target_parameters"):
+        return beside_parameters(config, {n: (m.rank, m.scaling) for n, m in modules.items()})
     r = max(module.rank for module in modules.values())
     ranks = {exactly(name): module.rank for name, module in modules.items()}
     alphas = {exactly(name): alpha_of(module) for name, module in modules.items()}

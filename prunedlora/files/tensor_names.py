@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ _OTHER_METHODS = (
     r"\.(hada_[wt]\w+|lokr_[wt]\w+|oft_\w+|boft_\w+|a[12]\.weight|b[12]\.weight|on_input"
     r"|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm)$"
 )
+#: What PEFT calls a wrapped module in the one around it.
+_WRAPPED = ".base_layer"
 #: Names by which a tensor beside a pair could be a factor before its product.
 _SCALES = r"alpha|scale|scaling|scalar|multiplier|scale_weight|weight_scale"
 
@@ -87,6 +89,31 @@ def find_pairs(header: Header, file: Path, *, peft: bool = False) -> list[KeyPai
             f"{file} holds no LoRA factors (such as lora_A and lora_B, or lora_down and lora_up)"
         )
     return [pairs[name] for name in sorted(pairs)]
+
+
+def of_parameters(
+    pairs: list[KeyPair], targets: Iterable[str], unlike: Container[str]
+) -> list[KeyPair]:
+    """The pairs that adapt bare parameters (``target_parameters``), such as those of fused experts.
+
+    Args:
+        pairs: of the file.
+        targets: paths of the parameters, or their ends.
+        unlike: names of modules whose tensors have another rank than their configuration says:
+            fused experts have that for each expert.
+    """
+    ends = {target.rpartition(".")[0] for target in targets}
+    names = {pair.name for pair in pairs}
+    out = []
+    for pair in pairs:
+        module = pair.name
+        while module.endswith(_WRAPPED):  # several parameters of one module
+            module = module.removesuffix(_WRAPPED)
+        by_path = any(end and f".{module}".endswith(f".{end}") for end in ends)
+        nested = module != pair.name or module + _WRAPPED in names
+        if ends and (by_path or nested or pair.name in unlike):
+            out.append(pair)
+    return out
 
 
 def _pairs_of(key: str, header: Header, file: Path, peft: bool) -> Iterator[KeyPair]:
