@@ -22,11 +22,12 @@ from experiments.tables.labels import CONT_SQUEEZE
 from experiments.tables.studies import studies
 from experiments.tables.study import Study
 from experiments.tables.tuning import Tune
-from paper_figures import figure1, figure2, figure3, frontier, rank_and_loss, rank_per_layer
+from paper_figures import figure1, figure2, figure3, frontier, phase, rank_and_loss, rank_per_layer
 
 Experiment = Literal[
     "table1",
     "table5",
+    "low_rank",
     "table2",
     "one_shot",
     "table3",
@@ -42,6 +43,7 @@ Experiment = Literal[
     "language",
     "code",
     "verdict",
+    "phase",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
@@ -83,7 +85,7 @@ def main(arguments: Arguments) -> None:
     if preset.processes > 1 and not preset.isolated:
         raise SystemExit(f"preset {name} does all runs in one process; leave --processes out")
     if arguments.dry_run:
-        print(dry_run.report(preset))
+        print(dry_run.report(preset, arguments.only))
         return
 
     if not preset.isolated:
@@ -144,6 +146,8 @@ def draw(table: Table, runner: Runner, folder: Path) -> list[Path]:
         case "figure2":
             ((run,),) = (runs for row in table.rows for runs in row.cells.values())
             return figure2.draw(runner.file(run), folder)
+        case "phase":
+            return phase.draw(runner.folder, folder)
         case "figure3":
             return figure3.draw(runner.folder, folder)
         case "table1":
@@ -161,8 +165,8 @@ def _with_a_course(table: Table) -> list[RunConfig]:
 
 
 def do_table2(settings: Table2, math_study: Study, runner: Runner) -> list[Path]:
-    """The cost of every row of Table 5, whose runs are done if they are missing."""
-    build = math_study.tables["table5"]
+    """The cost of every row of a table, whose runs are done if they are missing."""
+    build = math_study.tables[settings.of]
     table = build(chosen_rates(math_study, [build], runner))
     measured = {
         label: runner.cost(label, cost) for label, cost in table2.costs(settings, table).items()

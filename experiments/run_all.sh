@@ -5,7 +5,7 @@
 #
 # smoke   tiny random models: everything runs, nothing is learnt             (2 cores: three minutes)
 # cpu     SmolLM2-135M-Instruct and MiniLM from their packages               (2 cores: about nine hours with --workers 2)
-# gpu     SmolLM2-135M-Instruct, word problems with worked solutions, the paper's ranks and schedule
+# gpu     SmolLM2-135M-Instruct, word problems with worked solutions, the paper's ranks (--dry-run names its pieces)
 # paper   Llama-3-8B on MetaMathQA, from the hub
 #
 # --only EXPERIMENT ...   some of them; --dry-run checks a preset and says what it takes; --workers N runs N at a time;

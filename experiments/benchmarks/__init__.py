@@ -2,5 +2,5 @@
 
 `compress` (truncation through the factors, against PEFT), `truncation` (the same mathematics by itself, against
 dense decompositions), `event` (a pruning event by every rule), `statistics` (what collecting statistics costs a step);
-`machine` (seconds, the least there could be, the record).
+`check` (ratios against wide margins), `machine` (seconds, the least there could be, the record).
 """

@@ -1,8 +1,8 @@
 """What a pruning event takes, by every rule: ``python -m experiments.benchmarks.event [--device cuda]``.
 
 Through `LoraRankPruner`, optimiser state included, on random adapters: on a CPU eight modules of 1024 x 1024 at rank
-128, on a GPU the 128 attention projections of Llama-3-8B at rank 512.  `svd_fisher` is left out: it fits each module by
-as many steps as it needs.  Beside the events stand, for the same modules and in the same process,
+128, on a GPU the 128 attention projections of Llama-3-8B at rank 512.  `svd_fisher` is left out: it fits each module to
+samples, by as many steps as it needs.  Beside the events stand, for the same modules and in the same process,
 
 * the published code's way: the pseudo-inverse anew for each component that goes, and one number a component read from
   the device;

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunedlora.criteria import get_criterion, register_reduction
-from prunedlora.criteria.prunedlora2025 import DAMPING, SHARES, Recovery
+from prunedlora.criteria import available_criteria, get_criterion, register_reduction
+from prunedlora.criteria.prunedlora2025 import DAMPING, Recovery, part_of_recovery
 from prunedlora.criteria.registry import Reduction
 from prunedlora.factors import Factors
 from prunedlora.linalg.curvature import damped
@@ -15,7 +15,7 @@ from prunedlora.linalg.elimination import block_solution
 from prunedlora.statistics.data import Statistics
 
 Rule = Literal["random", "prunedlora2025", "kfac", "sparsegpt2023"]
-#: Names of the two rules, which are registered when this module is imported.
+#: Names of the two rules, see `register_controls`.
 RANDOM_RECOVERED = "random_recovered"
 REBALANCED = "rebalanced"
 #: The statistics of the paper's rule, and of random choice.
@@ -24,7 +24,6 @@ GRADIENTS = ("gradient_B", "gradient_A", "gram_B", "gram_A", "noise")
 BOTTLENECK = ("C_z", "U")
 
 
-@register_reduction(RANDOM_RECOVERED, needs=GRADIENTS, unit="none")
 def random_recovered(
     factors: Factors,
     statistics: Statistics,
@@ -39,13 +38,10 @@ def random_recovered(
     chosen = get_criterion("random").reduce(factors, statistics, count)
     moved_B = _recover(factors.B, statistics.require("gram_B"), chosen.removed)
     moved_A = _recover(factors.A.mT, statistics.require("gram_A"), chosen.removed).mT
-    share_B, share_A = SHARES[recovery]
-    masked = chosen.factors
-    new = Factors(torch.lerp(masked.B, moved_B, share_B), torch.lerp(masked.A, moved_A, share_A))
+    new = part_of_recovery(chosen.factors, Factors(moved_B, moved_A), recovery)
     return Reduction(new, chosen.removed, chosen.cost)
 
 
-@register_reduction(REBALANCED, needs=GRADIENTS + BOTTLENECK, unit="none", rotates=True)
 def rebalanced(
     factors: Factors,
     statistics: Statistics,
@@ -87,3 +83,11 @@ def _recover(
     """The matrix after its best change that zeroes some columns, under damped moments."""
     change, _ = block_solution(W, damped(H, DAMPING), removed)
     return (W.double() + change).to(W.dtype)
+
+
+def register_controls() -> None:
+    """Make the rules known by their names, for all that prunes in this process; again, it does nothing."""
+    if RANDOM_RECOVERED not in available_criteria():
+        register_reduction(RANDOM_RECOVERED, needs=GRADIENTS, unit="none")(random_recovered)
+        needs = GRADIENTS + BOTTLENECK
+        register_reduction(REBALANCED, needs=needs, unit="none", rotates=True)(rebalanced)

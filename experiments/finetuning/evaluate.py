@@ -4,6 +4,8 @@ Free answers are generated; the label of a classification task is the most likel
 likelihood that a language model gives each label as the continuation.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,13 +16,18 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.data import at_targets, collate, collate_texts, encode
+from experiments.finetuning.decoding import greedy
 from experiments.finetuning.lm_eval import right_answers
 from experiments.finetuning.matching import unexplained
 from experiments.finetuning.models import classifies, matches
+from experiments.finetuning.precision import forward, products
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from experiments.tasks.base import Harness, Task
 from prunedlora.statistics.measurement import IGNORED
+
+#: Examples whose losses are computed together, at most: logits of whole targets take more memory than decoding does.
+MOST_SCORED = 100
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,7 @@ def evaluate(
     """
     task = TASKS[config.task]
     size = config.eval_batch_size
-    training = model.training
-    model.eval()
-    try:
+    with _scoring(model, config):
         texts: list[str] = []
         if matches(config):
             shares = unexplained(model, tokenizer, config, examples)
@@ -96,8 +101,6 @@ def evaluate(
             right = [_is_right(task, text, e) for text, e in zip(texts, examples, strict=True)]
         else:
             right = right_answers(model, tokenizer, harness, examples, size)
-    finally:
-        model.train(training)
     interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return Score(
         accuracy=sum(right) / len(right),
@@ -116,9 +119,7 @@ def mean_loss(
     examples: list[Example],
 ) -> float:
     """The loss that `evaluate` gives, without any answers; restores the model's training mode."""
-    training = model.training
-    model.eval()
-    try:
+    with _scoring(model, config):
         if matches(config):
             return float(unexplained(model, tokenizer, config, examples).mean())
         if classifies(config.model):
@@ -126,6 +127,17 @@ def mean_loss(
             return float(label_losses(logits, TASKS[config.task].labels, examples).mean())
         losses, tokens = target_losses(model, tokenizer, examples, config.eval_batch_size)
         return float(losses.sum() / tokens.sum())
+
+
+@contextmanager
+def _scoring(model: torch.nn.Module, config: RunConfig) -> Iterator[None]:
+    """Without dropout, and in the precision of the run."""
+    training = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        with products(config.precision), forward(config.precision, device):
+            yield
     finally:
         model.train(training)
 
@@ -154,25 +166,40 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    """Greedy continuations, decoded in batches with a key-value cache, longest prompts first."""
+    """Greedy continuations, decoded in batches with a key-value cache, longest prompts first.
+
+    On a GPU by `experiments.finetuning.decoding`; on a CPU, where transformers itself is as fast, by that.
+    """
     device = next(model.parameters()).device
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     texts = [""] * len(prompts)
     for start in tqdm(range(0, len(order), batch_size), desc="decode", leave=False):
         chosen = order[start : start + batch_size]
         batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
-        out = model.generate(  # type: ignore[operator]  # nn.Module does not have it
-            input_ids=batch.input_ids.to(device),
-            attention_mask=batch.attention_mask.to(device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        new = tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
-        for i, text in zip(chosen, new, strict=True):
+        ids, there = batch.input_ids.to(device), batch.attention_mask.to(device)
+        if device.type == "cuda":
+            ends = _ends(model)
+            new = greedy(model, ids, there.bool(), max_new_tokens, ends, tokenizer.pad_token_id)
+        else:
+            out = model.generate(  # type: ignore[operator]  # nn.Module does not have it
+                input_ids=ids,
+                attention_mask=there,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            new = out[:, ids.shape[1] :]
+        decoded = tokenizer.batch_decode(new, skip_special_tokens=True)
+        for i, text in zip(chosen, decoded, strict=True):
             texts[i] = text
     return texts
+
+
+def _ends(model: torch.nn.Module) -> list[int]:
+    """Tokens with which a model ends its texts."""
+    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]  # nn.Module does not have it
+    return [ends] if isinstance(ends, int) else list(ends)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -192,8 +219,9 @@ def target_losses(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
     losses = torch.zeros(len(encoded)).double()
     tokens = torch.zeros(len(encoded)).double()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    size = min(batch_size, MOST_SCORED)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
         batch = at_targets(collate([encoded[i] for i in chosen], tokenizer.pad_token_id, device))
         labels = batch.pop("shift_labels")
         del batch["labels"]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 
-from experiments.finetuning import controls as controls
+from experiments.finetuning.controls import register_controls
 from experiments.finetuning.models import classifies, matches
-from experiments.settings.jobs import RunConfig
+from experiments.settings.jobs import RunConfig, rule_options
 from prunedlora import LoraRankPruner, PruneConfig
 
 #: AdaLoRA starts at this multiple of its mean target rank, as PEFT's defaults do (12 to 8).
@@ -32,10 +32,11 @@ def pruner(
     """The pruner of a run that prunes."""
     if config.method != "prune":
         return None
+    register_controls()
     settings = PruneConfig(
         target_rank=config.target_rank,
         criterion=config.criterion,
-        options=config.options,
+        options=rule_options(config.criterion, config.options),
         interval=config.interval,
         per_event=config.per_event,
         warmup_steps=config.warmup_steps,

@@ -82,8 +82,9 @@ def load_base(config: RunConfig) -> tuple[torch.nn.Module, PreTrainedTokenizerBa
     if _kept is None:
         return _read_base(config)
     # What a model is made from, and nothing else of the run.
-    head = (config.task, config.seed) if classifies(config.model) or matches(config) else ()
-    key = (config.model, config.dtype, *head)
+    key: tuple[Hashable, ...] = (config.model, config.dtype, matches(config))
+    if classifies(config.model) and not matches(config):
+        key = (*key, config.task, config.seed)
     if key not in _kept:
         if len(_kept) == MOST_KEPT:
             del _kept[next(iter(_kept))]

@@ -12,6 +12,7 @@ from experiments.finetuning.data import training_batches
 from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.finetuning.matcher import distances
 from experiments.finetuning.methods import after_step, pruner
+from experiments.finetuning.precision import forward, products
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from prunedlora import PruneEvent
@@ -75,12 +76,14 @@ def train_steps(
     model.train()
     with pruning or nullcontext():
         for step, batch in enumerate(training_batches(config, tokenizer, processes)):
-            outputs = wrapped(**batch)
-            labels = batch.get("shift_labels", batch["labels"])
-            # Processes may have different numbers of tokens; the mean is over all of them.
-            weight = processes.weight(int((labels != IGNORED).sum()))
-            loss = weight * batch_loss(outputs.logits.detach(), labels)
-            (weight * outputs.loss).backward()
+            with products(config.precision):
+                with forward(config.precision, processes.device):
+                    outputs = wrapped(**batch)
+                labels = batch.get("shift_labels", batch["labels"])
+                # Processes may have different numbers of tokens; the mean is over all of them.
+                weight = processes.weight(int((labels != IGNORED).sum()))
+                loss = weight * batch_loss(outputs.logits.detach(), labels)
+                (weight * outputs.loss).backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimizer.step()
             scheduler.step()

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.calibration import batches_of
 from experiments.finetuning.models import HEADS, is_adapted
-from experiments.settings.jobs import RunConfig
+from experiments.settings.jobs import RunConfig, rule_options
 from experiments.tasks import TASKS
 from prunedlora.criteria import get_criterion
 from prunedlora.ranks.adapter import reduce_adapter
@@ -46,7 +46,7 @@ def truncated(
         config.target_rank,
         config.criterion,
         statistics,
-        options=config.options,
+        options=rule_options(config.criterion, config.options),
         scope=config.scope or None,
     )
     return model

@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.finetuning.calibration import calibrate
+from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
 from experiments.finetuning.evaluate import class_logits, label_losses, target_losses
 from experiments.finetuning.models import classifies, load_base
 from experiments.jobs.record import write_record
-from experiments.settings.jobs import OneShot, RunConfig
+from experiments.settings.jobs import OneShot, RunConfig, rule_options
 from experiments.settings.validation import validated
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters.surgery import write_factors
@@ -34,6 +35,8 @@ from prunedlora.ranks.reduction import Candidate, reduce_all
 Recovery = Literal["own", "none", "C_z"]
 #: Other names of `svd`, the same with one adapter and one event per module.
 ALIASES = ("lorasqueeze2026", "para2026")
+#: Rules of another study.
+NOT_HERE = (*ALIASES, RANDOM_RECOVERED, REBALANCED)
 #: Rows whose losses are kept sentence by sentence, for paired comparisons.
 COMPARED = ("svd", "svd_kfac", "svd_fisher")
 
@@ -56,7 +59,7 @@ def variants() -> Iterator[Variant]:
     """Every registered criterion in every way that makes sense for it, and Algorithm 1 in its other forms."""
     for name in available_criteria():
         criterion = get_criterion(name)
-        if name in ALIASES:
+        if name in NOT_HERE:
             continue
         if criterion.rotates:
             yield Variant(name, "own")
@@ -116,8 +119,9 @@ def reduced(
 ) -> list[tuple[Candidate, Factors]]:
     """What each module's factors become."""
     criterion = get_criterion(variant.criterion)
+    options = rule_options(variant.criterion, dict(variant.options))
     ranks = {c.module.name: rank for c in candidates}
-    chosen = reduce_all(criterion, dict(variant.options), candidates, ranks)
+    chosen = reduce_all(criterion, options, candidates, ranks)
     return [
         (candidate, _recover(candidate, reduction, variant.recovery))
         for candidate, reduction in chosen

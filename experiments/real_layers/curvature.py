@@ -18,7 +18,13 @@ from prunedlora.ranks.reduction import Candidate
 from theory.checking.instances import all_masks
 from theory.checking.numerics import condition, condition_on_range, frobenius, gram
 from theory.statements import s10_weight_perturbation as weight_perturbation
-from theory.statements.s07_price_of_ignoring_the_loss import Layer, kappa, losses_of_choices
+from theory.statements import s15_average_gain as average_gain
+from theory.statements.s07_price_of_ignoring_the_loss import (
+    Layer,
+    costs_and_losses,
+    kappa,
+    losses_of_choices,
+)
 
 #: Pairs of rules that differ in the use of the loss only: components with recovery, and truncations.
 PAIRS = (("sparsegpt2023", "kfac"), ("svd_activation", "svd_kfac"))
@@ -77,15 +83,20 @@ def as_layer(moments: LayerMoments, factors: Factors) -> Layer:
 def single_removals(
     moments: LayerMoments, candidate: Candidate, generator: Generator
 ) -> dict[str, Any]:
-    """What the model of S7 says of the removal of one component, and S10.pair under noise of one percent on B."""
+    """What S7's model says of the removal of one component, S15 on average, and S10.pair under noise of 1 % on B."""
     layer = as_layer(moments, candidate.factors)
     chosen, best = losses_of_choices(layer)
+    costs, losses = costs_and_losses(layer)
+    expected = average_gain.Components(costs, 2 * losses / costs)
     E = torch.randn(layer.W.shape, generator=generator, dtype=torch.float64)
     E *= 0.01 * frobenius(layer.W) / frobenius(E)
     noisy = weight_perturbation.check_pair(weight_perturbation.Perturbed(**vars(layer), E=E))
     return {
         "S7_price_of_one": (chosen / best).item(),
         "S7_bound": kappa(layer).item(),
+        "S15_price_of_one": (
+            average_gain.by_activations(expected) / average_gain.loss_aware(expected)
+        ).item(),
         "S10_ratio": noisy.ratio.item(),
         "S10_violated": bool(noisy.violated),
     }

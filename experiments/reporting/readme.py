@@ -1,13 +1,15 @@
 """Puts the committed tables where the README quotes them: ``python -m experiments.reporting.readme``.
 
 A line ``<!-- table: results/cpu/table1.md -->`` is followed by the table of that file; with ``## Heading`` after the
-path, by the one below that heading.  A test fails while the README holds another.
+path, by the one below that heading; ``<!-- table: claims.json -->`` by that of the verdicts on the paper's claims.  A
+test fails while the README holds another.
 """
 
 import re
 from pathlib import Path
 
 from experiments.folders import EXPERIMENTS, ROOT
+from experiments.reporting import claims
 from theory.records import write_atomically
 
 README = ROOT / "README.md"
@@ -30,6 +32,8 @@ def table(file: Path, heading: str = "") -> str:
     Raises:
         ValueError: there is none.
     """
+    if file == claims.FILE:
+        return claims.table(claims.load())
     text = file.read_text(encoding="utf-8")
     below = text.find(f"{heading}\n") if heading else 0
     rows = re.search(r"(?:^\|[^\n]*\n)+", text[below:], re.MULTILINE) if below >= 0 else None

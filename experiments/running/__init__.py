@@ -2,5 +2,5 @@
 
 `runner` (Runner: does missing runs and keeps their results), `workers` (processes that do one job after another),
 `admission` (when a job may begin), `isolation` (a process for one job), `dry_run` (is a preset sound, and what will it
-take), `determinism` (is a run reproducible).
+take), `pieces` (of a few minutes), `determinism` (is a run reproducible).
 """

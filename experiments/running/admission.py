@@ -19,7 +19,7 @@ class Admission:
         capacity: bytes for all jobs together; infinite where memory is no matter.
     """
 
-    MARGIN = 1.25
+    MARGIN = 1.15
     #: What a process takes of a GPU besides its tensors.
     CONTEXT_BYTES = 2**30
 

@@ -1,7 +1,13 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
+from collections.abc import Sequence
+
+from experiments.finetuning.controls import register_controls
+from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.finetuning.models import classifies, matches
 from experiments.pretrained.pruning import Pattern
+from experiments.running import pieces
+from experiments.running.pieces import seconds
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Estimate, Preset, Table8, one_shot_runs
 from experiments.tables import table2
@@ -9,28 +15,36 @@ from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from experiments.tasks import TASKS
 from prunedlora import PruneConfig, Schedule, available_criteria
+from prunedlora.training.learning_rate import share_left
 
 #: Bytes for each trained number: weight, gradient and two moments, all float32.
 TRAINED_BYTES = 16
 
 
-def check(preset: Preset) -> list[RunConfig]:
-    """All runs of a preset, each once.
+def check(preset: Preset, only: Sequence[str] | None = None) -> list[RunConfig]:
+    """All runs of a preset, or of some of its experiments, each once; with every learning rate that may be tried.
 
     Raises:
         ValueError: an unknown task or criterion, a hub name without a full commit, or a schedule that does not fit.
     """
-    runs = [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
+
+    def asked(name: str) -> bool:
+        return only is None or name in only
+
+    runs: list[RunConfig] = []
+    if asked("one_shot"):
+        runs += [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
     parts = studies(preset)
     # Whatever rates will be chosen: the whole grid of each study, and its tables at the rates of the preset.
     for study in parts.values():
-        runs += study.tuning.grid(*study.tables.values())
-        runs += [run for table in study.tables.values() for run in table(unchanged).runs]
-    if preset.table8 is not None:
+        tables = [build for name, build in study.tables.items() if asked(name)]
+        runs += study.tuning.grid(*tables)
+        runs += [run for table in tables for run in table(unchanged).runs]
+    if preset.table8 is not None and asked("table8"):
         _check_compression(preset.table8)
-    if preset.table2 is not None:
-        table5 = parts["math"].tables["table5"](unchanged)
-        runs += [cost.run for cost in table2.costs(preset.table2, table5).values()]
+    if preset.table2 is not None and asked("table2"):
+        measured = parts["math"].tables[preset.table2.of](unchanged)
+        runs += [cost.run for cost in table2.costs(preset.table2, measured).values()]
     for run in runs:
         _check_names(run)
         if run.method == "prune":
@@ -40,14 +54,15 @@ def check(preset: Preset) -> list[RunConfig]:
     return list({run.key: run for run in runs}.values())
 
 
-def report(preset: Preset) -> str:
-    """What the preset will do; and how long that takes and in how much memory, for models that it has estimates of."""
-    runs = check(preset)
+def report(preset: Preset, only: Sequence[str] | None = None) -> str:
+    """What a preset, or some of its experiments, will do; and time and memory, for models that it has estimates of."""
+    register_controls()
+    runs = check(preset, only)
     lines = [f"Preset {preset.name}: {len(runs)} runs; names, schedules and revisions are sound."]
     known = [(run, preset.estimates[run.model]) for run in runs if run.model in preset.estimates]
     if not known:
         return "\n".join([*lines, "No estimate: the preset has no numbers for its models."])
-    hours = [_hours(*pair) for pair in known]
+    hours = [seconds(*pair) / 3600 for pair in known]
     sizes = [_gigabytes(*pair) for pair in known]
     for (run, _), duration, size in zip(known, hours, sizes, strict=True):
         what = f"{run.model.partition('@')[0]}: {run.method} {run.criterion}".strip()
@@ -57,14 +72,22 @@ def report(preset: Preset) -> str:
             f"  {what}{ranks}{rate}, seed {run.seed}: {60 * duration:.1f} min, {size:.1f} GB"
         )
     lines.append(
-        f"Estimated at most {sum(hours):.0f} h on one such GPU in all (with every learning rate), up to "
-        f"{max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
+        f"Estimated at most {sum(hours):.0f} h on one such GPU in all (one after the other, with every learning rate), "
+        f"up to {max(sizes):.0f} GB of weights, adapters and optimiser state; activations come on top."
     )
     if len(known) < len(runs):
         lines.append(
             f"{len(runs) - len(known)} runs are of models that the preset has no numbers for."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *pieces.lines(preset, only)])
+
+
+def share_left_by(run: RunConfig) -> float:
+    """Share of the sum of all learning rates that a run leaves after its last event."""
+    factor = cosine_with_warmup(run.steps)
+    schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
+    last, _ = schedule.events(run.initial_rank)[-1]
+    return share_left([factor(step) for step in range(run.steps)], last)
 
 
 def _check_names(run: RunConfig) -> None:
@@ -94,19 +117,6 @@ def _check_pinned(name: str) -> None:
 
 def _is_commit(revision: str) -> bool:
     return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
-
-
-def _hours(run: RunConfig, e: Estimate) -> float:
-    """Hours of training and evaluation.
-
-    Training takes 4 flops per parameter and token (frozen weights need no gradient of their own), 6 if all are trained.
-    In evaluation the weights are read once for each token of a batch.
-    """
-    tokens = e.tokens_per_example * run.steps * run.batch_size
-    flops = (6 if run.method == "full" else 4) * e.parameters * tokens
-    batches = -(-run.test_examples // run.eval_batch_size)
-    reading = 2 * e.parameters * e.generated_tokens * batches / e.bytes_per_second
-    return (run.trains * flops / e.flops_per_second + reading) / 3600
 
 
 def _gigabytes(run: RunConfig, e: Estimate) -> float:

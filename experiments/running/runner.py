@@ -26,7 +26,7 @@ from experiments.settings.preset import Preset, one_shot_runs
 from theory.records import from_json, to_json, write_atomically
 
 #: Share of a GPU's free memory that runs may take together.
-GPU_SHARE = 0.9
+GPU_SHARE = 0.95
 #: Methods whose adapters are ordinary LoRA, written by `prunedlora.export_adapter`.
 EXPORTED = ("lora", "prune", "truncate")
 

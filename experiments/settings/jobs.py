@@ -19,11 +19,12 @@ CompressionMethod = Literal[
     "dense", "random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared"
 ]
 Dtype = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bf16_autocast"]
 #: One run for each.
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 #: Settings that came later, at the values that stand for what was done before: they do not enter any hash, so that
 #: older results keep theirs.
-LATER = {"length_groups": 1}
+LATER = {"length_groups": 1, "precision": "float32"}
 
 
 def digest(settings: dict[str, Any]) -> str:
@@ -43,6 +44,19 @@ def _without_later(value: Any) -> Any:
     return value
 
 
+#: Rules whose recovery is (11) as printed, in all tables, where a row does not say otherwise.
+AS_PRINTED = ("prunedlora2025", "fisher")
+
+
+def rule_options(criterion: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a rule in a row that has these.
+
+    >>> rule_options("fisher", {}), rule_options("fisher", {"recovery": "B"}), rule_options("svd", {})
+    ({'recovery': 'both'}, {'recovery': 'B'}, {})
+    """
+    return ({"recovery": "both"} if criterion in AS_PRINTED else {}) | dict(options)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run: everything that its result depends on.
@@ -56,7 +70,7 @@ class RunConfig:
         initial_rank: rank in training; 0 for the untuned model and for full fine-tuning.
         target_rank: rank at the end; equal to the initial rank where nothing is pruned.
         criterion: pruning rule, for ``prune`` and ``truncate``.
-        options: options of the rule.
+        options: options of the rule; see `rule_options`.
         scope: ``module`` or ``global`` budget of ``prune``; empty for the rule's own.
         moments: what becomes of the optimiser's state at events, see `prunedlora.PruneConfig`.
         rslora: whether s is alpha / sqrt(r) in place of alpha / r, with the alpha that `scaling` gives the latter.
@@ -75,6 +89,8 @@ class RunConfig:
         validation_examples: examples of the validation split that are scored, for the choice of settings.
         eval_batch_size: examples decoded together.
         dtype: of the base model; the adapter is always float32.
+        precision: of products in training and evaluation, whatever the dtypes: as these say, with float32 matrices
+            multiplied by TF32, or forward passes in bfloat16 by autocast.
         seed: of initialisation, order of the data and random pruning.
     """
 
@@ -105,6 +121,7 @@ class RunConfig:
     validation_examples: NonNegativeInt = 0
     eval_batch_size: PositiveInt = 64
     dtype: Dtype = "float32"
+    precision: Precision = "float32"
     seed: int = 0
 
     @property

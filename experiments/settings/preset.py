@@ -37,6 +37,8 @@ class Finetuning:
         learning_rates: among which the validation loss chooses; the preset's for all rows if there are none.
         seeds: one run per row and seed.
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
+        events: of every schedule, from whatever rank; 0 for the interval and the components per event of the run.
+        share_left: of the sum of all learning rates, after the last of so many events.
     """
 
     __pydantic_config__ = STRICT
@@ -59,6 +61,8 @@ class Finetuning:
     learning_rates: tuple[PositiveFloat, ...] = ()
     seeds: Seeds = (0,)
     least_gain: float = 0.0
+    events: NonNegativeInt = 0
+    share_left: PositiveFloat = 0.3
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ class Verdict:
         learning_rates: among which the validation loss chooses, for every row and column.
         seeds: one run per cell and seed.
         margin: losses that differ by less are level, in the unit of the loss.
+        phase_tasks: tasks of the phase diagram, see `experiments.tables.phase`.
+        phase_steps: its numbers of steps.
     """
 
     __pydantic_config__ = STRICT
@@ -166,6 +172,8 @@ class Verdict:
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds
     margin: PositiveFloat
+    phase_tasks: Tasks
+    phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,10 @@ class Table8:
 
 @dataclass(frozen=True)
 class Table2:
-    """Table 2: the cost of the runs of Table 5.
+    """Table 2: the cost of the runs of a table.
 
     Attributes:
+        of: the table; all initial ranks are in Table 5.
         run: settings that make a run short but have it do all its events.
         block: optimiser steps that are timed together; the first block is not counted.
     """
@@ -215,6 +224,47 @@ class Table2:
 
     run: dict[str, Any]
     block: PositiveInt
+    of: Literal["table1", "table5"] = "table5"
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """Numbers from which the time of a run is computed, where nothing has been measured.
+
+    Attributes:
+        tokens_per_example: in training, on average.
+        generated_tokens: in evaluation, per example.
+        flops_per_second: that training reaches on the machine.
+        bytes_per_second: of weights read in decoding.
+    """
+
+    __pydantic_config__ = STRICT
+
+    tokens_per_example: PositiveInt
+    generated_tokens: NonNegativeInt
+    flops_per_second: PositiveFloat
+    bytes_per_second: PositiveFloat
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds that runs took beside each other.
+
+    Attributes:
+        step_seconds: of an optimiser step.
+        step_seconds_alone: the same of a run beside which there is no other.
+        evaluation_seconds: of all scores of a run.
+        together: runs at the same time, of which each took so long.
+        where: device, versions and date.
+    """
+
+    __pydantic_config__ = STRICT
+
+    step_seconds: PositiveFloat
+    step_seconds_alone: PositiveFloat
+    evaluation_seconds: PositiveFloat
+    together: PositiveInt
+    where: str
 
 
 @dataclass(frozen=True)
@@ -224,20 +274,14 @@ class Estimate:
     Attributes:
         parameters: of the base model.
         adapted_width: sum of d_out + d_in over the adapted layers: parameters of an adapter for each rank.
-        tokens_per_example: in training, on average.
-        generated_tokens: in evaluation, per example.
-        flops_per_second: that training reaches on the machine.
-        bytes_per_second: of weights read in decoding.
+        time: what is known of the time that runs take.
     """
 
     __pydantic_config__ = STRICT
 
     parameters: PositiveInt
     adapted_width: PositiveInt
-    tokens_per_example: PositiveInt
-    generated_tokens: NonNegativeInt
-    flops_per_second: PositiveFloat
-    bytes_per_second: PositiveFloat
+    time: Modelled | Measured
 
 
 @dataclass(frozen=True)
@@ -248,6 +292,7 @@ class Preset:
         name: of its file.
         run: settings shared by all runs; those of a part come before them.
         math: Tables 1 and 5.
+        low_rank: the same from every initial rank to a lower one.
         one_shot: experiments of one-shot pruning, by name.
         encoder: the tables that are made on an encoder.
         language: language understanding with a language model.
@@ -256,6 +301,7 @@ class Preset:
         table2: cost of training.
         table8: compression of the pretrained model.
         estimates: numbers for the estimate of ``--dry-run``, by model.
+        pieces: experiments that are asked for together where time comes in pieces, in this order.
         isolated: whether every run has a process of its own, so that its peak memory is its own; starting one takes
             longer than a run of a tiny model.
         processes: among which ``accelerate launch`` shares the training of every run, one for each GPU.
@@ -268,6 +314,7 @@ class Preset:
     isolated: bool = field(default=True, kw_only=True)
     processes: PositiveInt = field(default=1, kw_only=True)
     math: Finetuning = field(kw_only=True)
+    low_rank: Finetuning | None = None
     one_shot: dict[str, OneShot] = field(default_factory=dict)
     encoder: Encoder | None = None
     language: Language | None = None
@@ -276,10 +323,11 @@ class Preset:
     table2: Table2 | None = None
     table8: Table8 | None = None
     estimates: dict[str, Estimate] = field(default_factory=dict)
+    pieces: tuple[tuple[str, ...], ...] = ()
 
 
 #: Parts that have settings of runs; what they leave out is as in the preset's.
-WITH_RUNS = ("math", "encoder", "language", "code", "verdict")
+WITH_RUNS = ("math", "low_rank", "encoder", "language", "code", "verdict")
 
 
 def load_preset(name: str) -> Preset:

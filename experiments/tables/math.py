@@ -15,7 +15,7 @@ from experiments.tables.labels import (
     UNTUNED,
     pruned_by,
 )
-from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows
+from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows, gradually
 from experiments.tables.tuning import Tune
 
 #: Accuracies of Tables 1 and 5 (Llama-3-8B on GSM8K, to rank 64): where nothing is pruned.
@@ -45,16 +45,18 @@ def table5(settings: Finetuning, tune: Tune) -> Table:
     return _table("table5", title, settings, tune, sorted(settings.initial_ranks))
 
 
+def low_rank(settings: Finetuning, tune: Tune) -> Table:
+    """From every initial rank to a rank far below them."""
+    title = f"{settings.run.task}, rank {settings.target_rank} from every initial rank"
+    columns = _columns(settings, sorted(settings.initial_ranks))
+    rows = finetuning_rows(settings, columns, tune, paper={})
+    return Table("low_rank", title, rows, comparisons(settings))
+
+
 def figure2(settings: Finetuning, tune: Tune) -> Table:
     """The run that Figure 2 shows: the paper's rule from the least initial rank."""
     rank = min(settings.initial_ranks)
-    start = replace(
-        settings.run,
-        method="prune",
-        criterion="prunedlora2025",
-        initial_rank=rank,
-        target_rank=settings.target_rank,
-    )
+    start = gradually(settings, "prunedlora2025")(replace(settings.run, initial_rank=rank))
     run = replace(tune(start), seed=settings.seeds[0])
     note = (
         f"One event every {run.interval} steps after {run.warmup_steps}, {run.per_event} components of every module at "
@@ -66,7 +68,7 @@ def figure2(settings: Finetuning, tune: Tune) -> Table:
 
 
 def _table(name: str, title: str, settings: Finetuning, tune: Tune, ranks: Iterable[int]) -> Table:
-    columns = {f"from rank {rank}": replace(settings.run, initial_rank=rank) for rank in ranks}
+    columns = _columns(settings, ranks)
     paper = PAPER | {
         pruned_by(c): " / ".join(numbers[: len(columns)]) for c, numbers in PAPER_PRUNED.items()
     }
@@ -78,3 +80,8 @@ def _table(name: str, title: str, settings: Finetuning, tune: Tune, ranks: Itera
         "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data."
         + (f" {SQUEEZE_NOTE}" if "cont_squeeze" in settings.baselines else ""),
     )
+
+
+def _columns(settings: Finetuning, ranks: Iterable[int]) -> dict[str, RunConfig]:
+    """A run of LoRA at each initial rank, by the name of its column."""
+    return {f"from rank {rank}": replace(settings.run, initial_rank=rank) for rank in ranks}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.reporting.table import Label, Row
 from experiments.settings.jobs import Method, RunConfig
 from experiments.settings.preset import Finetuning
@@ -24,6 +25,7 @@ from experiments.tables.labels import (
 )
 from experiments.tables.study import Gate
 from experiments.tables.tuning import Tune
+from prunedlora.training.learning_rate import share_left
 
 #: The label of a row, and what becomes of LoRA at the initial rank in it.
 Kind = tuple[Label, Callable[[RunConfig], RunConfig]]
@@ -65,7 +67,7 @@ def finetuning_rows(
         *(baselines[name] for name in settings.baselines),
         (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
         *((truncated_by(c), _lowered("truncate", c, k)) for c in settings.truncations),
-        *((pruned_by(c), _lowered("prune", c, k)) for c in settings.criteria),
+        *((pruned_by(c), gradually(settings, c)) for c in settings.criteria),
     ]
     rows = []
     for label, change in kinds:
@@ -91,6 +93,28 @@ def pruned_once(run: RunConfig, tail: float) -> RunConfig:
         interval=steps,
         per_event=run.initial_rank - run.target_rank,
     )
+
+
+def scheduled(run: RunConfig, events: int, share: float) -> RunConfig:
+    """The run with so many events, of which the last leaves a share of the sum of all learning rates."""
+    factor = cosine_with_warmup(run.steps)
+    rates = [factor(step) for step in range(run.steps)]
+    last = min(range(2, run.steps + 1), key=lambda step: abs(share_left(rates, step) - share))
+    per_event = -(-(run.initial_rank - run.target_rank) // events)
+    count = -(-(run.initial_rank - run.target_rank) // per_event)
+    # The first event comes as late as there are steps between two of them; B is zero at the start.
+    interval = max(1, last // (count + 1))
+    return replace(
+        run, per_event=per_event, interval=interval, warmup_steps=last - count * interval
+    )
+
+
+def gradually(settings: Finetuning, criterion: str) -> Callable[[RunConfig], RunConfig]:
+    """From LoRA at the initial rank to a run that a rule prunes to the target rank, by the schedule of the settings."""
+    lowered = _lowered("prune", criterion, settings.target_rank)
+    if not settings.events:
+        return lowered
+    return lambda run: scheduled(lowered(run), settings.events, settings.share_left)
 
 
 def comparisons(settings: Finetuning) -> tuple[tuple[Label, Label], ...]:

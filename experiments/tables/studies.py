@@ -1,5 +1,6 @@
 """The studies of a preset: for each of its parts which tables there are, and how they are run."""
 
+from dataclasses import replace
 from functools import partial
 
 from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset, Verdict
@@ -10,6 +11,7 @@ from experiments.tables import (
     figure3,
     language,
     math,
+    phase,
     recovery,
     rows,
     table3,
@@ -26,6 +28,8 @@ from experiments.tables.tuning import Tuning
 def studies(preset: Preset) -> dict[str, Study]:
     """One for each part that the preset has, by its name there, in the order in which they are run."""
     parts = {"math": _math(preset.name, preset.math)}
+    if preset.low_rank is not None:
+        parts["low_rank"] = _low_rank(preset.name, preset.low_rank)
     if preset.encoder is not None:
         parts["encoder"] = _encoder(preset.name, preset.encoder)
     if preset.language is not None:
@@ -48,6 +52,11 @@ def _math(preset: str, settings: Finetuning) -> Study:
             "figure2": partial(math.figure2, settings),
         },
     )
+
+
+def _low_rank(preset: str, settings: Finetuning) -> Study:
+    tables = {"low_rank": partial(math.low_rank, settings)}
+    return replace(_math(preset, settings), tables=tables)
 
 
 def _encoder(preset: str, settings: Encoder) -> Study:
@@ -91,5 +100,8 @@ def _verdict(preset: str, settings: Verdict) -> Study:
         heading=verdict.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds),
         gate=None,
-        tables={"verdict": partial(verdict.table, settings)},
+        tables={
+            "verdict": partial(verdict.table, settings),
+            "phase": partial(phase.table, settings),
+        },
     )

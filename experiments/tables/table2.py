@@ -25,7 +25,7 @@ PRINTED = "paper: trained %, time"
 
 
 def trained(table: Table) -> dict[Label, RunConfig]:
-    """The runs of Table 5 that train something, first seed, by what they are called here.
+    """The runs of a table that train something, first seed, by what they are called here.
 
     A row that prunes once is left out: its steps cost what those of the initial and of the target rank do.
     """
@@ -49,7 +49,7 @@ def table_rank(table: Table) -> int:
 
 
 def costs(settings: Table2, table: Table) -> dict[Label, Cost]:
-    """What is measured, by the label of the row: each run of Table 5 in the short form that the settings give."""
+    """What is measured, by the label of the row: each run of a table in the short form that the settings give."""
     short = {
         label: changed(run, settings.run, "table2: run") for label, run in trained(table).items()
     }
@@ -60,7 +60,7 @@ def frame(table: Table, results: Results, measured: Mapping[Label, dict[str, Any
     """One line per row.
 
     Args:
-        table: Table 5.
+        table: whose rows are measured.
         results: of its runs, by key.
         measured: by the label of the row, what `experiments.jobs.step_cost` and `experiments.jobs.peak_memory`
             measured.
@@ -109,7 +109,7 @@ def write(
     measured: Mapping[Label, dict[str, Any]],
     folder: Path,
 ) -> list[Path]:
-    """Markdown with the generated text, and CSV; `heading` is that of the study of Table 5."""
+    """Markdown with the generated text, and CSV; `heading` is that of the study of the table."""
     lines = frame(table, results, measured)
     ratios = {label: _ratio(cost) for label, cost in measured.items()}
     slower = [label for label, (_, low, _) in ratios.items() if low > 1]

@@ -85,7 +85,7 @@ class Tuning:
     def _next(self, run: RunConfig, results: Results) -> list[RunConfig]:
         """What must be tried next for a run on the first seed."""
         losses = self._losses(run, results)
-        best = _best(losses) if losses else self._first(run)
+        best = _best(losses) if losses else self.first(run)
         # Its neighbours first, on the first seed: while one of them is untried, the least loss may lie further out.
         i = self.rates.index(best)
         neighbours = self.rates[max(0, i - 1) : i + 2]
@@ -95,7 +95,7 @@ class Tuning:
         left = [seed for seed in self.seeds if seed not in losses[best]]
         return [replace(run, learning_rate=best, seed=seed) for seed in left]
 
-    def _first(self, run: RunConfig) -> float:
+    def first(self, run: RunConfig) -> float:
         """The rate from which the search goes outwards."""
         start = self.rates[len(self.rates) // 2] * (FULL if run.method == "full" else 1)
         return min(self.rates, key=lambda rate: abs(math.log(rate / start)))

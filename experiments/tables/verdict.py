@@ -9,22 +9,24 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
-from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig, changed
 from experiments.settings.preset import Verdict
 from experiments.tables.encoder import each_seed
 from experiments.tables.labels import LORA, SKYLINE, TRUNCATED_BY_SVD
+from experiments.tables.rows import scheduled
 from experiments.tables.tuning import Tune
-from prunedlora.training.learning_rate import share_left
 
 PRINTED = Label("prunedlora2025, both factors recovered as printed")
 HALF = Label("prunedlora2025, half of both")
 MASKED = Label("prunedlora2025, no recovery (published code)")
 RANDOM = Label("random, no recovery")
 RANDOM_HALF = Label("random, half of both")
-#: Criterion and options of every row that prunes.
-RULES: dict[Label, tuple[str, dict[str, str]]] = {
+SVD = Label("svd")
+#: Criterion and options of a row that prunes.
+Rule = tuple[str, dict[str, str]]
+#: Those of every such row.
+RULES: dict[Label, Rule] = {
     PRINTED: ("prunedlora2025", {}),
     HALF: ("prunedlora2025", {"recovery": "half"}),
     Label("prunedlora2025, B alone"): ("prunedlora2025", {"recovery": "B"}),
@@ -35,7 +37,7 @@ RULES: dict[Label, tuple[str, dict[str, str]]] = {
     Label("magnitude, no recovery"): ("magnitude", {}),
     Label("sparsegpt2023"): ("sparsegpt2023", {}),
     Label("kfac"): ("kfac", {}),
-    Label("svd"): ("svd", {}),
+    SVD: ("svd", {}),
     Label("prunedlora2025, half of both, rebalanced"): (REBALANCED, {"rule": "prunedlora2025"}),
     Label("random, no recovery, rebalanced"): (REBALANCED, {"rule": "random"}),
 }
@@ -51,17 +53,14 @@ def table(settings: Verdict, tune: Tune) -> Table:
         }
         return Row(label, cells)
 
-    def ruled(criterion: str, options: dict[str, str]) -> Callable[[RunConfig], RunConfig]:
-        return lambda run: replace(run, method="prune", criterion=criterion, options=options)
-
     rows = [
-        row(LORA, lambda run: replace(_unpruned(run), initial_rank=run.target_rank)),
-        row(SKYLINE, lambda run: replace(_unpruned(run), target_rank=run.initial_rank)),
+        row(LORA, at_target_rank),
+        row(SKYLINE, lambda run: replace(unpruned(run), target_rank=run.initial_rank)),
         row(
             TRUNCATED_BY_SVD,
-            lambda run: replace(_unpruned(run), method="truncate", criterion="svd"),
+            lambda run: replace(unpruned(run), method="truncate", criterion="svd"),
         ),
-        *(row(label, ruled(*rule)) for label, rule in RULES.items()),
+        *(row(label, pruned_by_rule(rule)) for label, rule in RULES.items()),
     ]
     return Table(
         "verdict",
@@ -72,6 +71,8 @@ def table(settings: Verdict, tune: Tune) -> Table:
             *((label, RANDOM) for label in RULES if label != RANDOM),
             *((label, PRINTED) for label in RULES if label != PRINTED),
             (HALF, RANDOM_HALF),
+            (HALF, SVD),
+            (SVD, TRUNCATED_BY_SVD),
             (LORA, SKYLINE),
         ),
         "Every row has its own learning rate in every column. "
@@ -91,7 +92,18 @@ def heading(preset: str, settings: Verdict) -> str:
     )
 
 
-def _unpruned(run: RunConfig) -> RunConfig:
+def pruned_by_rule(rule: Rule) -> Callable[[RunConfig], RunConfig]:
+    """From a run to one that a rule prunes."""
+    criterion, options = rule
+    return lambda run: replace(run, method="prune", criterion=criterion, options=options)
+
+
+def at_target_rank(run: RunConfig) -> RunConfig:
+    """LoRA at the target rank of a run, the same for all schedules."""
+    return replace(unpruned(run), initial_rank=run.target_rank)
+
+
+def unpruned(run: RunConfig) -> RunConfig:
     """A run without what only pruning depends on, so that one stands for all schedules."""
     plain = RunConfig(run.model, run.task)
     return replace(
@@ -123,17 +135,3 @@ def _columns(settings: Verdict) -> dict[str, RunConfig]:
 
 def _name(rank: int, share: float) -> str:
     return f"to {rank}, {share:.0%} left"
-
-
-def scheduled(run: RunConfig, events: int, share: float) -> RunConfig:
-    """The run with so many events, of which the last leaves a share of the sum of all learning rates."""
-    factor = cosine_with_warmup(run.steps)
-    rates = [factor(step) for step in range(run.steps)]
-    last = min(range(2, run.steps + 1), key=lambda step: abs(share_left(rates, step) - share))
-    per_event = -(-(run.initial_rank - run.target_rank) // events)
-    count = -(-(run.initial_rank - run.target_rank) // per_event)
-    # The first event comes as late as there are steps between two of them; B is zero at the start.
-    interval = max(1, last // (count + 1))
-    return replace(
-        run, per_event=per_event, interval=interval, warmup_steps=last - count * interval
-    )

@@ -3,16 +3,12 @@
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import reasoning_gym
-
 from experiments.tasks.base import Example, Task
+from experiments.tasks.problems import problems
 
-#: The generator makes item i of seed s from the number s + i: splits must start far apart.
-SPLIT_LENGTH = 10**9
-CHUNK = 1_000
 #: So many different problems are kept out of training for each split, however few are scored.
 TEST = 1_600
 VALIDATION = 400
@@ -28,16 +24,6 @@ def _gsm(item: dict[str, Any]) -> Example:
     return Example(f"Question: {item['question']}\nAnswer:", f" {solution}", item["answer"])
 
 
-def _generate(
-    dataset: str, options: dict[str, Any], read: Callable[[dict[str, Any]], Example], split: int
-) -> Iterator[Example]:
-    """The endless examples of one split; made in chunks, since some data sets plan all their items at once."""
-    for start in itertools.count(split * SPLIT_LENGTH, CHUNK):
-        yield from map(
-            read, reasoning_gym.create_dataset(dataset, seed=start, size=CHUNK, **options)
-        )
-
-
 def _task(
     name: str,
     dataset: str,
@@ -49,7 +35,7 @@ def _task(
     @functools.cache
     def held_out() -> list[Example]:
         unique: dict[str, Example] = {}
-        for example in _generate(dataset, options, read, split=0):
+        for example in map(read, problems(dataset, options, split=0)):
             unique.setdefault(example.prompt, example)
             if len(unique) == TEST + VALIDATION:
                 break
@@ -63,7 +49,7 @@ def _task(
 
     def train(n: int, seed: int) -> list[Example]:
         kept_out = {example.prompt for example in held_out()}
-        source = _generate(dataset, options, read, split=seed + 1)
+        source = map(read, problems(dataset, options, split=seed + 1))
         return list(itertools.islice((e for e in source if e.prompt not in kept_out), n))
 
     return Task(name, test, validation, train, read_answer, max_new_tokens)
@@ -89,10 +75,9 @@ def number_after_hashes(text: str) -> str:
     return (numbers[0] if "####" in text else numbers[-1]) if numbers else ""
 
 
-ARITHMETIC = _task(
-    "arithmetic",
-    "basic_arithmetic",
-    {
+#: Data sets of reasoning-gym and their options.
+DATASETS: dict[str, dict[str, Any]] = {
+    "basic_arithmetic": {
         "max_terms": 2,
         "min_digits": 2,
         "max_digits": 2,
@@ -100,10 +85,21 @@ ARITHMETIC = _task(
         "allow_parentheses": False,
         "allow_negation": False,
     },
+    "gsm_symbolic": {},
+}
+ARITHMETIC = _task(
+    "arithmetic",
+    "basic_arithmetic",
+    DATASETS["basic_arithmetic"],
     _arithmetic,
     first_number,
     max_new_tokens=6,
 )
 GSM_SYMBOLIC = _task(
-    "gsm_symbolic", "gsm_symbolic", {}, _gsm, number_after_hashes, max_new_tokens=320
+    "gsm_symbolic",
+    "gsm_symbolic",
+    DATASETS["gsm_symbolic"],
+    _gsm,
+    number_after_hashes,
+    max_new_tokens=320,
 )

@@ -12,11 +12,8 @@ from torch import Tensor
 from prunedlora.criteria.registry import Reduction, register_reduction
 from prunedlora.factors import Factors
 from prunedlora.linalg.truncation import truncation
-from prunedlora.linalg.weighted_truncation import damped_moment, weighted_truncation
+from prunedlora.linalg.weighted_truncation import DAMPING, damped_moment, weighted_truncation
 from prunedlora.statistics.data import Statistics
-
-#: Relative damping of a measured moment by the metric of the weights.
-DAMPING = 1e-2
 
 
 @register_reduction("para2026", needs=(), unit="energy", rotates=True, settings={"scope": "global"})

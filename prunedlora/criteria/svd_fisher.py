@@ -3,9 +3,10 @@
 import torch
 
 from prunedlora.criteria.registry import Reduction, register_reduction
-from prunedlora.criteria.svd import DAMPING, input_moment, last_removed, output_moment, svd_kfac
+from prunedlora.criteria.svd import input_moment, last_removed, output_moment, svd_kfac
 from prunedlora.factors import Factors
-from prunedlora.linalg.fisher_truncation import truncate_core_fisher
+from prunedlora.linalg.fisher_truncation import Subspace, truncate_core_fisher
+from prunedlora.linalg.weighted_truncation import DAMPING
 from prunedlora.statistics.data import Statistics
 
 
@@ -24,40 +25,39 @@ def svd_fisher(
 
     See `prunedlora.linalg.fisher_truncation`; started at `svd_kfac` and never worse in its own objective.  By
     default `mu` and `lam` are chosen for each module by held-out samples, and `svd_kfac` stays where nothing beats it
-    there.  The costs of the single components are those of `svd_kfac`, scaled to add up to the fitted objective.
+    there.  It also stays where more components are kept than core gradients were measured for, see
+    `prunedlora.statistics.core_gradients.MAX_CORE`.  The costs of the single components are those of `svd_kfac`,
+    scaled to add up to the fitted objective.
 
     Invariant to permutation, to sign, to rescaling and to a change of basis.
     """
     base = svd_kfac(factors, statistics, count, damping=damping)
     if count in (0, factors.rank):
         return base
-    # One module at a time: each fit takes as many steps as it needs.
-    shape = factors.A.shape[:-2]
-    flat = [
-        t.reshape(-1, *t.shape[len(shape) :])
-        for t in (
-            factors.B,
-            factors.A,
-            statistics.require("core_gradients"),
-            output_moment(factors, statistics, damping),
-            input_moment(factors, statistics, damping),
-        )
-    ]
-    fits = [
-        truncate_core_fisher(
-            B, A, factors.rank - count, g, M_b, M_a, mu=mu, lam=lam, max_iter=max_iter
-        )
-        for B, A, g, M_b, M_a in zip(*flat, strict=True)
-    ]
-    # Costs of single components, scaled so that they add up to the objective of the whole truncation.
-    B = torch.stack([fit.B for fit in fits]).reshape(*shape, -1, factors.rank - count)
-    A = torch.stack([fit.A for fit in fits]).reshape(*shape, factors.rank - count, -1)
-    total = torch.tensor(
-        [fit.objective for fit in fits], dtype=base.cost.dtype, device=base.cost.device
+    core_gradients = statistics.require("core_gradients")
+    kept = factors.rank - count
+    if kept > core_gradients.shape[-1]:
+        return base
+    subspace = None
+    if statistics.core_columns is not None:
+        parts = ("core_columns", "core_rows", "core_traces")
+        subspace = Subspace(*(statistics.require(part) for part in parts))
+    fit = truncate_core_fisher(
+        factors.B,
+        factors.A,
+        kept,
+        core_gradients,
+        output_moment(factors, statistics, damping),
+        input_moment(factors, statistics, damping),
+        subspace=subspace,
+        mu=mu,
+        lam=lam,
+        max_iter=max_iter,
     )
+    # Costs of single components, scaled so that they add up to the objective of the whole truncation.
     share = base.cost / base.cost.sum(dim=-1, keepdim=True).clamp(
         min=torch.finfo(base.cost.dtype).tiny
     )
-    costs = torch.zeros((*shape, factors.rank), dtype=base.cost.dtype, device=base.cost.device)
-    costs[..., factors.rank - count :] = (share * total.reshape(*shape, 1)).flip(-1)
-    return last_removed(factors, B, A, costs, count)
+    costs = base.cost.new_zeros((*base.cost.shape[:-1], factors.rank))
+    costs[..., kept:] = (share * fit.objective.unsqueeze(-1)).flip(-1)
+    return last_removed(factors, fit.B, fit.A, costs, count)

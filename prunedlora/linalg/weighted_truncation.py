@@ -20,6 +20,8 @@ from prunedlora.linalg.numerics import is_finite
 from prunedlora.linalg.qr import triangle
 from prunedlora.linalg.truncation import Truncation, check_truncation, core_svd, truncation
 
+#: Relative damping of a measured moment by the metric of the weights.
+DAMPING = 1e-2
 #: Eigenvalues of a Gram matrix of unit diagonal below this share of the largest are rounding: moments are float32.
 COLUMN_SPACE_FLOOR = 1e-7
 #: Squares of condition numbers, of Gram matrices scaled to unit diagonal, up to which Cholesky takes their place.

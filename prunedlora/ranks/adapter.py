@@ -177,7 +177,7 @@ def _check_complete(
             )
         for need in rule.needs:
             value = statistics[module.name].require(need)
-            expected = _shape(need, module)
+            expected = _shape(need, module, statistics[module.name])
             if tuple(value.shape[-len(expected) :]) != expected:
                 raise ConfigurationError(
                     f"the statistic {need} of {module.name} has the shape {tuple(value.shape)}, which does not fit "
@@ -185,8 +185,13 @@ def _check_complete(
                 )
 
 
-def _shape(need: str, module: LoraModule) -> tuple[int, ...]:
+def _shape(need: str, module: LoraModule, statistics: Statistics) -> tuple[int, ...]:
     """Of a statistic of a module, without the samples that may come first."""
     if need.startswith(("gradient", "sensitivity", "uncertainty")):
         return tuple((module.A if need.endswith("_A") else module.B).shape)
+    if need == "core_gradients" and statistics.core_rows is not None:
+        c = statistics.core_rows.shape[-2]
+        return (
+            (c, c) if statistics.core_rows.shape[-1] == module.rank else (module.rank, module.rank)
+        )
     return (module.rank,) if need == "noise" else (module.rank, module.rank)

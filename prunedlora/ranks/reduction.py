@@ -20,7 +20,7 @@ from prunedlora.linalg.numerics import holds, is_finite, optimistically
 from prunedlora.ranks.budget import allocate, comparable
 from prunedlora.statistics.data import Statistics
 
-#: Entries of a factor that are stacked at most: 1 GB in float64; on a CPU what its caches hold.
+#: Entries of a factor or of a statistic that are stacked at most: 1 GB in float64; on a CPU what its caches hold.
 STACKED = 2**27
 STACKED_ON_CPU = 2**20
 
@@ -215,9 +215,11 @@ def _grouped(candidates: list[Candidate], ranks: Mapping[str, int]) -> list[list
     # Few enough in a stack that what is computed from it fits into memory beside a model.
     parts = []
     for members in groups.values():
-        B, A = members[0].factors.B, members[0].factors.A
-        entries = STACKED_ON_CPU if B.device.type == "cpu" else STACKED
-        most = max(1, entries // max(1, B.numel(), A.numel()))
+        first = (members[0].factors, members[0].statistics)
+        largest = max(t.numel() for item in first for t in vars(item).values() if t is not None)
+        device = members[0].factors.B.device
+        entries = STACKED_ON_CPU if device.type == "cpu" else STACKED
+        most = max(1, entries // max(1, largest))
         parts += [members[i : i + most] for i in range(0, len(members), most)]
     return parts
 

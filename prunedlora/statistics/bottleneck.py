@@ -5,7 +5,7 @@ pass arrives, so that evaluation is not counted and a forward pass that gradient
 once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule
-from prunedlora.distributed import gather_over_processes, share_of_this_process
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average, Pool, gram_of_columns
+from prunedlora.statistics.core_gradients import CoreGradients, Space
 from prunedlora.statistics.hooks import Hooked, Record, by_sample, watch
-
-#: Core gradients kept for each module, the latest: 4 r² bytes each, 34 MB a module at rank 64.
-MAX_SAMPLES = 2048
 
 
 class BottleneckMoments(Hooked):
@@ -46,6 +43,8 @@ class BottleneckMoments(Hooked):
         loss_scale: what the loss was multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
         ignore_padding: leave out tokens whose entry in the model's argument ``attention_mask`` (samples, tokens)
             is 0.
+        spaces: of modules, by name, whose core gradients are kept within a space only, see
+            `prunedlora.statistics.core_gradients`.
 
     Raises:
         ConfigurationError: from ``backward()``, where an attention mask does not fit a layer's tokens.
@@ -59,6 +58,7 @@ class BottleneckMoments(Hooked):
         *,
         loss_scale: Callable[[], float] = lambda: 1.0,
         ignore_padding: bool = False,
+        spaces: Mapping[str, Space] | None = None,
     ) -> None:
         super().__init__()
         self.active = True
@@ -67,10 +67,9 @@ class BottleneckMoments(Hooked):
         self.averages = {
             m.name: {n: Average(self.pool) for n in needs if n != "core_gradients"} for m in modules
         }
-        # Core gradients are kept one by one, since no average of them is enough.
-        self._core: dict[str, list[Tensor]] | None = None
+        self._core: dict[str, CoreGradients] = {}
         if "core_gradients" in needs:
-            self._core = {m.name: [] for m in modules}
+            self._core = {m.name: CoreGradients((spaces or {}).get(m.name)) for m in modules}
         if ignore_padding:
             self._handles.append(model.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
         for module in modules:
@@ -85,28 +84,23 @@ class BottleneckMoments(Hooked):
         moments = {
             need: average.mean(module.name) for need, average in self.averages[module.name].items()
         }
-        if self._core is not None:
-            samples = self.samples(module)
-            if samples is None:
+        if module.name in self._core:
+            fields = self._core[module.name].fields()
+            if not fields:
                 raise ConfigurationError(
                     f"no backward pass has reached {module.name}; collect over at least one"
                 )
-            moments["core_gradients"] = samples
+            moments |= fields
         return moments
 
-    def samples(self, module: LoraModule) -> Float[Tensor, "n r r"] | None:
+    def samples(self, module: LoraModule) -> Float[Tensor, "n c c"] | None:
         """The core gradients of a module, over all processes; None if there are none."""
-        kept = self._core[module.name] if self._core is not None else []
-        if not kept:
-            return None
-        g = torch.cat(kept)[-MAX_SAMPLES:]
-        # Samples with NaN or infinity are dropped here, since choosing them waits for the device.
-        return gather_over_processes(g[torch.isfinite(g).all(dim=-1).all(dim=-1)])
+        return self._core[module.name].samples() if module.name in self._core else None
 
     def restore(self, module: LoraModule, samples: Float[Tensor, "n r r"]) -> None:
         """Start from what `samples` gave, shared out again among the processes."""
-        if self._core is not None:
-            self._core[module.name] = [share_of_this_process(samples)]
+        if module.name in self._core:
+            self._core[module.name].restore(samples)
 
     def _keep_mask(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._mask = kwargs.get("attention_mask")
@@ -138,14 +132,8 @@ class BottleneckMoments(Hooked):
             averages["C_z"].add(gram_of_columns(z.flatten(0, 1)), tokens)
         if "U" in averages:
             averages["U"].add(gram_of_columns(u.flatten(0, 1)), z.shape[0], scale**2)
-        if self._core is not None:
-            self._keep(self._core[name], u.mT @ z * scale)
-
-    @staticmethod
-    def _keep(samples: list[Tensor], g: Float[Tensor, "n r r"]) -> None:
-        samples.append(g)
-        while sum(len(s) for s in samples[1:]) >= MAX_SAMPLES:
-            samples.pop(0)
+        if name in self._core:
+            self._core[name].add(z, u * scale)
 
 
 def _fitting(mask: Tensor, z: Float[Tensor, "n tokens r"], name: str) -> Bool[Tensor, "n tokens"]:

@@ -14,12 +14,15 @@ from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average, discount
 from prunedlora.statistics.bottleneck import BottleneckMoments
+from prunedlora.statistics.core_gradients import Space
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
 from prunedlora.statistics.gradients import GradientMoments, Sensitivity
 from prunedlora.statistics.hooks import Hooked
 
 _COLUMNS = ("gradient_B", "sensitivity_B", "uncertainty_B")
+#: What comes with core gradients that are kept within a space.
+_WITH_CORE = ("core_columns", "core_rows", "core_traces")
 _ROWS = ("gradient_A", "sensitivity_A", "uncertainty_A")
 
 
@@ -36,6 +39,7 @@ class Collector(Hooked):
         ignore_padding: leave masked tokens out, see `prunedlora.statistics.bottleneck.BottleneckMoments`.
         loss_scale: what the loss is multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
         seed: of the noise, the same in every process.
+        spaces: within which core gradients are kept, see `prunedlora.statistics.core_gradients`.
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class Collector(Hooked):
         ignore_padding: bool = False,
         loss_scale: Callable[[], float] = lambda: 1.0,
         seed: int = 0,
+        spaces: Mapping[str, Space] | None = None,
     ) -> None:
         super().__init__()
+        self._spaces = spaces
         self._needs = needs
         self._modules = modules
         self._model = model
@@ -81,6 +87,7 @@ class Collector(Hooked):
                 tuple(n for n in self._needs if n in ("C_z", "U", "core_gradients")),
                 loss_scale=self._loss_scale,
                 ignore_padding=self._ignore_padding,
+                spaces=self._spaces,
             )
         self._hooked = [hooked for hooked in (self._fisher, self._bottleneck) if hooked is not None]
 
@@ -125,7 +132,7 @@ class Collector(Hooked):
             **{
                 name: value if live is None else _only(name, value, live)
                 for name, value in values.items()
-                if name in self._needs
+                if name in self._needs or name in _WITH_CORE
             }
         )
 

@@ -23,7 +23,10 @@ class Statistics:
         fisher_A: ``G_A G_A^T``, alike.
         C_z: ``E[z z^T]`` over tokens, equal to ``A C A^T``.
         U: ``E[sum over tokens of u u^T]`` over samples, equal to ``s^2 B^T D B``; unit loss² / z².
-        core_gradients: ``sum over tokens of u z^T``, one for each of n samples.
+        core_gradients: ``sum over tokens of u z^T``, one for each of n samples; r x r, or ``P^T g Q^T``, c x c.
+        core_columns: P, where core gradients were measured within the best c components of a high rank.
+        core_rows: Q, alike.
+        core_traces: the trace of each r x r core gradient, where c is below r.
         sensitivity_B: moving average of ``|B * G_B|``, entry by entry.
         sensitivity_A: moving average of ``|A * G_A|``.
         uncertainty_B: moving average of the distance between ``|B * G_B|`` and its moving average.
@@ -39,7 +42,10 @@ class Statistics:
     fisher_A: Float[Tensor, "*m r r"] | None = None
     C_z: Float[Tensor, "*m r r"] | None = None
     U: Float[Tensor, "*m r r"] | None = None
-    core_gradients: Float[Tensor, "*m n r r"] | None = None
+    core_gradients: Float[Tensor, "*m n c c"] | None = None
+    core_columns: Float[Tensor, "*m r c"] | None = None
+    core_rows: Float[Tensor, "*m c r"] | None = None
+    core_traces: Float[Tensor, "*m n"] | None = None
     sensitivity_B: Float[Tensor, "*m d_out r"] | None = None
     sensitivity_A: Float[Tensor, "*m r d_in"] | None = None
     uncertainty_B: Float[Tensor, "*m d_out r"] | None = None

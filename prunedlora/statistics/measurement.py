@@ -1,6 +1,6 @@
 """Statistics of a trained adapter over batches, by the two kinds of backward pass that criteria ask for."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.errors import ConfigurationError
+from prunedlora.linalg.weighted_truncation import DAMPING, core_maps, damped_moment
 from prunedlora.statistics.collector import Collector
+from prunedlora.statistics.core_gradients import MAX_CORE, Space
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
 
 #: Measured with the true Fisher matrix; the rest with the labels of the data, as in training.
-OF_THE_MODEL = ("C_z", "U", "core_gradients")
+OF_THE_MODEL = ("C_z", "U", "core_gradients", "core_columns", "core_rows", "core_traces")
 #: Label of a position that the losses of transformers leave out.
 IGNORED = -100
 
@@ -83,10 +85,13 @@ def measure_statistics(
     `needs` asks for are made.  Masked tokens do not count.  The model is measured in evaluation mode and left in the
     mode that it was in; gradients that it held are lost.
 
+    Core gradients of a module of rank r take 4 r² bytes a sample.  Where r is above `MAX_CORE` they are measured within
+    its best `MAX_CORE` components under the Kronecker-factored curvature, which takes a pass of its own before.
+
     Args:
         model: with a trained adapter, frozen or not.
         needs: fields of `prunedlora.Statistics`, those of ``get_criterion(name).needs``.
-        batches: whatever the two functions take, on the model's device; gone through once for each kind of pass.
+        batches: whatever the two functions take, on the model's device; gone through once for each pass.
         loss: the loss of a batch, a mean over its samples; by default that of the model, called with the batch as
             its keyword arguments.
         fisher: a number whose gradients have the Fisher matrix as their second moment, see `prunedlora.fisher_loss`;
@@ -112,12 +117,16 @@ def measure_statistics(
     modules = find_lora_modules(model, adapter)
     _check_needs(needs)
     # The functions that give a number to call backward() on, for the two kinds of pass.
-    generator = torch.Generator().manual_seed(seed)
     of_data: Callable[[Any], Tensor] = loss or model_loss(model)
     of_model: Callable[[Any, torch.Generator], Tensor] = fisher or model_fisher(model)
+    generator = torch.Generator()
+
+    def number_of_model(batch: Any) -> Tensor:
+        return of_model(batch, generator)
+
     passes = (
         (tuple(n for n in needs if n not in OF_THE_MODEL), of_data),
-        (tuple(n for n in needs if n in OF_THE_MODEL), lambda batch: of_model(batch, generator)),
+        *((names, number_of_model) for names in _passes_of_the_model(needs, modules)),
     )
     values: dict[str, dict[str, Tensor]] = {m.name: {} for m in modules}
     training = model.training
@@ -128,17 +137,50 @@ def measure_statistics(
         for p in frozen:
             p.requires_grad_(True)
         for names, number in passes:
-            if names:
-                for name, statistics in _collect(
-                    model, modules, names, batches, number, seed
-                ).items():
-                    values[name] |= {n: getattr(statistics, n) for n in names}
+            if not names:
+                continue
+            # The same random numbers in each pass.
+            generator.manual_seed(seed)
+            spaces = _spaces(modules, values) if "core_gradients" in names else {}
+            found = _collect(model, modules, names, batches, number, seed, spaces)
+            for name, statistics in found.items():
+                values[name] |= {n: v for n, v in vars(statistics).items() if v is not None}
     finally:
         model.zero_grad()
         model.train(training)
         for p in frozen:
             p.requires_grad_(False)
-    return {name: Statistics(**found) for name, found in values.items()}
+    return {
+        name: Statistics(**{n: v for n, v in found.items() if n in needs or n in OF_THE_MODEL[3:]})
+        for name, found in values.items()
+    }
+
+
+def _passes_of_the_model(
+    needs: tuple[str, ...], modules: list[LoraModule]
+) -> Iterator[tuple[str, ...]]:
+    """What is measured with the true Fisher matrix, pass by pass."""
+    names = tuple(n for n in needs if n in OF_THE_MODEL)
+    if "core_gradients" in needs and any(module.rank > MAX_CORE for module in modules):
+        yield ("C_z", "U")
+        names = tuple(n for n in names if n not in ("C_z", "U"))
+    yield names
+
+
+def _spaces(
+    modules: list[LoraModule], measured: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Space]:
+    """The best `MAX_CORE` components of each module of higher rank, by its moments."""
+    spaces = {}
+    # One by one: eigenvalues of large matrices take as long in a batch.
+    for module in modules:
+        if module.rank > MAX_CORE:
+            B = module.B.detach().double()
+            A = module.A.detach().double()
+            M_b = damped_moment(measured[module.name]["U"], B.mT @ B, DAMPING)
+            M_a = damped_moment(measured[module.name]["C_z"], A @ A.mT, DAMPING)
+            spaces[module.name] = core_maps(M_b, M_a, MAX_CORE)
+    return spaces
 
 
 def _collect(
@@ -148,12 +190,15 @@ def _collect(
     batches: Iterable[Batch],
     number: Callable[[Batch], Tensor],
     seed: int,
+    spaces: Mapping[str, Space],
 ) -> dict[str, Statistics]:
     """One pass over the batches; afterwards the parameters hold the mean gradient."""
     parameters = [p for m in modules for p in (m.B, m.A)]
     sums = [torch.zeros_like(p) for p in parameters]
     count = 0
-    with Collector(model, modules, needs, ignore_padding=True, seed=seed) as collector:
+    with Collector(
+        model, modules, needs, ignore_padding=True, seed=seed, spaces=spaces
+    ) as collector:
         for batch in batches:
             model.zero_grad()
             number(batch).backward()  # type: ignore[no-untyped-call]
@@ -169,9 +214,8 @@ def _collect(
             )
         for total, p in zip(sums, parameters, strict=True):
             p.grad = total / count
-        return {
-            m.name: collector.measure(m, torch.arange(m.rank, device=m.A.device)) for m in modules
-        }
+        # The collector ends here: nothing is copied.
+        return {m.name: collector.measure(m) for m in modules}
 
 
 def _check_reached(modules: list[LoraModule]) -> None:

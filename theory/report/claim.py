@@ -51,6 +51,11 @@ along the changes, ρ is the length of the longest of them, η the relative erro
   removal acts, and no more, under Kronecker-factored curvature at a stationary point. {S7[violations]} violations
   in {S7[instances]} instances; measured / bound reaches {S7[adversary]}. This is the true core of the paper's
   claim: *in the choice of components* a loss-aware rule can win by κ(D).
+- **What seeing the loss wins on average** (`{S15[module]}`): let the two components that are cheapest by activations
+  cost a₁ ≤ a₂, and let d_j, how much the loss minds where column j of B writes, be drawn independently. The
+  loss-aware choice then loses at least E(a₁d − a₂d′)₊ less in expectation, exactly that of two components
+  ({S15[violations]} violations in {S15[instances]} instances). It is strictly better if and only if the d differ by a
+  larger factor than a₂/a₁; this is the positive form of the paper's claim.
 - **What it cannot cost** (`{S8recovery[module]}`): for a given mask the best recovery is the same with and
   without the loss; D cancels ({S8recovery[violations]} violations in {S8recovery[instances]} instances).
 - **But half of the paper's own curvature estimate need not see the loss**: with independent zero-mean output

@@ -2,8 +2,8 @@
 
 S1 to S3 are about removing components, S4 to S6 about the paper's Proposition 2, S7 and S8 about what a rule that sees
 activations only can and cannot lose, S9 and S10 about guarantees with estimated or noisy curvature, S11 and S12 about
-truncation, S13 and S14 about what the paper's own recovery and its own curvature do.  `attention` holds the attention
-head that S4 to S6 share.  Importing this package registers them all.
+truncation, S13 and S14 about what the paper's own recovery and its own curvature do, S15 about what a loss-aware choice
+wins on average.  `attention` holds the attention head that S4 to S6 share.  Importing this package registers them all.
 """
 
 from theory.statements import (
@@ -23,6 +23,7 @@ from theory.statements import (
     s12_core_truncation,
     s13_double_compensation,
     s14_gradient_of_a,
+    s15_average_gain,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "s12_core_truncation",
     "s13_double_compensation",
     "s14_gradient_of_a",
+    "s15_average_gain",
 ]

@@ -113,7 +113,11 @@ def kept_by_rule(
         gram_B=instance.G_B.mT @ instance.G_B, gram_A=instance.G_A @ instance.G_A.mT
     )
     out = prunedlora2025(
-        Factors(instance.B, instance.A), statistics, instance.R.shape[-1] // 2, damping=DAMPING
+        Factors(instance.B, instance.A),
+        statistics,
+        instance.R.shape[-1] // 2,
+        damping=DAMPING,
+        recovery="both",
     )
     return out.factors.B @ out.factors.A, out.cost
 

@@ -98,12 +98,18 @@ def feasible_changes(instance: Layer) -> Float[Tensor, "*n masks d r"]:
     return torch.where(instance.recover[..., None, None, None], recovered, zeroed)
 
 
+def costs_and_losses(
+    instance: Layer,
+) -> tuple[Float[Tensor, "*n masks"], Float[Tensor, "*n masks"]]:
+    """Activation cost, and loss, of the change of each mask."""
+    delta = feasible_changes(instance)
+    C, D = (over_masks(moment, instance.masks) for moment in (instance.C, instance.D))
+    return trace_form(delta, C), kronecker_loss(delta, C, D)
+
+
 def losses_of_choices(instance: Layer) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
     """Loss of the choice by activations, and of the choice by loss."""
-    delta = feasible_changes(instance)
-    masks = instance.masks
-    activation = trace_form(delta, over_masks(instance.C, masks))
-    loss = kronecker_loss(delta, over_masks(instance.C, masks), over_masks(instance.D, masks))
+    activation, loss = costs_and_losses(instance)
     chosen = loss.gather(-1, activation.argmin(dim=-1, keepdim=True)).squeeze(-1)
     return chosen, loss.amin(dim=-1)
 

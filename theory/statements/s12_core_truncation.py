@@ -104,7 +104,7 @@ def objectives(
 def one_by_one(
     instance: Core, gradients: Float[Tensor, "n samples r r"], lam: float
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """`objectives` of each instance; L-BFGS is not batched."""
+    """`objectives` of each instance."""
     rows = [Core(*row) for row in zip(instance.B, instance.A, instance.u, instance.z, strict=True)]
     fisher, kronecker = zip(
         *(objectives(row, g, lam) for row, g in zip(rows, gradients, strict=True)), strict=True

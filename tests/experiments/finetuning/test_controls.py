@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
+from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED, register_controls
 from prunedlora.criteria import Statistics, get_criterion
 from prunedlora.factors import Factors
 
@@ -14,6 +14,7 @@ R = 6
 
 @pytest.fixture
 def case():
+    register_controls()
     g = torch.Generator().manual_seed(0)
     factors = Factors(torch.randn(9, R, generator=g), torch.randn(R, 7, generator=g))
     G_B, G_A = torch.randn(9, R, generator=g), torch.randn(R, 7, generator=g)

@@ -82,7 +82,8 @@ def test_short_runs_do_all_their_events(name):
     from prunedlora import Schedule
 
     preset = load_preset(name)
-    for cost in table2.costs(preset.table2, math_tables.table5(preset.math, unchanged)).values():
+    build = getattr(math_tables, preset.table2.of)
+    for cost in table2.costs(preset.table2, build(preset.math, unchanged)).values():
         run = cost.run
         if run.method == "prune":
             schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)

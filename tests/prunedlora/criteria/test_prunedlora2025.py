@@ -13,7 +13,7 @@ def test_newton_forms_of_prunedlora(layer):
     changes = {}
     for newton in ("off", "capped", "literal"):
         out = get_criterion("prunedlora2025").reduce(
-            factors, statistics, 0, newton=newton, trust=0.05
+            factors, statistics, 0, newton=newton, trust=0.05, recovery="both"
         )
         changes[newton] = float((out.factors.B - factors.B).norm() / factors.B.norm())
     assert changes["off"] == 0
@@ -31,7 +31,7 @@ def test_the_literal_newton_term_explodes_as_gradients_vanish_and_the_capped_doe
     )
     norms = {
         newton: get_criterion("prunedlora2025")
-        .reduce(factors, small, 1, newton=newton)
+        .reduce(factors, small, 1, newton=newton, recovery="both")
         .factors.B.norm()
         for newton in ("off", "capped", "literal")
     }
@@ -60,11 +60,23 @@ def test_each_factor_makes_its_share_of_the_closed_form(layer, recovery, share_B
 def test_the_recovery_changes_neither_the_choice_nor_its_cost(layer):
     factors, statistics, _, _ = layer
     reduce = get_criterion("prunedlora2025").reduce
-    printed = reduce(factors, statistics, 3)
+    printed = reduce(factors, statistics, 3, recovery="both")
     for recovery in ("half", "B", "A", "none"):
         out = reduce(factors, statistics, 3, recovery=recovery)
         assert torch.equal(out.removed, printed.removed)
         assert torch.equal(out.cost, printed.cost)
+
+
+def test_half_of_each_is_the_default_and_the_printed_form_must_be_asked_for(layer):
+    factors, statistics, _, _ = layer
+    for name in ("prunedlora2025", "fisher"):
+        reduce = get_criterion(name).reduce
+        default, half, both = (
+            reduce(factors, statistics, 2, **options).factors
+            for options in ({}, {"recovery": "half"}, {"recovery": "both"})
+        )
+        assert torch.equal(default.B, half.B)
+        assert not torch.equal(default.B, both.B)
 
 
 def test_what_both_leave_is_what_the_identity_says(layer):

@@ -7,8 +7,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.linalg.fisher_truncation import MIN_SAMPLES, truncate_core_fisher
-from prunedlora.linalg.weighted_truncation import truncate_weighted
+from prunedlora.linalg.fisher_truncation import CORE, MIN_SAMPLES, Subspace, truncate_core_fisher
+from prunedlora.linalg.weighted_truncation import core_maps, truncate_weighted
 from tests.layers import moment, normal, relative
 
 
@@ -53,10 +53,10 @@ def test_objective_is_the_dense_one_and_never_above_the_start(seed, rank, weight
     out = truncate_core_fisher(B, A, rank, g, M_b, M_a, mu=weights[0], lam=weights[1])
     value = dense_objective(out.B @ out.A, B, A, g, D, C, *weights)
     scale = dense_objective(torch.zeros(9, 8).double(), B, A, g, D, C, *weights)
-    assert out.objective == pytest.approx(float(value), rel=1e-9, abs=1e-9 * float(scale))
+    assert float(out.objective) == pytest.approx(float(value), rel=1e-9, abs=1e-9 * float(scale))
     kept = truncate_weighted(B, A, rank, M_b, M_a)
     start = dense_objective(kept[0] @ kept[1], B, A, g, D, C, *weights)
-    assert out.start == pytest.approx(float(start), rel=1e-9, abs=1e-9 * float(scale))
+    assert float(out.start) == pytest.approx(float(start), rel=1e-9, abs=1e-9 * float(scale))
     assert out.objective <= out.start
 
 
@@ -86,7 +86,7 @@ def test_equals_the_kronecker_solution_for_independent_u_and_z():
     M_b, M_a = us.mT @ us / 12, zs.mT @ zs / 11
     out = truncate_core_fisher(B, A, 2, g, M_b, M_a, mu=0.0, lam=0.0)
     kept = truncate_weighted(B, A, 2, M_b, M_a)
-    assert out.objective == pytest.approx(out.start, rel=1e-10)
+    assert float(out.objective) == pytest.approx(float(out.start), rel=1e-10)
     assert relative(out.B @ out.A, kept[0] @ kept[1]) < 1e-4
 
 
@@ -141,6 +141,61 @@ def test_held_out_choice_helps_on_fresh_samples():
         ]
         lower += bool(losses[0] < losses[1])
     assert lower == 5
+
+
+@pytest.mark.parametrize("weights", [(0.1, 0.1), (0.0, 0.0), None])
+def test_gradients_within_the_best_components_are_enough(weights, monkeypatch):
+    """The fit uses no more of the core gradients than what a subspace of CORE times the rank holds."""
+    monkeypatch.setattr("prunedlora.linalg.fisher_truncation.LEAST_CORE", 1)
+    B, A, g, M_b, M_a = case(11, r=7, n=60)
+    mu, lam = weights or (None, None)
+    whole = truncate_core_fisher(B, A, 1, g, M_b, M_a, mu=mu, lam=lam)
+    P, Q = core_maps(M_b, M_a, CORE)
+    # Any basis of the two spaces will do.
+    R = normal(3, CORE, CORE) + 3 * torch.eye(CORE)
+    P, Q = P @ R, torch.linalg.inv(R) @ Q
+    traces = g.diagonal(dim1=-2, dim2=-1).sum(-1)
+    within = truncate_core_fisher(
+        B, A, 1, P.mT @ g @ Q.mT, M_b, M_a, subspace=Subspace(P, Q, traces), mu=mu, lam=lam
+    )
+    assert relative(within.B @ within.A, whole.B @ whole.A) < 1e-5
+    assert float(within.objective) == pytest.approx(float(whole.objective), rel=1e-8)
+    assert float(within.start) == pytest.approx(float(whole.start), rel=1e-8)
+
+
+def test_objective_in_a_subspace_is_the_dense_one():
+    B, A, g, _, _ = case(12, r=6)
+    D, C = moment(5, 9), moment(7, 8)
+    M_b, M_a = B.mT @ D @ B, A @ C @ A.mT
+    P, Q = core_maps(M_b, M_a, 3)
+    traces = g.diagonal(dim1=-2, dim2=-1).sum(-1)
+    known = Subspace(P, Q, traces)
+    out = truncate_core_fisher(B, A, 2, P.mT @ g @ Q.mT, M_b, M_a, subspace=known, mu=0.0, lam=0.0)
+    value = dense_objective(out.B @ out.A, B, A, g, D, C, 0.0, 0.0)
+    assert float(out.objective) == pytest.approx(float(value), rel=1e-8)
+    kept = truncate_weighted(B, A, 2, M_b, M_a)
+    start = dense_objective(kept[0] @ kept[1], B, A, g, D, C, 0.0, 0.0)
+    assert float(out.start) == pytest.approx(float(start), rel=1e-8)
+    assert out.objective < out.start
+    with pytest.raises(ConfigurationError, match="between 1 and 3"):
+        truncate_core_fisher(B, A, 4, P.mT @ g @ Q.mT, M_b, M_a, subspace=known)
+
+
+@pytest.mark.parametrize("n", [9, 40, 151])
+def test_a_batch_in_parts_is_each_module_alone(n, monkeypatch):
+    """With fewer and with more samples than a core has entries, an odd number of them, and several chunks."""
+    cases = [case(30 + seed, n=n) for seed in range(3)]
+    monkeypatch.setattr("prunedlora.linalg.fisher_truncation.AT_ONCE_ON_CPU", 2 * 8 * n * 16)
+    batch = truncate_core_fisher(
+        *(torch.stack(t) for t in list(zip(*cases, strict=True))[:2]),
+        2,
+        *(torch.stack(t) for t in list(zip(*cases, strict=True))[2:]),
+    )
+    for i, (B, A, *rest) in enumerate(cases):
+        one = truncate_core_fisher(B, A, 2, *rest)
+        assert float(batch.mu[i]) == float(one.mu)
+        assert float(batch.objective[i]) == pytest.approx(float(one.objective), rel=1e-6)
+        assert relative(batch.B[i] @ batch.A[i], one.B @ one.A) < 1e-4
 
 
 def test_singular_inputs_stay_finite():

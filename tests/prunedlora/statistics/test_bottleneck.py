@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from prunedlora.errors import ConfigurationError
-from prunedlora.statistics.bottleneck import MAX_SAMPLES, BottleneckMoments
+from prunedlora.statistics.bottleneck import BottleneckMoments
+from prunedlora.statistics.core_gradients import MAX_SAMPLES
 from prunedlora.statistics.fisher import MicroBatchFisher
-from tests.layers import generator, relative
+from tests.layers import generator, normal, relative
 from tests.prunedlora.statistics.network import (
     BOTTLENECK,
     assert_equal_to_reference,
@@ -199,6 +200,37 @@ def test_core_gradients_are_the_latest():
         for seed in range(3):
             sample_losses(model, data(n=MAX_SAMPLES // 2, seed=seed)).mean().backward()
     assert moments.of(modules[0])["core_gradients"].shape[0] == MAX_SAMPLES
+
+
+def test_core_gradients_take_no_more_bytes_than_allowed(monkeypatch):
+    monkeypatch.setattr("prunedlora.statistics.core_gradients.MAX_BYTES", 5 * 9 * 8)
+    model, modules = make()
+    with BottleneckMoments(model, modules, ("core_gradients",)) as moments:
+        for seed in range(3):
+            sample_losses(model, data(n=4, seed=seed)).mean().backward()
+    with BottleneckMoments(model, modules, ("core_gradients",)) as last:
+        sample_losses(model, data(n=4, seed=2)).mean().backward()
+    g = moments.of(modules[0])["core_gradients"]
+    assert g.shape[0] == 5
+    assert torch.equal(g[1:], last.of(modules[0])["core_gradients"])
+
+
+def test_within_a_space_core_gradients_are_projected_and_keep_their_trace():
+    model, modules = make()
+    spaces = {modules[0].name: (normal(1, 3, 2), normal(2, 2, 3))}
+    fields = {}
+    for name, chosen in (("whole", {}), ("within", spaces)):
+        with BottleneckMoments(model, modules, ("core_gradients",), spaces=chosen) as moments:
+            for factor in (1.0, float("inf"), 2.0):
+                (sample_losses(model, data()).mean() * torch.tensor(factor)).backward()
+        fields[name] = [moments.of(m) for m in modules]
+    (whole, other), (within, same) = fields["whole"], fields["within"]
+    P, Q = spaces[modules[0].name]
+    g = whole["core_gradients"]
+    assert relative(within["core_gradients"].double(), P.mT @ g @ Q.mT) < 2**-7
+    assert relative(within["core_traces"], g.diagonal(dim1=1, dim2=2).sum(-1)) < 1e-12
+    assert torch.equal(within["core_columns"], P)
+    assert torch.equal(same["core_gradients"], other["core_gradients"])
 
 
 def test_empty_micro_batch_counts_nothing():

@@ -1,12 +1,14 @@
 """Statistics of a trained adapter over a user's batches."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
-from prunedlora import find_lora_modules
+from prunedlora import find_lora_modules, get_criterion, reduce_adapter
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.fisher_loss import fisher_loss
 from prunedlora.statistics.measurement import measure_statistics
@@ -143,3 +145,33 @@ def test_an_adapter_that_is_not_active_is_named_with_the_way_to_make_it_so(lora)
     model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(ConfigurationError, match="set_adapter"):
         measure_statistics(model, ("gram_B",), [tokens()], adapter="other")
+
+
+def test_core_gradients_of_a_high_rank_are_measured_within_its_best_components(lora, monkeypatch):
+    """With the same random numbers, moments and traces are those of a measurement of everything."""
+    model, batches = lora(), [tokens(), tokens(ignored=2)]
+    needs = ("C_z", "core_gradients")
+    whole = measure_statistics(model, needs, batches, seed=3)
+    monkeypatch.setattr("prunedlora.statistics.measurement.MAX_CORE", 2)
+    reduced = measure_statistics(model, needs, batches, seed=3)
+    for name, statistics in reduced.items():
+        g = whole[name].core_gradients
+        P, Q = statistics.core_columns.float(), statistics.core_rows.float()
+        assert statistics.U is None
+        torch.testing.assert_close(statistics.C_z, whole[name].C_z)
+        torch.testing.assert_close(statistics.core_traces, g.diagonal(dim1=1, dim2=2).sum(-1))
+        difference = statistics.core_gradients.float() - P.mT @ g @ Q.mT
+        assert difference.norm() < 2**-7 * statistics.core_gradients.float().norm()
+
+
+def test_svd_fisher_reduces_an_adapter_of_high_rank(lora, monkeypatch):
+    """To a rank within the measured components by the fit, and above them by the Kronecker solution."""
+    monkeypatch.setattr("prunedlora.statistics.measurement.MAX_CORE", 2)
+    batches = [tokens() for _ in range(4)]
+    for rank in (1, 3):
+        model = lora()
+        statistics = measure_statistics(model, get_criterion("svd_fisher").needs, batches)
+        for options in ({}, {"mu": 0.1, "lam": 0.1}):
+            reduced = copy.deepcopy(model)
+            reduce_adapter(reduced, rank, "svd_fisher", statistics, options=options)
+            assert {m.rank for m in find_lora_modules(reduced)} == {rank}

@@ -20,7 +20,7 @@ def test_a_tightened_bound_falls_at_the_constructed_instance(key):
 
 
 @pytest.mark.parametrize(
-    "key", ["S5.bound", "S5.jacobian", "S6.path", "S7", "S9.estimate", "S11.optimum"]
+    "key", ["S5.bound", "S5.jacobian", "S6.path", "S7", "S9.estimate", "S11.optimum", "S15"]
 )
 def test_a_tightened_bound_falls_in_a_run(key):
     assert verify(get_statement(key), count=100, seed=2, tighten=0.9, steps=5).verdict == "violated"

@@ -40,5 +40,5 @@ def test_every_statement_has_a_proof_and_a_formula():
         assert statement.formula
 
 
-def test_statements_s1_to_s14_are_all_there():
-    assert {int(key[1:].split(".")[0]) for key in KEYS} == set(range(1, 15))
+def test_statements_s1_to_s15_are_all_there():
+    assert {int(key[1:].split(".")[0]) for key in KEYS} == set(range(1, 16))
