@@ -79,6 +79,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         "Rebalanced: after every event each column of B has the norm of its row of A, as svd leaves them, and the "
         "optimiser's state follows.",
         settings.margin,
+        gate=(LORA, SKYLINE),
     )
 
 
