@@ -44,6 +44,7 @@ Experiment = Literal[
     "code",
     "verdict",
     "phase",
+    "initial_rank",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
