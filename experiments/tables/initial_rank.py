@@ -1,4 +1,4 @@
-"""Is a higher initial rank better?  One target rank, the same number of events and of steps, every row at its own rate."""
+"""Is a higher initial rank better?  One target rank, as many events and steps for all, every row at its own rate."""
 
 from dataclasses import replace
 
