@@ -70,6 +70,7 @@ def _run_info(config: RunConfig, record: dict[str, Any]) -> dict[str, Any]:
             "prunedlora": {
                 "initial_rank": config.initial_rank,
                 "criterion": config.criterion,
+                "options": rule_options(config.criterion, config.options),
                 "interval": config.interval,
                 "per_event": config.per_event,
                 "warmup_steps": config.warmup_steps,

@@ -23,8 +23,7 @@ class PruneConfig:
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.  By default 2, as in the paper, for rules that choose
-            components, and for truncations, of which few events are as good as many and cost less, so many
-            that there are at most 8 events.
+            components, and for truncations, whose events cost more, so many that there are at most 8 events.
         warmup_steps: optimiser steps before the interval starts to count.
         window: optimiser steps before an event over which statistics are averaged, its own included; 1 takes those
             of the event's own step, as the paper does.
