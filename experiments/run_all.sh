@@ -8,7 +8,8 @@
 # gpu     SmolLM2-135M-Instruct, word problems with worked solutions, the paper's ranks (--dry-run names its pieces)
 # paper   Llama-3-8B on MetaMathQA, from the hub
 #
-# --only EXPERIMENT ...   some of them; --dry-run checks a preset and says what it takes; --workers N runs N at a time;
+# --only EXPERIMENT ...   some of them; --dry-run checks a preset and says what it takes; --workers N runs N at a time
+# (auto: by cores, or by the memory of a GPU);
 # --minutes N starts nothing after that
 #
 # Without --preset: gpu if CUDA is there, else cpu.  A run whose result file exists is skipped; --fresh redoes it.

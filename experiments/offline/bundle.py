@@ -152,6 +152,11 @@ def split(file: Path, size: int, folder: Path) -> list[Path]:
     return pieces
 
 
+def hashes(files: list[Path]) -> str:
+    """Lines that ``sha256sum --check`` reads."""
+    return "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files)
+
+
 def parse_size(text: str) -> int:
     """Bytes.
 
@@ -186,9 +191,7 @@ def main(arguments: Arguments) -> None:
                 tar.add(part, part.name)
         pieces = split(whole, size, arguments.out)
     script = shutil.copy(HERE / "unpack_and_run.sh", arguments.out)
-    listed = [*pieces, Path(script)]
-    sums = "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in listed)
-    (arguments.out / "SHA256SUMS").write_text(sums)
+    (arguments.out / "SHA256SUMS").write_text(hashes([*pieces, Path(script)]))
     total = sum(piece.stat().st_size for piece in pieces)
     print(f"{len(pieces)} pieces, {total / 1e6:.0f} MB, {len(packages)} packages: {arguments.out}")
 

@@ -25,6 +25,8 @@ from experiments.settings.jobs import Compression, Cost, RunConfig, digest
 from experiments.settings.preset import Preset, one_shot_runs
 from theory.records import from_json, to_json, write_atomically
 
+#: Workers on a GPU, at most: more were not tried, and each keeps a core busy.
+MOST_ON_GPU = 8
 #: Share of a GPU's free memory that runs may take together.
 GPU_SHARE = 0.95
 #: Methods whose adapters are ordinary LoRA, written by `prunedlora.export_adapter`.
@@ -51,7 +53,7 @@ class Runner:
         cores = os.cpu_count() or 1
         by_memory = workers is None and torch.cuda.is_available()
         self._admission = Admission(GPU_SHARE * free_memory() if by_memory else math.inf)
-        workers = workers or cores
+        workers = workers or (min(cores, MOST_ON_GPU) if by_memory else cores)
         self._workers = workers if preset.isolated else 1
         threads = max(1, cores // workers) if workers > 1 else None
         # Another process than that of the run opens what it has written.
@@ -215,9 +217,9 @@ def free_memory() -> int:
 
 def _memory_kind(run: RunConfig) -> str:
     """What the memory of a run depends on most: runs for which it is the same are expected to take as much."""
-    trains = run.method if run.method in ("full", "untuned") else str(run.trains)
+    work = run.criterion if _truncates(run) else run.method == "full"
     sizes = (run.batch_size, run.eval_batch_size, run.max_length, run.dtype)
-    return " ".join(map(str, (run.model, run.task, trains, *sizes)))
+    return " ".join(map(str, (run.model, run.task, run.trains, work, *sizes)))
 
 
 def _of_status(status: int) -> Outcome:

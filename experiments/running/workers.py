@@ -127,9 +127,16 @@ def _done(module: str, arguments: list[str]) -> Outcome:
     try:
         importlib.import_module(module).main(arguments)
     except (Exception, SystemExit) as error:
-        return Outcome(traceback.format_exc(), isinstance(error, torch.OutOfMemoryError))
+        return Outcome(traceback.format_exc(), _is_want_of_memory(error))
     peak = torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0
     return Outcome(peak_bytes=peak)
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    """Whether torch, or a library below it that allocates by itself, found too little memory."""
+    said = str(error)
+    below = "out of memory" in said or "ALLOC_FAILED" in said
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and below)
 
 
 def _ended(status: int) -> Outcome:

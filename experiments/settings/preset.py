@@ -157,6 +157,7 @@ class Verdict:
         learning_rates: among which the validation loss chooses, for every row and column.
         seeds: one run per cell and seed.
         margin: losses that differ by less are level, in the unit of the loss.
+        lower_initial_ranks: from which pruning starts besides, see `experiments.tables.initial_rank`.
         phase_tasks: tasks of the phase diagram, see `experiments.tables.phase`.
         phase_steps: its numbers of steps.
     """
@@ -172,6 +173,7 @@ class Verdict:
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds
     margin: PositiveFloat
+    lower_initial_ranks: Ranks
     phase_tasks: Tasks
     phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 

@@ -51,12 +51,13 @@ class LoraModule:
 def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraModule]:
     """All modules of `model` that carry LoRA factors of the adapter, in the order of the model.
 
+    Adapters of bare parameters (``target_parameters``, as of fused experts) are not among them and stay as they are.
     Works on a `PeftModel`, on a model with injected layers, and on either inside a wrapper such as
     DistributedDataParallel.
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one of a kind that cannot be pruned: DoRA and other variants,
-            embeddings, convolutions, wrapped parameters, trained LoRA biases, tied factors, sharded tensors,
+            embeddings, convolutions, nothing but bare parameters, trained LoRA biases, tied factors, sharded tensors,
             merged weights; an initialisation that changed the base model, such as PiSSA.
         ConfigurationError: LoRA layers, but no adapter of that name.
 
@@ -66,7 +67,10 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
     >>> [(m.name, m.rank, m.scaling) for m in find_lora_modules(model)]
     [('0', 2, 4.0)]
     """
-    from peft.tuners.lora import LoraLayer  # takes seconds to import, and files do without it
+    from peft.tuners.lora import (  # takes seconds to import, and files do without it
+        LoraLayer,
+        ParamWrapper,
+    )
 
     layers = [
         (name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)
@@ -81,8 +85,14 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
             f"the model has no adapter {adapter!r}; it has: {', '.join(known)}"
         )
     modules = [
-        LoraModule(name, layer, adapter) for name, layer in layers if adapter in layer.scaling
+        LoraModule(name, layer, adapter)
+        for name, layer in layers
+        if adapter in layer.scaling and not isinstance(layer, ParamWrapper)
     ]
+    if not modules:
+        raise UnsupportedAdapterError(
+            "the adapter adapts bare parameters only (target_parameters), which stay as they are; adapt modules too"
+        )
     # Refuse here what would go wrong later, in the middle of training.
     for module in modules:
         reason = _why_unsupported(module)
@@ -95,12 +105,10 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
 
 def _why_unsupported(module: LoraModule) -> str | None:
     """The reason why the components of a module cannot be removed; None if they can."""
-    from peft.tuners.lora import ParamWrapper
-
     layer, adapter = module.layer, module.adapter
     # What the layer adds is not s B A of two plain matrices.
-    if isinstance(layer, ParamWrapper):
-        return "it adapts a bare parameter (target_parameters), which is not yet supported"
+    if isinstance(layer.lora_A, nn.ParameterDict):
+        return "it is AdaLoRA, which lowers ranks by itself; save it, and `prunedlora compress` makes it plain LoRA"
     if adapter in layer.lora_variant:
         return f"it uses {type(layer.lora_variant[adapter]).__name__}; train it as plain LoRA"
     if adapter in layer.lora_embedding_A:

@@ -1,7 +1,9 @@
 """What PEFT knows of an adapter: its configuration, and the names of its modules."""
 
+import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -24,6 +26,11 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     pattern.  rsLoRA is switched off, since the scaling is now written out as alpha / r.
     """
     config = peft_config(model, modules[0].adapter)
+    if getattr(config, "target_parameters", None):
+        own = {name_in_base(m.name): (m.rank, m.scaling) for m in modules}
+        for key, value in beside_parameters(vars(config), own).items():
+            setattr(config, key, value)
+        return
     ranks = {m.name: m.rank for m in modules}
     alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
     config.r = max(ranks.values())
@@ -33,6 +40,38 @@ def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
     config.alpha_pattern = {
         exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha
     }
+
+
+def beside_parameters(
+    config: Mapping[str, Any], modules: Mapping[str, tuple[int, float]]
+) -> dict[str, Any]:
+    """Entries of a configuration that give modules ranks and scalings, and bare parameters what they had.
+
+    What PEFT adapts by ``target_parameters`` has no path that a file tells, so the general entries stay
+    theirs, and every other module is named by a pattern that comes first.
+
+    Args:
+        config: the configuration as it was.
+        modules: rank and scaling by path in the base model.
+
+    >>> before = {"r": 8, "lora_alpha": 16, "rank_pattern": {"down_proj": 4}}
+    >>> beside_parameters(before, {"q_proj": (2, 1.0)})["rank_pattern"]
+    {'^q_proj': 2, 'down_proj': 4}
+    """
+    root = bool(config.get("use_rslora"))
+    ranks = {exactly(name): rank for name, (rank, _) in modules.items()}
+    alphas = {
+        exactly(name): _as_integer(scaling * (math.sqrt(rank) if root else rank))
+        for name, (rank, scaling) in modules.items()
+    }
+    return {
+        "rank_pattern": ranks | _others(config.get("rank_pattern"), ranks),
+        "alpha_pattern": alphas | _others(config.get("alpha_pattern"), alphas),
+    }
+
+
+def _others(pattern: Mapping[str, Any] | None, known: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (pattern or {}).items() if key not in known}
 
 
 def configured_model(model: nn.Module, adapter: str) -> nn.Module:

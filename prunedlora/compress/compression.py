@@ -22,7 +22,8 @@ from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from prunedlora.optional import installed_version
-from prunedlora.ranks.targets import by_energy, by_parameters, by_rank
+from prunedlora.ranks.spectrum import RULES
+from prunedlora.ranks.targets import by_parameters, by_rank, by_spectrum
 from prunedlora.statistics.data import Statistics
 
 logger = logging.getLogger(__name__)
@@ -119,19 +120,42 @@ def _ranks(
     """The ranks that the settings ask for; scores are computed only where they are needed."""
     scope = _scope(config)
     least = _least(config)
-    if config.rank is not None and scope == "module":
-        return _clipped(source, config.rank)
+    if config.rank is not None and config.spectrum_rule is None and scope == "module":
+        ranks = _clipped(source, max(config.rank, config.conv_rank or 1))
+        return _capped(source, ranks, config)
     scored = score_all(source, config, measured)
-    if config.rank is not None:
-        return by_rank(config.rule, scored, config.rank, scope, least)
-    if config.energy is not None:
-        one_rank = config.layout == "uniform"
-        return by_energy(
-            config.rule, scored, config.energy, scope, one_rank=one_rank, min_rank=least
+    if config.spectrum_rule is not None:
+        ranks = by_spectrum(
+            config.rule,
+            scored,
+            RULES[config.spectrum_rule],
+            getattr(config, config.spectrum_rule),
+            scope,
+            one_rank=config.layout == "uniform",
+            min_rank=least,
+            round_to=config.round_to,
         )
-    parameters = _parameters_that_fit(source, config)
-    padded = config.layout != "ragged"
-    return by_parameters(config.rule, scored, parameters, scope, padded=padded, min_rank=least)
+        return _capped(source, ranks, config)
+    if config.rank is not None:
+        return by_rank(config.rule, scored, config.rank, scope, least, config.round_to)
+    return by_parameters(
+        config.rule,
+        scored,
+        _parameters_that_fit(source, config),
+        scope,
+        padded=config.layout != "ragged",
+        min_rank=least,
+        round_to=config.round_to,
+    )
+
+
+def _capped(source: AdapterFile, ranks: dict[str, int], config: CompressConfig) -> dict[str, int]:
+    """The ranks, none above the largest that was allowed, which convolutions may have their own of."""
+    if config.rank is None:
+        return ranks
+    conv_rank = config.conv_rank or config.rank
+    caps = {m.name: conv_rank if m.is_convolution else config.rank for m in source.modules}
+    return {name: min(rank, caps[name]) for name, rank in ranks.items()}
 
 
 def _within_loss(
@@ -149,12 +173,16 @@ def _within_loss(
     least = _least(config)
     # With a rank for each module by itself, scores would decide nothing.
     scored = score_all(source, config, measured) if scope == "global" else {}
-    low, high = 1, max(module.rank for module in source.modules)
+    largest = max(module.rank for module in source.modules)
+    low, high = 1, -(-largest // config.round_to)
     best = None
     while low <= high:
-        rank = (low + high) // 2
+        middle = (low + high) // 2
+        rank = min(middle * config.round_to, largest)
         ranks = (
-            by_rank(config.rule, scored, rank, scope, least) if scored else _clipped(source, rank)
+            by_rank(config.rule, scored, rank, scope, least, config.round_to)
+            if scored
+            else _clipped(source, rank)
         )
         ranks = {m.name: min(ranks[m.name], m.full_rank) for m in source.modules}
         compressed = list(compress_modules(source, config, measured, ranks))
@@ -162,9 +190,9 @@ def _within_loss(
         logger.info("rank %d: held-out loss %.5f, limit %.5f", rank, loss, limit)
         if loss <= limit:
             best = compressed
-            high = rank - 1
+            high = middle - 1
         else:
-            low = rank + 1
+            low = middle + 1
     if best is None:
         raise ConfigurationError(
             "even the full rank exceeds max_loss_increase; raise it, or set dtype='fp32'"
@@ -214,7 +242,7 @@ def _report(
         settings={**asdict(config), "options": dict(config.options)},
         ranks_before={module.name: module.rank for module in source.modules},
         ranks={item.module.name: item.factors.rank for item in compressed},
-        excluded=excluded(source, compressed),
+        excluded=[*excluded(source, compressed), *source.empty],
         relative_error=_ratio(error, norm),
         relative_errors={
             item.module.name: _ratio(item.squared_error, item.squared_norm) for item in compressed

@@ -10,6 +10,8 @@ from prunedlora.errors import ConfigurationError
 if TYPE_CHECKING:
     import prunedlora.criteria
 
+#: Settings that read ranks off the spectrum; see `prunedlora.ranks.spectrum`.
+SPECTRUM = ("energy", "cumulative", "ratio", "knee")
 #: What a criterion may need without data.
 _DATA_FREE = {"noise"}
 
@@ -18,12 +20,18 @@ _DATA_FREE = {"noise"}
 class CompressConfig:
     """How far an adapter is compressed, by what, and how the result is written.
 
-    Exactly one of `rank`, `energy`, `max_loss_increase` and `size` says how far.
+    Exactly one of `rank`, `energy`, `cumulative`, `ratio`, `knee`, `max_loss_increase` and `size`
+    says how far; beside one that reads ranks off the spectrum, `rank` is the largest allowed.
 
     Attributes:
         rank: rank of every module; with global scope, their mean.
         energy: share of the criterion's scores to keep, e.g. 0.95; those of svd are the squared
-            singular values.
+            singular values. A share of the Frobenius norm, as other tools have it, is its square
+            here: 0.9 there is 0.81.
+        cumulative: the same of the singular values themselves.
+        ratio: keep components whose singular value is the largest over at most this.
+        knee: keep those before the spectrum's elbow; the number is how pronounced it must be, 1 as
+            usual.
         max_loss_increase: largest increase of the held-out loss as a share of it, 0.01 or on the
             command line 1%; needs base and data. The smallest rank within it is found by bisection,
             on the held-out examples that the reported losses are of.
@@ -33,6 +41,9 @@ class CompressConfig:
         options: options of the criterion, on the command line e.g. damping=0.1.
         base: base model, a folder or a name on the hub; goes with data.
         data: examples to measure losses on, a .jsonl file or a data set on the hub.
+        conv_rank: rank of convolutions with a kernel, where `rank` is that of all others.
+        round_to: ranks are multiples of this; 8 or 16 are what some servers want. Zeros fill up a
+            module that has less.
         samples: how many examples to use; one in four is held out.
         scope: module, or global for one budget over all modules.
         layout: uniform: one rank, every reader agrees; ragged: a rank for each module, the smallest
@@ -54,8 +65,13 @@ class CompressConfig:
 
     rank: int | None = None
     energy: float | None = None
+    cumulative: float | None = None
+    ratio: float | None = None
+    knee: float | None = None
     max_loss_increase: float | None = None
     size: int | None = None
+    conv_rank: int | None = None
+    round_to: int = 1
     criterion: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
@@ -70,16 +86,7 @@ class CompressConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        given = [
-            n
-            for n in ("rank", "energy", "max_loss_increase", "size")
-            if getattr(self, n) is not None
-        ]
-        if len(given) != 1:
-            named = " and ".join(given) if given else "none"
-            raise ConfigurationError(
-                f"name exactly one of rank, energy, max_loss_increase and size; got {named}"
-            )
+        self._check_target()
         if (self.base is None) != (self.data is None):
             raise ConfigurationError(
                 "base and data go together: the loss needs a model and examples"
@@ -98,11 +105,51 @@ class CompressConfig:
         assert self.criterion is not None
         return get_criterion(self.criterion)
 
+    @property
+    def spectrum_rule(self) -> str | None:
+        """Name of the setting that reads ranks off the spectrum; None where another one is given."""
+        given = [name for name in SPECTRUM if getattr(self, name) is not None]
+        return given[0] if given else None
+
+    def _check_target(self) -> None:
+        """Refuse no target, several, and what goes with none of those given."""
+        names = (*SPECTRUM, "max_loss_increase", "size")
+        given = [name for name in names if getattr(self, name) is not None]
+        capped = self.spectrum_rule is not None and len(given) == 1
+        if self.rank is not None and not capped:
+            given.insert(0, "rank")
+        if len(given) != 1:
+            named = " and ".join(given) if given else "none"
+            raise ConfigurationError(
+                f"name exactly one of rank, {', '.join(names[:-1])} and {names[-1]} (or rank as "
+                f"the largest beside one of {', '.join(SPECTRUM)}); got {named}"
+            )
+        if self.conv_rank is not None and (self.rank is None or self.scope == "global"):
+            raise ConfigurationError(
+                "conv_rank goes with a rank for all other modules, and with scope 'module'"
+            )
+        for name in ("rank", "conv_rank"):
+            value = getattr(self, name)
+            if value is not None and self.round_to > 1 and value % self.round_to:
+                raise ConfigurationError(
+                    f"{name}={value} is not a multiple of round_to={self.round_to}"
+                )
+
     def _check_values(self) -> None:
         if self.rank is not None and self.rank < 1:
             raise ConfigurationError(f"rank must be at least 1, not {self.rank}")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ConfigurationError(f"energy must be in (0, 1], not {self.energy}")
+        for name in ("energy", "cumulative"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise ConfigurationError(f"{name} must be in (0, 1], not {share}")
+        if self.ratio is not None and not 1 <= self.ratio < float("inf"):
+            raise ConfigurationError(f"ratio must be at least 1, not {self.ratio}")
+        if self.knee is not None and not 0 <= self.knee < float("inf"):
+            raise ConfigurationError(f"knee must be at least 0, not {self.knee}")
+        for name in ("conv_rank", "round_to"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {value}")
         if self.max_loss_increase is not None and not 0 <= self.max_loss_increase < float("inf"):
             raise ConfigurationError(
                 f"max_loss_increase must be at least 0, not {self.max_loss_increase}"

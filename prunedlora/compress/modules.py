@@ -26,6 +26,8 @@ TORCH_DTYPES = {
 _FP8_PEAK = 256.0
 #: The scaling of every module of a PEFT folder in float8, whose readers should agree on one.
 _FP8_SCALING = 2.0**-12
+#: A largest entry of B below which A takes a part of the scaling in float16.
+_FP16_SMALL = 2.0**-8
 
 
 @dataclass(frozen=True)
@@ -114,18 +116,25 @@ def _rounded(
     exact = Scaled(module.scaling * new.B.double(), new.A.double())
     if dtype.itemsize == 1:
         exact = _into_range(exact, _FP8_SCALING if folder else None)
+    elif dtype == torch.float16 and 0 < float(exact.B.abs().max()) < _FP16_SMALL:
+        exact = _into_range(exact, 1.0)
     factors = Scaled(exact.B.to(dtype), exact.A.to(dtype), exact.scaling)
     B, A = factors.scaling * factors.B.double(), factors.A.double()
     if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError(
             f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
         )
+    if (exact.B.any() and not B.any()) or (exact.A.any() and not A.any()):
+        raise NonFiniteError(
+            f"the factors of {module.name} are too small for {dtype}, which would make them zero; "
+            "use dtype 'bf16' or 'fp32'"
+        )
     error, norm = squared_distance(module.scaling * old.B.double(), old.A.double(), B, A)
     return CompressedModule(module, factors, error, norm)
 
 
 def _into_range(module: Scaled, scaling: float | None) -> Scaled:
-    """The same product with factors that float8 can hold, by powers of two.
+    """The same product with factors that a dtype of small range can hold, by powers of two.
 
     Args:
         module: with the scaling 1.

@@ -97,13 +97,12 @@ def write_output(
         raise ConfigurationError(
             "the adapter adds nothing in any module; with zero_modules='keep' it can be written"
         )
-    rank = max(item.factors.rank for item in compressed)
-    modules = {
-        item.module.name: padded(
-            item.factors, item.factors.rank if config.layout == "ragged" else rank
-        )
-        for item in compressed
-    }
+    largest = max(item.factors.rank for item in compressed)
+    modules = {}
+    for item in compressed:
+        rank = item.factors.rank if config.layout == "ragged" else largest
+        whole = -(-rank // config.round_to) * config.round_to
+        modules[item.module.name] = padded(item.factors, whole)
     modules = _levelled(compressed, modules)
     tensors = _tensors(source, compressed, modules)
     with scratch_beside(out) as part:
@@ -119,7 +118,11 @@ def write_output(
         if source.config is not None:
             # The weights are plain factors now, whatever they were initialised from.
             exclusion = _exclusion(source, report.excluded)
-            changes = {**settings(modules), **exclusion, "init_lora_weights": True}
+            changes = {
+                **settings(modules, source.config.raw),
+                **exclusion,
+                "init_lora_weights": True,
+            }
             text = json.dumps({**source.config.raw, **changes}, indent=2, sort_keys=True)
             (part / CONFIG).write_text(text, encoding="utf-8")
         _check_written(part if source.config is not None else weights, modules)

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,12 +25,17 @@ _UNSUPPORTED = {
     "kasa_config": "it is not a product of two factors; train plain LoRA",
     "velora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
-    "target_parameters": "it adapts bare parameters, which is not yet supported",
 }
 #: Seconds that a match with one expression may take; those of real adapters take microseconds.
 _TIMEOUT = 1.0
 #: Characters that an expression may have, so that it compiles in reasonable time.
 _MAX_EXPRESSION = 2048
+#: What only AdaLoRA's configuration has, and what it adds to the rank that it divides by.
+_ADALORA = (
+    *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2"),
+    *("orth_reg_weight", "total_step"),
+)
+_ADALORA_EPSILON = 1e-5
 _MAX_RANK = 2**31
 _Value = TypeVar("_Value")
 
@@ -40,12 +45,13 @@ class AdapterConfig:
     """The part of a PEFT LoRA configuration that decides ranks and scalings.
 
     Attributes:
-        raw: everything that the file holds.
+        raw: everything that the file holds; of AdaLoRA, what plain LoRA has too.
         r: rank where no pattern says otherwise.
         alpha: `lora_alpha` where no pattern says otherwise.
         rslora: whether the scaling is alpha / sqrt(r) in place of alpha / r.
         rank_pattern: ranks by regular expression.
         alpha_pattern: alphas by regular expression.
+        adalora: whether it is of AdaLoRA, of which only the tensors say the ranks.
 
     >>> config = AdapterConfig({}, r=4, alpha=8.0, rslora=False, alpha_pattern={"q_proj": 2.0})
     >>> config.scaling("layers.0.q_proj"), config.scaling("layers.0.v_proj")
@@ -58,6 +64,7 @@ class AdapterConfig:
     rslora: bool
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    adalora: bool = False
 
     def rank(self, name: str) -> int:
         """Rank that PEFT gives the module of this name (its path in the base model)."""
@@ -65,6 +72,8 @@ class AdapterConfig:
 
     def scaling(self, name: str) -> float:
         """Factor s that PEFT puts before B A in the module of this name."""
+        if self.adalora:  # whatever became of the rank
+            return self.alpha / (self.r + _ADALORA_EPSILON)
         alpha = _matching(self.alpha_pattern, name, self.alpha)
         rank = self.rank(name)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
@@ -101,6 +110,8 @@ def parse_config(raw: Mapping[str, Any], file: str) -> AdapterConfig:
     >>> parse_config({"peft_type": "LORA", "r": 4, "lora_alpha": 8}, "here").scaling("q_proj")
     2.0
     """
+    if raw.get("peft_type") == "ADALORA":
+        return _of_adalora(raw, file)
     _refuse_variants(raw, file)
     if not isinstance(raw.get("exclude_modules") or [], str | list):
         raise AdapterFileError(f"{file}: exclude_modules is neither an expression nor a list")
@@ -116,10 +127,23 @@ def parse_config(raw: Mapping[str, Any], file: str) -> AdapterConfig:
     )
 
 
+def _of_adalora(raw: Mapping[str, Any], file: str) -> AdapterConfig:
+    """The configuration of an AdaLoRA adapter, which is plain LoRA once its diagonal is in A."""
+    plain = {k: v for k, v in raw.items() if k not in _ADALORA}
+    plain |= {"peft_type": "LORA", "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False}
+    rank = _rank(raw.get("init_r", 12), "init_r", file)
+    config = parse_config({**plain, "r": rank}, file)
+    if config.alpha <= 0:
+        raise AdapterFileError(f"{file}: an AdaLoRA adapter needs a lora_alpha above 0")
+    return replace(config, adalora=True)
+
+
 def _refuse_variants(raw: Mapping[str, Any], file: str) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
-        raise UnsupportedAdapterError(f"{file}: peft_type is {kind!r}; only LORA is supported")
+        raise UnsupportedAdapterError(
+            f"{file}: peft_type is {kind!r}; only LORA and ADALORA are supported"
+        )
     for key, reason in _UNSUPPORTED.items():
         if raw.get(key):
             raise UnsupportedAdapterError(f"{file}: {key} is set: {reason}")

@@ -11,7 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunedlora.errors import AdapterFileError, NonFiniteError, PrunedLoRAError
+from prunedlora.errors import (
+    AdapterFileError,
+    NonFiniteError,
+    PrunedLoRAError,
+    UnsupportedAdapterError,
+)
 from prunedlora.factors import Factors
 from prunedlora.files.adapter_config import AdapterConfig, read_config
 from prunedlora.files.header import Header, TensorEntry, opened, read_header, refuse_pickle
@@ -24,7 +29,7 @@ from prunedlora.files.scalings import (
     refuse_unread,
     scaling_of,
 )
-from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others, find_pairs
+from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others, find_pairs, of_parameters
 from prunedlora.linalg.numerics import is_finite
 
 WEIGHTS = "adapter_model.safetensors"
@@ -100,6 +105,7 @@ class AdapterFile:
         others: names of tensors that are carried over unchanged.
         components: what the header says of parts of a pipeline, as diffusers writes it.
         remarks: what its user should know, sentences.
+        empty: names of modules without a single component.
     """
 
     source: str
@@ -110,6 +116,7 @@ class AdapterFile:
     others: tuple[str, ...]
     components: tuple[Component, ...] = ()
     remarks: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
     def factors(self) -> Iterator[tuple[AdapterModule, Factors]]:
         """Each module with its factors as matrices in at least float32, read when asked for.
@@ -128,6 +135,8 @@ class AdapterFile:
                 A = _finite(tensors.get_tensor(keys.A), keys.A)
                 if keys.mid is not None:
                     A = _folded(A, _finite(tensors.get_tensor(keys.mid), keys.mid))
+                if keys.diagonal is not None:
+                    A = A * _finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
                 factors = Factors(B.flatten(1), A.flatten(1))
                 _check_range(module, factors)
                 yield module, factors
@@ -183,13 +192,37 @@ def open_adapter(source: str | Path) -> AdapterFile:
     components = read_components(header.metadata, str(file))
     if is_peft and config_file is not None:
         config = read_config(config_file)
-        modules = tuple(_of_peft(pair, header, config, components, file) for pair in pairs)
-        return AdapterFile(str(source), file, header, config, modules, others, components)
+        # Factors of bare parameters are carried over: they are those of several matrices in one.
+        kept = _of_parameters(pairs, header, config)
+        pairs = [pair for pair in pairs if pair not in kept]
+        others = tuple(sorted({*others, *(key for pair in kept for key in (pair.A, pair.B))}))
+        if not pairs:
+            raise UnsupportedAdapterError(
+                f"{file} adapts bare parameters only (target_parameters), which stay as they are"
+            )
+        # AdaLoRA may leave a module nothing at all.
+        empty = [p for p in pairs if p.diagonal and header.tensors[p.A].shape[:1] == (0,)]
+        used = [pair for pair in pairs if pair not in empty]
+        modules = tuple(_of_peft(pair, header, config, components, file) for pair in used)
+        names = tuple(pair.name for pair in empty)
+        return AdapterFile(
+            str(source), file, header, config, modules, others, components, (), names
+        )
     check_components([pair.name for pair in pairs], components, str(file))
     with opened(file) as tensors:
         modules = tuple(_alone(pair, header, components, tensors, file) for pair in pairs)
     remarks = _check_alone(modules, header, config_file, file)
     return AdapterFile(str(source), file, header, None, modules, others, components, remarks)
+
+
+def _of_parameters(pairs: list[KeyPair], header: Header, config: AdapterConfig) -> list[KeyPair]:
+    targets = config.raw.get("target_parameters") or []
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise AdapterFileError(f"{CONFIG}: target_parameters is not a list of names")
+    unlike = {
+        p.name for p in pairs if targets and header.tensors[p.A].shape[:1] != (config.rank(p.name),)
+    }
+    return of_parameters(pairs, targets, unlike)
 
 
 def _check_alone(
@@ -331,7 +364,8 @@ def _of_peft(
 ) -> AdapterModule:
     """A module of a PEFT folder."""
     module = _module(pair, header, config.scaling(pair.name), file)
-    check_rank(module.name, module.rank, config.rank(module.name), CONFIG, str(file))
+    if not config.adalora:
+        check_rank(module.name, module.rank, config.rank(module.name), CONFIG, str(file))
     component = component_of(pair.name, components)
     if component is not None:  # it must not say otherwise
         scaling_of(pair.name, module.rank, module.scaling * module.rank, component, str(file))
@@ -354,6 +388,8 @@ def _alone(
 def _module(pair: KeyPair, header: Header, scaling: float, file: Path) -> AdapterModule:
     B, A = header.tensors[pair.B], header.tensors[pair.A]
     mid = header.tensors[pair.mid] if pair.mid is not None else None
+    if pair.diagonal is not None and header.tensors[pair.diagonal].shape != (A.shape[0], 1):
+        raise AdapterFileError(f"{file}: {pair.diagonal} does not fit the rank of {pair.A}")
     _check_shapes(pair, B, A, mid, file)
     shape_A = A.shape if mid is None else (mid.shape[0], *A.shape[1:2], *mid.shape[2:])
     nbytes = A.nbytes + B.nbytes + (mid.nbytes if mid is not None else 0)

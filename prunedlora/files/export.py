@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def export_adapter(
     tensors = _tensors(model, adapter)
     changes: dict[str, Any] = {}
     if layout is not None:
-        replaced, changes = _laid_out(modules, layout)
+        replaced, changes = _laid_out(modules, layout, vars(peft_config(model, adapter)))
         tensors |= replaced
     with scratch_beside(folder) as part:
         # As PEFT does when it saves, for the time of writing only.
@@ -84,7 +85,7 @@ def export_adapter(
 
 
 def _laid_out(
-    modules: list[LoraModule], layout: Layout
+    modules: list[LoraModule], layout: Layout, config: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration entries of a layout, to put in place of those in memory."""
     scaled = {}
@@ -99,7 +100,7 @@ def _laid_out(
         )
         tensors[f"{PREFIX}{name}.lora_B.weight"] = B
         tensors[f"{PREFIX}{name}.lora_A.weight"] = A
-    return tensors, settings(out)
+    return tensors, settings(out, config)
 
 
 def _tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:

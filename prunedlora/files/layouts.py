@@ -1,15 +1,16 @@
 r"""How ranks and scalings are laid out in a file, so that its readers agree.
 
-PEFT knows a rank and an alpha for each module (``rank_pattern``, ``alpha_pattern``); vLLM applies
-one ``lora_alpha / r`` from the configuration to all modules, and llama.cpp ``lora_alpha`` over the
-rank of each tensor (sources in `prunedlora.files.readers`).  Here the scaling s is baked into B,
-:math:`(sB)A`, and alpha = r leaves 1 to apply:
+PEFT and vLLM since 0.32 know a rank and an alpha for each module (``rank_pattern``,
+``alpha_pattern``); other servers apply one ``lora_alpha / r`` from the configuration to all modules,
+or ``lora_alpha`` over the rank of each tensor (sources in `prunedlora.files.readers`).  Here the
+scaling s is baked into B, :math:`(sB)A`, and alpha = r leaves 1 to apply:
 
 * ``uniform``: one rank; all readers agree.
 * ``padded``: as many components as each module needs, zeros up to the largest rank; all readers
   agree.
-* ``ragged``: each module its rank, the smallest file; PEFT and vLLM agree, llama.cpp does not.
-  Tools for diffusion models take rank and alpha of each module, so it is right for all of them.
+* ``ragged``: each module its rank, the smallest file; PEFT and vLLM agree, others refuse it or apply
+  another scaling.  Tools for diffusion models take rank and alpha of each module, so it is right for
+  all of them.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunedlora.adapters.peft import exactly
+from prunedlora.adapters.peft import beside_parameters, exactly
 from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Scaled
@@ -55,11 +56,14 @@ def lay_out(
     return {name: padded(Scaled(m.scaling * m.B, m.A), to or m.rank) for name, m in modules.items()}
 
 
-def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
+def settings(
+    modules: Mapping[str, Scaled], config: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The entries of a PEFT configuration that fit the modules of `lay_out`.
 
     Args:
         modules: by path in the base model.
+        config: the configuration as it was; where it adapts bare parameters too, these keep theirs.
 
     >>> q = Scaled(torch.ones(3, 2), torch.ones(2, 3))
     >>> v = Scaled(torch.ones(3, 1), torch.ones(1, 3))
@@ -67,6 +71,8 @@ def settings(modules: Mapping[str, Scaled]) -> dict[str, Any]:
     >>> entries["r"], entries["lora_alpha"], entries["rank_pattern"], entries["alpha_pattern"]
     (2, 2, {'^v': 1}, {'^v': 1})
     """
+    if config is not None and config.get("target_parameters"):
+        return beside_parameters(config, {n: (m.rank, m.scaling) for n, m in modules.items()})
     r = max(module.rank for module in modules.values())
     ranks = {exactly(name): module.rank for name, module in modules.items()}
     alphas = {exactly(name): alpha_of(module) for name, module in modules.items()}

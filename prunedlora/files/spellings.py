@@ -22,6 +22,7 @@ class Spelling:
         B: name of the left factor.
         alpha: name of the tensor whose value over the rank is the scaling.
         mid: name of the middle factor of a convolution in three factors; None if there is no such.
+        diagonal: name of the vector, (r, 1), that multiplies the rows of A; None if there is no such.
         alone: whether a tensor named like one factor, with no other half, is something else.
     """
 
@@ -30,6 +31,7 @@ class Spelling:
     B: str
     alpha: str = "{module}.alpha"
     mid: str | None = None
+    diagonal: str | None = None
     alone: bool = False
 
     def match(self, key: str) -> dict[str, str] | None:
@@ -83,7 +85,9 @@ SPELLINGS = (
         "{module}.lora_A.{adapter}.weight",
         "{module}.lora_B.{adapter}.weight",
     ),
-    Spelling("Mochi", "{module}.lora_A", "{module}.lora_B"),
+    Spelling(
+        "Mochi, AdaLoRA of PEFT", "{module}.lora_A", "{module}.lora_B", diagonal="{module}.lora_E"
+    ),
     Spelling("torchtune", "{module}.lora_a.weight", "{module}.lora_b.weight"),
     Spelling(
         "sd-scripts, projections that are split",

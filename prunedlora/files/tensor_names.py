@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,15 @@ PREFIX = "base_model.model."
 _REASONS = (
     (r"lora_magnitude_vector|dora_scale", "DoRA, whose columns are rescaled as a whole"),
     (r"lora_(B|up)(\.[^.]+)?\.bias$", "a bias of B (lora_bias)"),
-    (r"\.lora_E(\.[^.]+)?$", "AdaLoRA's diagonal; convert it with PEFT's convert_to_lora"),
+    (r"\.lora_E(\.[^.]+)?$", "AdaLoRA's diagonal, without the configuration that goes with it"),
 )
 #: Tensors by which another method changes a module; they may have an alpha of their own.
 _OTHER_METHODS = (
     r"\.(hada_[wt]\w+|lokr_[wt]\w+|oft_\w+|boft_\w+|a[12]\.weight|b[12]\.weight|on_input"
     r"|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm)$"
 )
+#: What PEFT calls a wrapped module in the one around it.
+_WRAPPED = ".base_layer"
 #: Names by which a tensor beside a pair could be a factor before its product.
 _SCALES = r"alpha|scale|scaling|scalar|multiplier|scale_weight|weight_scale"
 
@@ -37,6 +39,7 @@ class KeyPair:
         A: right factor.
         alpha: the tensor that holds its alpha; None where the file has none.
         mid: middle factor; None where there is none.
+        diagonal: AdaLoRA's, between B and A; None where there is none.
         spelling: how the names are made.
         written: names of B and A in a new file.
         alpha_name: name of its alpha in a new file.
@@ -47,6 +50,7 @@ class KeyPair:
     A: str
     alpha: str | None
     mid: str | None
+    diagonal: str | None
     spelling: Spelling
     written: tuple[str, str]
     alpha_name: str
@@ -74,7 +78,7 @@ def find_pairs(header: Header, file: Path, *, peft: bool = False) -> list[KeyPai
                 )
             pairs[pair.name] = pair
     if not pairs:
-        _refuse_variants(header, file)
+        _refuse_variants(header.tensors, file)
         other = next((key for key in header.tensors if re.search(_OTHER_METHODS, key)), None)
         if other is not None:
             raise UnsupportedAdapterError(
@@ -85,6 +89,31 @@ def find_pairs(header: Header, file: Path, *, peft: bool = False) -> list[KeyPai
             f"{file} holds no LoRA factors (such as lora_A and lora_B, or lora_down and lora_up)"
         )
     return [pairs[name] for name in sorted(pairs)]
+
+
+def of_parameters(
+    pairs: list[KeyPair], targets: Iterable[str], unlike: Container[str]
+) -> list[KeyPair]:
+    """The pairs that adapt bare parameters (``target_parameters``), such as those of fused experts.
+
+    Args:
+        pairs: of the file.
+        targets: paths of the parameters, or their ends.
+        unlike: names of modules whose tensors have another rank than their configuration says:
+            fused experts have that for each expert.
+    """
+    ends = {target.rpartition(".")[0] for target in targets}
+    names = {pair.name for pair in pairs}
+    out = []
+    for pair in pairs:
+        module = pair.name
+        while module.endswith(_WRAPPED):  # several parameters of one module
+            module = module.removesuffix(_WRAPPED)
+        by_path = any(end and f".{module}".endswith(f".{end}") for end in ends)
+        nested = module != pair.name or module + _WRAPPED in names
+        if ends and (by_path or nested or pair.name in unlike):
+            out.append(pair)
+    return out
 
 
 def _pairs_of(key: str, header: Header, file: Path, peft: bool) -> Iterator[KeyPair]:
@@ -103,14 +132,18 @@ def _pairs_of(key: str, header: Header, file: Path, peft: bool) -> Iterator[KeyP
         _check_half(key, other, header, file)
         alpha = spelling.alpha.format(**parts)
         mid = spelling.mid.format(**parts) if spelling.mid else None
-        # PEFT puts the adapter's name into names itself, and finds none that have it already.
-        new = PEFT if peft and "adapter" in parts else spelling
+        diagonal = spelling.diagonal.format(**parts) if spelling.diagonal and peft else None
+        diagonal = diagonal if diagonal in header.tensors else None
+        # PEFT puts the adapter's name into names itself, and finds none that have it already; and
+        # AdaLoRA becomes plain LoRA.
+        new = PEFT if peft and ("adapter" in parts or diagonal) else spelling
         yield KeyPair(
             spelling.name(parts).removeprefix(PREFIX),
             other,
             key,
             alpha if alpha in header.tensors else None,
             mid if mid in header.tensors else None,
+            diagonal,
             spelling,
             (new.B.format(**parts), new.A.format(**parts)),
             alpha,
@@ -138,9 +171,9 @@ def find_others(
         AdapterFileError: an alpha that is not a single number or that belongs to no module, one
             beside a configuration, or a name that PEFT does not know.
     """
-    _refuse_variants(header, file)
-    used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha, pair.mid)}
+    used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha, pair.mid, pair.diagonal)}
     others = tuple(sorted(header.tensors.keys() - used))
+    _refuse_variants(others, file)
     _refuse_scales(others, pairs, file)
     for pair in pairs:
         if pair.alpha and math.prod(header.tensors[pair.alpha].shape) != 1:
@@ -160,8 +193,8 @@ def find_others(
     return others
 
 
-def _refuse_variants(header: Header, file: Path) -> None:
-    for key in header.tensors:
+def _refuse_variants(keys: Iterable[str], file: Path) -> None:
+    for key in keys:
         for pattern, reason in _REASONS:
             if re.search(pattern, key):
                 raise UnsupportedAdapterError(

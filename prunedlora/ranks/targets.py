@@ -9,8 +9,8 @@ from torch import Tensor
 from prunedlora.choices import Scope
 from prunedlora.criteria import Criterion
 from prunedlora.errors import ConfigurationError
-from prunedlora.linalg.truncation import rank_for_energy
 from prunedlora.ranks.budget import allocate, comparable
+from prunedlora.ranks.spectrum import Rule
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,12 @@ class Scored:
 
 
 def by_rank(
-    criterion: Criterion, modules: Mapping[str, Scored], rank: int, scope: Scope, min_rank: int = 1
+    criterion: Criterion,
+    modules: Mapping[str, Scored],
+    rank: int,
+    scope: Scope,
+    min_rank: int = 1,
+    round_to: int = 1,
 ) -> dict[str, int]:
     """`rank` for every module, or the total of that by all modules' scores; a module never gets more than it has.
 
@@ -54,49 +59,57 @@ def by_rank(
     each = {name: min(rank, module.rank) for name, module in modules.items()}
     if scope == "module":
         return each
-    return allocate(_comparable(criterion, modules), sum(each.values()), min_rank=min_rank)
+    scores = _comparable(criterion, modules)
+    return allocate(scores, sum(each.values()), min_rank=min_rank, round_to=round_to)
 
 
-def by_energy(
+def by_spectrum(
     criterion: Criterion,
     modules: Mapping[str, Scored],
-    energy: float,
+    rule: Rule,
+    number: float,
     scope: Scope,
     *,
     one_rank: bool,
     min_rank: int = 1,
+    round_to: int = 1,
 ) -> dict[str, int]:
-    """The smallest ranks that keep a share of the scores: of each module's, or of all modules' together.
+    """The ranks that a rule reads off the scores: of each module's, or of all modules' together.
 
     Args:
-        criterion: whose scores they are; those in units of weight are squared first.
+        criterion: whose scores they are; they stand for squared singular values, those in units of weight for plain.
         modules: the modules.
-        energy: the share to keep, in (0, 1].
-        scope: whether each module keeps its share or all modules together.
+        rule: one of `prunedlora.ranks.spectrum.RULES`.
+        number: its number, such as the share to keep.
+        scope: whether each module follows the rule or all modules together.
         one_rank: give every module the largest of the ranks.
         min_rank: smallest rank of a module within a budget of all.
+        round_to: ranks are multiples of it, or the whole rank of a module.
 
     Raises:
-        ConfigurationError: `energy` out of range, or a criterion whose scores have no unit.
+        ConfigurationError: a number out of range, or a criterion whose scores have no unit.
 
     >>> from prunedlora.criteria import get_criterion
+    >>> from prunedlora.ranks.spectrum import by_energy
     >>> modules = {"q": Scored(torch.tensor([9.0, 1.0]), 1.0, 10), "v": Scored(torch.tensor([1.0, 1.0]), 3.0, 10)}
-    >>> by_energy(get_criterion("svd"), modules, 0.9, "module", one_rank=False)
+    >>> by_spectrum(get_criterion("svd"), modules, by_energy, 0.9, "module", one_rank=False)
     {'q': 1, 'v': 2}
     """
     if criterion.unit == "none":
         raise ConfigurationError(
-            f"the scores of {criterion.name} have no unit, so no energy; name a rank or a size"
+            f"the scores of {criterion.name} have no unit, so no spectrum; name a rank or a size"
         )
     scores = _comparable(criterion, modules)
     if scope == "global":
-        total = _rank(criterion, torch.cat(list(scores.values())), energy)
-        ranks = allocate(scores, max(min_rank * len(scores), total), min_rank=min_rank)
-    else:
-        ranks = {name: _rank(criterion, values, energy) for name, values in scores.items()}
+        total = rule(_spectrum(criterion, torch.cat(list(scores.values()))), number)
+        least = sum(min(-(-min_rank // round_to) * round_to, v.numel()) for v in scores.values())
+        return allocate(scores, max(least, total), min_rank=min_rank, round_to=round_to)
+    ranks = {name: rule(_spectrum(criterion, v), number) for name, v in scores.items()}
+    largest = max(module.rank for module in modules.values())
+    whole = {name: min(-(-rank // round_to) * round_to, largest) for name, rank in ranks.items()}
     if one_rank:
-        return by_rank(criterion, modules, max(ranks.values()), "module")
-    return ranks
+        return by_rank(criterion, modules, max(whole.values()), "module")
+    return {name: min(rank, modules[name].rank) for name, rank in whole.items()}
 
 
 def by_parameters(
@@ -107,6 +120,7 @@ def by_parameters(
     *,
     padded: bool,
     min_rank: int = 1,
+    round_to: int = 1,
 ) -> dict[str, int]:
     """The largest ranks whose factors take at most a number of parameters.
 
@@ -118,35 +132,44 @@ def by_parameters(
         padded: whether every module takes as much as one of the largest rank: then one rank is as good as any.
             Without, a module of lower rank takes as much as it has.
         min_rank: smallest rank of a module within a budget of all.
+        round_to: ranks are multiples of it, or the whole rank of a module.
 
     Raises:
-        ConfigurationError: not even rank 1 fits.
+        ConfigurationError: not even the smallest rank fits.
     """
     total = sum(module.size for module in modules.values())
-    if parameters < total:
+    if parameters < total * round_to:
         raise ConfigurationError(
-            f"rank 1 in every module takes {total} parameters, but only {max(0, parameters)} fit; allow a larger size"
+            f"rank {round_to} in every module takes {total * round_to} parameters, but only {max(0, parameters)} fit; "
+            "allow a larger size"
         )
     if scope == "module" or padded:
         largest = max(module.rank for module in modules.values())
         rank = min(parameters // total, largest)
         # Without padding a module that has less than the rank takes no more than it has.
-        while not padded and rank < largest and _taken(modules, rank + 1) <= parameters:
+        while not padded and rank < largest:
+            if _taken(modules, rank + 1, round_to) > parameters:
+                break
             rank += 1
+        if rank < largest:
+            rank -= rank % round_to
         return by_rank(criterion, modules, rank, "module")
     sizes = {name: module.size for name, module in modules.items()}
-    return allocate(_comparable(criterion, modules), parameters, sizes=sizes, min_rank=min_rank)
+    scores = _comparable(criterion, modules)
+    return allocate(scores, parameters, sizes=sizes, min_rank=min_rank, round_to=round_to)
 
 
-def _taken(modules: Mapping[str, Scored], rank: int) -> int:
-    """Parameters of all modules at a rank, or at their own where that is lower."""
-    return sum(module.size * min(rank, module.rank) for module in modules.values())
+def _taken(modules: Mapping[str, Scored], rank: int, round_to: int) -> int:
+    """Parameters of all modules at a rank, or at their own where that is lower, in multiples."""
+    ranks = {name: min(rank, module.rank) for name, module in modules.items()}
+    return sum(-(-ranks[n] // round_to) * round_to * m.size for n, m in modules.items())
 
 
 def _comparable(criterion: Criterion, modules: Mapping[str, Scored]) -> dict[str, Tensor]:
     return {name: comparable(criterion, m.scores, m.scaling) for name, m in modules.items()}
 
 
-def _rank(criterion: Criterion, scores: Tensor, energy: float) -> int:
+def _spectrum(criterion: Criterion, scores: Tensor) -> Tensor:
+    """Scores as if they were singular values, decreasing."""
     ordered = scores.double().clamp(min=0).sort(descending=True).values
-    return int(rank_for_energy(ordered if criterion.unit == "weight" else ordered.sqrt(), energy))
+    return ordered if criterion.unit == "weight" else ordered.sqrt()

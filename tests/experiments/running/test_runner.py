@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.running.runner import Runner
+from experiments.running import runner as runner_module
+from experiments.running.runner import MOST_ON_GPU, Runner, _memory_kind
 from experiments.running.workers import Outcome
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import load_preset
@@ -82,3 +83,32 @@ def test_a_failure_names_its_run_and_stops(tmp_path, monkeypatch):
     untuned = RunConfig("tiny", "arithmetic", "untuned")
     with pytest.raises(SystemExit, match=rf"(?s)no memory left.*{untuned.key}.*failed"):
         runner.results([untuned])
+
+
+def test_auto_fills_the_cores_of_a_cpu_and_the_memory_of_a_gpu(monkeypatch):
+    preset = load_preset("gpu")
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    on_cpu = Runner(preset, False, None)
+    assert (on_cpu._workers, on_cpu._threads) == (16, 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(runner_module, "free_memory", lambda: 80 * 2**30)
+    on_gpu = Runner(preset, False, None)
+    assert (on_gpu._workers, on_gpu._threads) == (MOST_ON_GPU, 2)
+    assert 70 * 2**30 < on_gpu._admission._capacity < 80 * 2**30
+    # A number is taken as it is.
+    assert Runner(preset, False, 3)._workers == 3
+
+
+def test_runs_that_take_about_as_much_memory_are_of_one_kind():
+    run = replace(load_preset("gpu").run, initial_rank=128, target_rank=64)
+    alike = (replace(run, seed=1), replace(run, initial_rank=512), replace(run, learning_rate=1.0))
+    others = (
+        replace(run, method="full"),
+        replace(run, method="untuned"),
+        replace(run, method="truncate", criterion="svd"),
+        replace(run, method="truncate", criterion="svd_kfac"),
+        replace(run, batch_size=32),
+        replace(run, model="minilm"),
+    )
+    assert {_memory_kind(r) for r in alike} == {_memory_kind(run)}
+    assert len({_memory_kind(r) for r in (run, *others)}) == len(others) + 1

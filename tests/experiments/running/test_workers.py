@@ -99,6 +99,8 @@ def test_a_failure_is_reported_and_its_worker_replaced(workers, tmp_path):
         ("os.kill(os.getpid(), 9)", "ended by SIGKILL", True),
         ("os._exit(3)", "ended with status 3", False),
         ("raise torch.OutOfMemoryError('no memory')", "no memory", True),
+        ("raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED')", "CUBLAS", True),
+        ("raise RuntimeError('shapes do not fit')", "do not fit", False),
     ],
 )
 def test_a_crash_is_reported_with_what_ended_the_process(

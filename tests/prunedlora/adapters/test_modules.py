@@ -40,7 +40,7 @@ def test_an_unknown_adapter_lists_the_known_ones(lora):
         ({"target_modules": ["embed_tokens"]}, "embedding"),
         ({"lora_bias": True, "target_modules": ["q_proj"]}, "lora_bias"),
         (
-            {"target_modules": ["q_proj"], "target_parameters": ["mlp.down_proj.weight"]},
+            {"target_modules": [], "target_parameters": ["mlp.down_proj.weight"]},
             "target_parameters",
         ),
     ],
@@ -82,3 +82,17 @@ def test_factors_without_shape_of_a_matrix_are_refused(lora):
     module.layer.lora_A["default"].weight = nn.Parameter(torch.zeros(0))
     with pytest.raises(UnsupportedAdapterError, match="sharded"):
         find_lora_modules(model)
+
+
+def test_adalora_is_refused_by_name():
+    settings = peft.AdaLoraConfig(init_r=4, target_r=2, total_step=9, target_modules=["q_proj"])
+    with pytest.raises(UnsupportedAdapterError, match="AdaLoRA"):
+        find_lora_modules(peft.get_peft_model(llama(), settings))
+
+
+def test_adapters_of_bare_parameters_are_left_alone():
+    settings = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], target_parameters=["mlp.down_proj.weight"]
+    )
+    modules = find_lora_modules(peft.get_peft_model(llama(), settings))
+    assert [m.name.rpartition(".")[2] for m in modules] == ["q_proj"] * 2

@@ -176,6 +176,9 @@ def test_every_setting_can_be_given(tmp_path):
     base = tmp_path / "model"
     given = {
         "energy": ("--energy", "0.5"),
+        "cumulative": ("--cumulative", "0.5"),
+        "ratio": ("--ratio", "5"),
+        "knee": ("--knee", "1"),
         "max_loss_increase": ("--max-loss-increase", "1%"),
         "rank": ("--rank", "3"),
         "size": ("--size", "20MB"),
@@ -190,11 +193,15 @@ def test_every_setting_can_be_given(tmp_path):
         "device": ("--device", "cpu"),
         "zero_modules": ("--zero-modules", "exclude"),
         "seed": ("--seed", "7"),
+        "round_to": ("--round-to", "3"),
     }
-    assert given.keys() == {f.name for f in fields(CompressConfig)}
-    targets = ("energy", "max_loss_increase", "rank", "size")
+    assert given.keys() | {"conv_rank"} == {f.name for f in fields(CompressConfig)}
+    pair = parse(["compress", "a", "b", "--rank", "4", "--conv-rank", "2"]).config
+    assert (pair.rank, pair.conv_rank) == (4, 2)
+    targets = ("energy", "cumulative", "ratio", "knee", "max_loss_increase", "rank", "size")
     others = [word for name, words in given.items() if name not in targets for word in words]
-    values = {"energy": 0.5, "max_loss_increase": 0.01, "rank": 3, "size": 20_000_000}
+    values = {"energy": 0.5, "cumulative": 0.5, "ratio": 5.0, "knee": 1.0}
+    values |= {"max_loss_increase": 0.01, "rank": 3, "size": 20_000_000}
     for target in targets:
         command = parse(["compress", "my-adapter", "out", *given[target], *others])
         assert (command.adapter, command.out) == ("my-adapter", Path("out"))
@@ -214,7 +221,7 @@ def test_every_setting_can_be_given(tmp_path):
                 "dtype": "bf16",
                 "device": "cpu",
             },
-            **{"zero_modules": "exclude", "seed": 7},
+            **{"zero_modules": "exclude", "seed": 7, "round_to": 3, "conv_rank": None},
         }
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from prunedlora import CompressConfig, available_criteria, compress_adapter
 from prunedlora.criteria import get_criterion
+from prunedlora.errors import NonFiniteError
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from tests.adapters_on_disk import best, loaded, logits, products, saved
 
@@ -218,3 +219,21 @@ def test_an_error_near_rounding_is_neither_zero_nor_noise(tmp_path):
     size = sum(float(old[n].square().sum()) for n in old) ** 0.5
     assert 0 < report.relative_error < 1e-14
     assert report.relative_error == pytest.approx(true / size, rel=1)
+
+
+@pytest.mark.parametrize(("alpha", "ok"), [(1e-3, True), (1e-16, False)])
+def test_a_small_scaling_does_not_vanish_in_float16(tmp_path, alpha, ok):
+    torch.manual_seed(0)
+    tensors = {
+        "x.lora_down.weight": torch.randn(4, 30).half(),
+        "x.lora_up.weight": (torch.randn(30, 4) * 1e-2).half(),
+        "x.alpha": torch.tensor(alpha),
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    out = tmp_path / "b.safetensors"
+    if ok:
+        report = compress_adapter(tmp_path / "a.safetensors", out, CompressConfig(rank=4))
+        assert report.relative_error < 1e-2
+    else:
+        with pytest.raises(NonFiniteError, match="too small"):
+            compress_adapter(tmp_path / "a.safetensors", out, CompressConfig(rank=4))

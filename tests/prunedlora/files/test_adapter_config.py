@@ -97,7 +97,6 @@ BAD_CONFIGS = {
     "dora": ({"use_dora": True}, UnsupportedAdapterError, "DoRA"),
     "lora_bias": ({"lora_bias": True}, UnsupportedAdapterError, "bias"),
     "pissa": ({"init_lora_weights": "pissa"}, UnsupportedAdapterError, "base model's weights"),
-    "bare parameters": ({"target_parameters": ["x"]}, UnsupportedAdapterError, "bare parameters"),
     "another method": ({"peft_type": "LOHA"}, UnsupportedAdapterError, "LOHA"),
     "rank": ({"r": -1}, AdapterFileError, "positive integer"),
     "rank as text": ({"r": "8"}, AdapterFileError, "positive integer"),

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from prunedlora import CompressConfig, compress_adapter, inspect_adapter
 from prunedlora.errors import ConfigurationError
+from prunedlora.files.adapter_file import open_adapter
 from tests.adapters_on_disk import base_folder, examples, products, saved
 
 
@@ -68,3 +70,72 @@ def test_the_loss_may_rise_as_much_as_allowed(tmp_path, scope):
     config = CompressConfig(max_loss_increase=10.0, scope=scope, **settings)
     loose = compress_adapter(source, tmp_path / "c", config)
     assert set(loose.ranks.values()) == {1}
+
+
+def spectra(file, **spectra_of):
+    """A file alone whose modules have given singular values; those named conv are 3x3 convolutions."""
+    tensors = {}
+    for name, values in spectra_of.items():
+        r = len(values)
+        kernel = (3, 3) if name.startswith("conv") else ()
+        down = torch.eye(r, 18).reshape(r, 2, 3, 3) if kernel else torch.eye(r, 18)
+        tensors[f"{name}.lora_down.weight"] = down
+        up = torch.eye(20, r) * torch.tensor(values)
+        tensors[f"{name}.lora_up.weight"] = up.reshape(20, r, 1, 1) if kernel else up
+    save_file(tensors, file)
+    return file
+
+
+SHARP = [10.0, 9.0, 0.5, 0.4, 0.3, 0.2]
+FLAT = [3.0, 2.9, 2.8, 2.7, 2.6, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("wish", "sharp", "flat"),
+    [
+        ({"energy": 0.99}, 2, 6),
+        ({"energy": 0.99, "rank": 4}, 2, 4),
+        ({"cumulative": 0.95}, 3, 6),
+        ({"ratio": 2.0}, 2, 6),
+        ({"ratio": 2.0, "rank": 1}, 1, 1),
+        ({"knee": 1.0}, 2, 6),
+        ({"energy": 0.99, "round_to": 4}, 4, 6),
+        ({"energy": 0.99, "round_to": 4, "rank": 4}, 4, 4),
+    ],
+)
+def test_ranks_are_read_off_the_spectrum(tmp_path, wish, sharp, flat):
+    source = spectra(tmp_path / "a.safetensors", sharp=SHARP, flat=FLAT)
+    report = compress_adapter(source, tmp_path / "b.safetensors", CompressConfig(**wish))
+    assert report.ranks == {"sharp": sharp, "flat": flat}
+
+
+def test_convolutions_have_a_rank_of_their_own(tmp_path):
+    source = spectra(tmp_path / "a.safetensors", linear=FLAT, conv=FLAT)
+    for wish, ranks in (
+        ({"rank": 4, "conv_rank": 2}, (4, 2)),
+        ({"rank": 2, "conv_rank": 5}, (2, 5)),
+        ({"energy": 1.0, "rank": 3, "conv_rank": 1}, (3, 1)),
+    ):
+        out = tmp_path / f"{ranks}.safetensors"
+        report = compress_adapter(source, out, CompressConfig(**wish))
+        assert (report.ranks["linear"], report.ranks["conv"]) == ranks
+
+
+@pytest.mark.parametrize("layout", ["uniform", "padded", "ragged"])
+@pytest.mark.parametrize("wish", [{"energy": 0.8}, {"rank": 4}, {"size": 16_000}])
+def test_every_written_rank_is_a_multiple(tmp_path, layout, wish):
+    source = saved(tmp_path / "a", r=10, rank_pattern={"v_proj": 3})
+    config = CompressConfig(round_to=4, layout=layout, dtype="fp32", **wish)
+    compress_adapter(source, tmp_path / "b", config)
+    assert {m.rank % 4 for m in open_adapter(tmp_path / "b").modules} == {0}
+    for name, product in products(tmp_path / "b").items():
+        assert torch.linalg.matrix_rank(product, rtol=1e-5) <= 10, name
+
+
+def test_the_loss_is_searched_in_multiples(tmp_path):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = saved(tmp_path / "a")
+    config = CompressConfig(
+        max_loss_increase=10.0, round_to=4, base=base, data=data, device="cpu", samples=8
+    )
+    assert set(compress_adapter(source, tmp_path / "b", config).ranks.values()) == {4}
