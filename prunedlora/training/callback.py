@@ -13,7 +13,7 @@ from prunedlora.training.checkpoint import (
     write_state,
 )
 from prunedlora.training.config import PruneConfig
-from prunedlora.training.pruner import LoraRankPruner
+from prunedlora.training.pruner import LoraRankPruner, refuse_data_parallel
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -67,6 +67,7 @@ class PruningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.pruner: LoraRankPruner | None = None
         self._folder: Path | None = None  # the checkpoint that is being written
         self._collected: dict[str, Any] | None = None  # the pruner's state for it
+        self._written = False  # it is in the checkpoint
         self._forgotten = False
 
     def on_train_begin(
@@ -75,6 +76,9 @@ class PruningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Attach a pruner to the trainer's optimiser; it goes on where a resumed training was."""
         if self.pruner is not None:
             self.pruner.close()
+        self._collected = None
+        if args.n_gpu > 1:
+            refuse_data_parallel(self.config.criterion)
         self.pruner = LoraRankPruner(
             kwargs["model"],
             kwargs["optimizer"],
@@ -114,8 +118,9 @@ class PruningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         said = {"config": self.config.to_json(), "adapter": self.adapter}
         if self._collected is None or self._folder is None:
             return {"args": said, "attributes": {}}
-        if self._folder.exists() and not (self._folder / STATE_FILE).exists():
+        if self._folder.exists() and not self._written:
             write_state(self._collected, self._folder / STATE_FILE)
+            self._written = True
         return {"args": said, "attributes": {"fingerprint": fingerprint(self._collected)}}
 
     def on_step_end(
@@ -175,6 +180,7 @@ class PruningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Collect the pruner's state, in every process; those that write files know where."""
         assert self.pruner is not None
         self._collected = self.pruner.state_dict()
+        self._written = False
         writes = args.should_save and not state.is_hyper_param_search
         self._folder = _folder(args, state) if writes else None
 

@@ -124,6 +124,8 @@ class LoraRankPruner:
         self._state_checked = False
         # Refused before the first step: factors that are not trained, events that do not fit into training.
         self._criterion = get_criterion(config.criterion)
+        if isinstance(model, nn.DataParallel):
+            refuse_data_parallel(config.criterion)
         self._refuse_second()
         check_optimized(self.modules, self.optimizer)
         self._try_optimizer()
@@ -453,6 +455,20 @@ class LoraRankPruner:
         """Take over masks of the removed components; their complement is kept as indices."""
         self._removed = removed
         self._live = {n: (~mask).nonzero().squeeze(1) for n, mask in removed.items()}
+
+
+def refuse_data_parallel(criterion: str) -> None:
+    """Refuse a criterion whose statistics torch's DataParallel hides in copies of the model.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    needs = get_criterion(criterion).needs
+    if any(need.startswith(("C_z", "U", "core_", "fisher_")) for need in needs):
+        raise ConfigurationError(
+            f"{criterion} looks at forward and backward passes, which DataParallel does in copies of the model; start "
+            "one process for each GPU (torchrun, DistributedDataParallel), or make one GPU visible"
+        )
 
 
 def _by_module(group: Group, gone: list[float]) -> dict[str, list[int]]:

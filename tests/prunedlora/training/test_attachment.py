@@ -263,3 +263,12 @@ def test_a_pruner_says_what_it_will_do_and_what_it_has_done(lora, caplog):
     log = pruner.numbers()
     assert (log["pruning/rank"], log["pruning/events"]) == (2, 2)
     assert log["pruning/learning_rate_left"] == pytest.approx(15 / 45)
+
+
+def test_data_parallel_is_refused_where_its_copies_would_hide_the_statistics(lora):
+    model = lora()
+    parallel, optimizer = nn.DataParallel(model), sgd(model)
+    config = PruneConfig(target_rank=4, criterion="kfac", interval=2, warmup_steps=1)
+    with pytest.raises(ConfigurationError, match="torchrun"):
+        LoraRankPruner(parallel, optimizer, config, total_steps=9)
+    LoraRankPruner(parallel, optimizer, CONFIG, total_steps=9).close()

@@ -202,6 +202,11 @@ def test_a_training_that_is_killed_right_after_a_checkpoint_can_be_resumed(
         trainer(lora(), tmp_path, Killed(), callback, data=data, **saving).train()
     callback.pruner.close()
     assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
+    # A training that was begun again in the same folder writes over what an earlier one left.
+    again = PruningCallback(CONFIG)
+    with pytest.raises(PowerCutError):
+        trainer(lora(), tmp_path, Killed(), again, data=data, **saving).train()
+    again.pruner.close()
     model = lora(zero_B=True)
     trainer(model, tmp_path, PruningCallback(CONFIG), data=data, **saving).train(
         resume_from_checkpoint=True
