@@ -74,7 +74,7 @@ class BottleneckMoments(Hooked):
         if "core_gradients" in needs:
             self.core = {m.name: CoreGradients((spaces or {}).get(m.name)) for m in modules}
         if ignore_padding:
-            hook = torch.compiler.disable(self._mask_keeper(model))
+            hook = torch.compiler.disable(self._mask_keeper(model))  # type: ignore[no-untyped-call]
             self._handles.append(model.register_forward_pre_hook(hook, with_kwargs=True))
         for module in modules:
             self._handles.append(

@@ -57,7 +57,7 @@ def watch(
             output.register_hook(lambda gradient: record(kept, gradient))  # type: ignore[no-untyped-call]
 
     # What it closes over changes from step to step: a compiled graph calls it instead of taking it in.
-    return layer.register_forward_hook(torch.compiler.disable(forward))
+    return layer.register_forward_hook(torch.compiler.disable(forward))  # type: ignore[no-untyped-call]
 
 
 def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:

@@ -29,7 +29,7 @@ except ImportError as error:
 _RANKS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 
 
-class PruningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class PruningCallback(TrainerCallback, ExportableState):
     """Prunes the model's adapter during ``trainer.train()`` and leaves it at the target rank.
 
     ``trainer = Trainer(model=model, args=args, train_dataset=data, callbacks=[PruningCallback(config)])``
