@@ -1,16 +1,19 @@
 """What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
 
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.errors import ConfigurationError, NonFiniteError, UnsupportedOptimizerError
-from prunedlora.linalg.numerics import holds, is_finite
+from prunedlora.linalg.numerics import holds
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -141,12 +144,11 @@ def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
                 )
 
 
-def check_gradients(modules: list[LoraModule], step: int) -> None:
-    """Refuse gradients from which nothing can be decided.
+def check_gradients(modules: list[LoraModule], step: int) -> Bool[Tensor, ""]:
+    """Whether the gradients of a step are finite, left on the device, so that nothing waits for it.
 
     Raises:
         ConfigurationError: a factor has none.
-        NonFiniteError: NaN or infinity in one.
     """
     gradients = [p.grad for m in modules for p in (m.B, m.A)]
     present = [g for g in gradients if g is not None]
@@ -155,12 +157,25 @@ def check_gradients(modules: list[LoraModule], step: int) -> None:
             f"a LoRA factor has no gradient at optimiser step {step}; call backward() before step(), and "
             "leave modules that the loss does not reach out of target_modules"
         )
-    # The norms tell in most cases; those of finite numbers may overflow.
+    # NaN and infinity pass into the largest entry, which no sum can overflow to.
     dtype = reduce(torch.promote_types, {g.dtype for g in present}, torch.float32)
-    norms = torch._foreach_norm(present, 2, dtype)
-    usual = torch.isfinite(torch.stack([n.to(present[0].device) for n in norms]))
-    if not holds(usual) and not all(is_finite(g) for g in present):
-        raise NonFiniteError(
-            f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
-            "such steps before the optimiser"
-        )
+    largest = torch._foreach_norm(present, math.inf, dtype)
+    return torch.isfinite(torch.stack([n.to(present[0].device) for n in largest])).all()
+
+
+def refuse_not_finite(finite: Mapping[int, Bool[Tensor, ""]]) -> None:
+    """Refuse gradients from which nothing can be decided.
+
+    Args:
+        finite: what `check_gradients` gave, by step.
+
+    Raises:
+        NonFiniteError: NaN or infinity in those of a step; the message names the first.
+    """
+    if not finite or holds(torch.stack(list(finite.values()))):
+        return
+    step = next(step for step, usual in finite.items() if not usual)
+    raise NonFiniteError(
+        f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
+        "such steps before the optimiser"
+    )

@@ -40,6 +40,7 @@ from prunedlora.training.optimizers import (
     is_skipped,
     loss_scale_of,
     refuse_closure,
+    refuse_not_finite,
     refuse_unscaling,
     unwrap_optimizer,
 )
@@ -122,6 +123,8 @@ class LoraRankPruner:
         self._finished = False
         self._inside = False  # the optimiser's step
         self._state_checked = False
+        # Whether the gradients of each step were finite that was collected since the last event.
+        self._finite: dict[int, Tensor] = {}
         # Refused before the first step: factors that are not trained, events that do not fit into training.
         self._criterion = get_criterion(config.criterion)
         if isinstance(model, nn.DataParallel):
@@ -350,7 +353,7 @@ class LoraRankPruner:
         step = self.step + 1
         due = len(self.events) < len(self._plan) and step >= self._plan[len(self.events)][0]
         if due or self._collects(step) or self._collector.reads_every_step:
-            check_gradients(self.modules, step)
+            self._finite[step] = check_gradients(self.modules, step)
             self._collector.update(in_window=self._collects(step))
         if due:
             self._prune(step, self._plan[len(self.events)][1])
@@ -389,6 +392,7 @@ class LoraRankPruner:
                 t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())
             ],
         )
+        self._finite.clear()
         # Every process must choose alike before any changes its weights.
         assert_same_everywhere({g.members[0].module.name: g.gone for g in groups})
         assert_same_factors((g.reduction.factors.B, g.reduction.factors.A) for g in groups)
@@ -418,6 +422,7 @@ class LoraRankPruner:
     ) -> tuple[dict[str, int], list[Group]]:
         """The rank of every module after the event, and what becomes of it; nothing is changed."""
         rewind()
+        refuse_not_finite(self._finite)
         config = self.config
         candidates = []
         for module in self.modules:
