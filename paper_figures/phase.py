@@ -12,6 +12,8 @@ from matplotlib import pyplot as plt
 
 from paper_figures.style import save, set_style
 
+#: The row that all others are drawn beside.
+ZERO = "LoRA at the target rank"
 #: Line styles of the rules, in the order of the table.
 STYLES = ("-", ":")
 
@@ -19,6 +21,7 @@ STYLES = ("-", ":")
 def draw(results: Path, output: Path) -> list[Path]:
     """Draw the figure from ``phase_differences.csv``; writes PNG and PDF, returns their paths."""
     frame = pd.read_csv(results / "phase_differences.csv")
+    frame = frame[frame["against"] == ZERO].copy()
     frame[["task", "steps", "target"]] = frame["column"].str.extract(
         r"^(.*), (\d+) steps, to (\d+)$"
     )

@@ -36,7 +36,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         "phase",
         f"When starting at rank {settings.initial_rank} and pruning beats training at the target rank",
         (row(LORA, at_target_rank), *(row(rule, pruned_by_rule(RULES[rule])) for rule in PRUNED)),
-        tuple((rule, LORA) for rule in PRUNED),
+        (*((rule, LORA) for rule in PRUNED), (HALF, SVD)),
         f"All rows of a column take as many steps; after the last event {middle:.0%} of the sum of all "
         "learning rates is left. Every row has its own learning rate in every column.",
         settings.margin,

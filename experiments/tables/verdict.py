@@ -91,7 +91,8 @@ def heading(preset: str, settings: Verdict) -> str:
     rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
     return (
         f"Preset {preset}: {run.model} on {run.task}, adapters on {', '.join(run.target_modules)}, {run.steps} "
-        f"steps of {run.batch_size} examples, learning rates chosen from {rates}."
+        f"steps of {run.batch_size} examples where a column names no other task or number of steps, learning rates "
+        f"chosen from {rates}."
     )
 
 

@@ -51,7 +51,8 @@ def prunedlora2025(
     stayed, and A as if B stayed, so that together they make up for them twice, and the change of BA is that of leaving
     the components out with the opposite sign (statement S13 of `theory`).  ``"half"``, the default, moves each of them
     by half, ``"B"`` and ``"A"`` one of them alone; little of the change is left then.  ``"none"`` only removes.
-    Measured, half is ahead of the other four (table ``verdict`` of `experiments`).
+    Measured, half is ahead of ``"both"``, ``"B"`` and ``"A"``, and of ``"none"`` unless most of the learning rate is
+    still to come after the last event (table ``verdict`` of `experiments`).
 
     Raises:
         ConfigurationError: an unknown `recovery`, or a Newton step with another one than ``"both"``.

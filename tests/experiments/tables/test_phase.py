@@ -16,6 +16,11 @@ def test_what_the_fair_study_has_is_not_done_twice():
         assert row.cells[name] == rows[row.label]["to 16, 50% left"]
 
 
+def test_the_rules_are_compared_with_each_other_and_not_only_with_lora():
+    """On one spectrum the one is ahead, on another the other: differences from LoRA alone would not decide that."""
+    assert (verdict.HALF, verdict.SVD) in phase.table(SETTINGS, unchanged).compare
+
+
 def test_every_column_has_its_task_and_steps_and_a_schedule_that_fits():
     table = phase.table(SETTINGS, unchanged)
     assert len(table.columns) == len(SETTINGS.phase_tasks) * len(SETTINGS.phase_steps) * 3
