@@ -8,7 +8,7 @@ from experiments.finetuning.models import classifies, matches
 from experiments.pretrained.pruning import Pattern
 from experiments.running import pieces
 from experiments.running.pieces import seconds
-from experiments.settings.jobs import RunConfig
+from experiments.settings.jobs import RunConfig, rule_options
 from experiments.settings.preset import Estimate, Preset, Table8, one_shot_runs
 from experiments.tables import table2
 from experiments.tables.studies import studies
@@ -48,7 +48,11 @@ def check(preset: Preset, only: Sequence[str] | None = None) -> list[RunConfig]:
     for run in runs:
         _check_names(run)
         if run.method == "prune":
-            PruneConfig(target_rank=run.target_rank, criterion=run.criterion, options=run.options)
+            PruneConfig(
+                target_rank=run.target_rank,
+                criterion=run.criterion,
+                options=rule_options(run.criterion, run.options),
+            )
             schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
             schedule.check(run.initial_rank, run.steps)
     return list({run.key: run for run in runs}.values())

@@ -153,7 +153,7 @@ class Verdict:
         target_ranks: to which it goes; each has a column in the middle schedule, the least one in all schedules.
         shares: of the sum of all learning rates that are left after the last event, one schedule for each.
         events: of every schedule.
-        control: what is different in the runs of a task in which rank does not matter.
+        control: what is different in the runs of a task in which rank does not matter; no such column if empty.
         learning_rates: among which the validation loss chooses, for every row and column.
         seeds: one run per cell and seed.
         margin: losses that differ by less are level, in the unit of the loss.
@@ -169,13 +169,13 @@ class Verdict:
     target_ranks: Ranks
     shares: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     events: PositiveInt
-    control: dict[str, Any]
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds
     margin: PositiveFloat
     lower_initial_ranks: Ranks
     phase_tasks: Tasks
     phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    control: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.settings.jobs import RunConfig
+from experiments.settings.jobs import RunConfig, rule_options
 from experiments.settings.validation import validated
 from experiments.tasks.hub_math import GSM8K, METAMATH
 from theory.records import to_json, write_atomically

@@ -136,7 +136,9 @@ def _columns(settings: Verdict) -> dict[str, RunConfig]:
 
 
 def _control(settings: Verdict) -> dict[str, RunConfig]:
-    """The column of the task in which rank does not matter."""
+    """The column of the task in which rank does not matter, where the settings have one."""
+    if not settings.control:
+        return {}
     rank = min(settings.target_ranks)
     share = sorted(settings.shares)[len(settings.shares) // 2]
     run = replace(settings.run, initial_rank=settings.initial_rank, target_rank=rank)

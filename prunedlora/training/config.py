@@ -7,6 +7,7 @@ from typing import Any
 
 from prunedlora.choices import Budget, FisherPer, Moments, Scope, check_settings
 from prunedlora.criteria import check_options, get_criterion
+from prunedlora.criteria.trial import try_options
 from prunedlora.errors import ConfigurationError
 from prunedlora.ranks.budget import settled_scope
 from prunedlora.training.schedule import COMPONENTS, Schedule
@@ -42,7 +43,8 @@ class PruneConfig:
         seed: of the random criterion; the same in every process.
 
     Raises:
-        ConfigurationError: an impossible value, an unknown criterion or option.
+        ConfigurationError: an impossible value, an unknown criterion or option, or options with which the criterion
+            fails on a small example.
 
     >>> config = PruneConfig(target_rank=16, criterion="magnitude")
     >>> PruneConfig.from_json(config.to_json()) == config
@@ -69,6 +71,8 @@ class PruneConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         check_options(get_criterion(self.criterion), self.options)
+        if self.options:
+            try_options(get_criterion(self.criterion), self.options)
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay must be in [0, 1), not {self.decay}")
         if self.window < 1 or (self.window > 1 and self.decay > 0):

@@ -34,7 +34,9 @@ def test_a_result_becomes_an_entry_of_pefts_comparison(tmp_path):
     made = peft_comparison.convert(json.loads(json.dumps(RECORD)))
     assert made["run_info"]["experiment_name"] == "prunedlora/llama-prunedlora2025-rank64"
     assert made["run_info"]["total_time"] == 4.0
-    assert made["run_info"]["peft_config"]["prunedlora"]["initial_rank"] == 128
+    pruned = made["run_info"]["peft_config"]["prunedlora"]
+    assert pruned["initial_rank"] == 128
+    assert pruned["options"] == {"recovery": "both"}
     assert made["train_info"]["metrics"][0] == {
         "step": 10,
         "test accuracy": 0.5,
