@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 
 from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.devices import chosen_device
 from prunedlora.errors import NonFiniteError
 from prunedlora.factors import Factors, Scaled, squared_distance
 from prunedlora.files.adapter_file import AdapterFile, AdapterModule
@@ -22,12 +24,15 @@ TORCH_DTYPES = {
     "fp64": torch.float64,
     "fp8": torch.float8_e4m3fn,
 }
+_Data = TypeVar("_Data", Factors, Statistics)
 #: Where the largest entry of a factor in float8 goes, a power of two; formats end at 448 or later.
 _FP8_PEAK = 256.0
 #: The scaling of every module of a PEFT folder in float8, whose readers should agree on one.
 _FP8_SCALING = 2.0**-12
-#: A largest entry of B below which A takes a part of the scaling in float16.
-_FP16_SMALL = 2.0**-8
+#: Where the largest entries of both factors may lie; elsewhere powers of two go from one to the
+#: other, so that neither is rounded to zeros or to infinity.
+_FP16_RANGE = (2.0**-8, 2.0**14)
+_RANGE = (2.0**-90, 2.0**120)
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ def score_all(
         NonFiniteError, SingularCurvatureError: the message names the module.
     """
     scored = {}
+    device = _device(config)
     for module, factors in source.factors():
         scores = torch.zeros(module.rank, dtype=torch.float64)
         if not _adds_nothing(module, factors):
             with naming_module(module.name):
-                statistics = _statistics(module, config, measured)
-                scores = config.rule.score(factors, statistics, **config.options)
+                statistics = _moved(_statistics(module, config, measured), device)
+                score = config.rule.score(_moved(factors, device), statistics, **config.options)
+                scores = score.cpu()
         scored[module.name] = Scored(scores.double(), module.scaling, module.size)
     return scored
 
@@ -101,11 +108,26 @@ def excluded(source: AdapterFile, compressed: list[CompressedModule]) -> list[st
 
 def _kept(config: CompressConfig, factors: Factors, statistics: Statistics, rank: int) -> Factors:
     """The components that the criterion keeps, without the zeros of those it removes."""
+    device = _device(config)
     count = factors.rank - rank
-    reduction = config.rule.reduce(factors, statistics, count, **config.options)
+    reduction = config.rule.reduce(
+        _moved(factors, device), _moved(statistics, device), count, **config.options
+    )
     keep = torch.ones(factors.rank, dtype=torch.bool)
-    keep[reduction.removed] = False
-    return Factors(reduction.factors.B[:, keep], reduction.factors.A[keep])
+    keep[reduction.removed.cpu()] = False
+    return Factors(reduction.factors.B.cpu()[:, keep], reduction.factors.A.cpu()[keep])
+
+
+def _device(config: CompressConfig) -> torch.device:
+    """Where decompositions run: small ones in float64 are no work for most GPUs, unless asked for."""
+    return torch.device("cpu") if config.device == "auto" else chosen_device(config.device)
+
+
+def _moved(data: _Data, device: torch.device) -> _Data:
+    """The same dataclass with its tensors on a device."""
+    tensors = {f.name: getattr(data, f.name) for f in fields(data)}
+    moved = {name: x.to(device) for name, x in tensors.items() if isinstance(x, torch.Tensor)}
+    return replace(data, **moved)
 
 
 def _rounded(
@@ -114,9 +136,10 @@ def _rounded(
     """The new factors as they will be written, with the scaling in B."""
     dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
     exact = Scaled(module.scaling * new.B.double(), new.A.double())
+    low, high = _FP16_RANGE if dtype == torch.float16 else _RANGE
     if dtype.itemsize == 1:
         exact = _into_range(exact, _FP8_SCALING if folder else None)
-    elif dtype == torch.float16 and 0 < float(exact.B.abs().max()) < _FP16_SMALL:
+    elif not all(low <= float(factor.abs().max()) <= high for factor in (exact.B, exact.A)):
         exact = _into_range(exact, 1.0)
     factors = Scaled(exact.B.to(dtype), exact.A.to(dtype), exact.scaling)
     B, A = factors.scaling * factors.B.double(), factors.A.double()
@@ -124,10 +147,12 @@ def _rounded(
         raise NonFiniteError(
             f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
         )
-    if (exact.B.any() and not B.any()) or (exact.A.any() and not A.any()):
+    changes = ((exact.scaling * exact.B, B), (exact.A, A))
+    allowed = torch.finfo(dtype).eps
+    if any(float((x - y).norm()) > allowed * float(x.norm()) for x, y in changes):
         raise NonFiniteError(
-            f"the factors of {module.name} are too small for {dtype}, which would make them zero; "
-            "use dtype 'bf16' or 'fp32'"
+            f"the factors of {module.name} are too small for {dtype}, which would make many of "
+            "their entries zero; use dtype 'bf16' or 'fp32'"
         )
     error, norm = squared_distance(module.scaling * old.B.double(), old.A.double(), B, A)
     return CompressedModule(module, factors, error, norm)
