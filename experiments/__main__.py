@@ -22,7 +22,16 @@ from experiments.tables.labels import CONT_SQUEEZE
 from experiments.tables.studies import studies
 from experiments.tables.study import Study
 from experiments.tables.tuning import Tune
-from paper_figures import figure1, figure2, figure3, frontier, phase, rank_and_loss, rank_per_layer
+from paper_figures import (
+    figure1,
+    figure2,
+    figure3,
+    frontier,
+    phase,
+    rank_and_loss,
+    rank_per_layer,
+    verdict,
+)
 
 Experiment = Literal[
     "table1",
@@ -44,6 +53,7 @@ Experiment = Literal[
     "code",
     "verdict",
     "phase",
+    "initial_rank",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
@@ -146,6 +156,8 @@ def draw(table: Table, runner: Runner, folder: Path) -> list[Path]:
         case "figure2":
             ((run,),) = (runs for row in table.rows for runs in row.cells.values())
             return figure2.draw(runner.file(run), folder)
+        case "verdict":
+            return verdict.draw(runner.folder, folder)
         case "phase":
             return phase.draw(runner.folder, folder)
         case "figure3":

@@ -1,35 +1,90 @@
 """Agreement between processes."""
 
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunedlora.errors import InconsistentProcessesError
 
+#: Relative difference between the weights of two processes that rounding on different devices may make.
+TOLERANCE = 1e-3
 
-def assert_same_everywhere(removed: dict[str, Tensor]) -> None:
+
+def assert_same_everywhere(removed: Mapping[str, Tensor]) -> None:
     """Check that all processes are about to remove the same components; does nothing in a single process.
+
+    Modules, numbers and indices are compared by a hash, so that processes may disagree in any of them.
 
     Raises:
         InconsistentProcessesError: they are not, in every process.
     """
-    if not _several() or not removed:
+    if not several():
         return
-    mine = torch.cat([indices.flatten() for indices in removed.values()])
+    chosen = json.dumps({name: indices.tolist() for name, indices in removed.items()})
+    digest = list(hashlib.sha256(chosen.encode()).digest())
+    device = next((t.device for t in removed.values()), torch.device("cpu"))
+    least, most = _extremes(torch.tensor(digest, dtype=torch.long, device=device))
+    if not torch.equal(least, most):
+        raise InconsistentProcessesError(_DIFFERENT.format("chose different components to remove"))
+
+
+def assert_same_factors(factors: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Check that all processes hold the same factors, up to rounding; does nothing in a single process.
+
+    Compared are r numbers of each factor, its product with a fixed vector, and not its entries.
+
+    Args:
+        factors: B (d_out, r) and A (r, d_in) of each module, maybe with leading dimensions; of equal shapes in all
+            processes.
+
+    Raises:
+        InconsistentProcessesError: they differ, in every process.
+    """
+    if not several():
+        return
+    # One row a factor, with zeros at its end, so that each is compared by its own size.
+    rows = [_sketch(t) for B, A in factors for t in (B.mT, A)]
+    width = max(row.numel() for row in rows)
+    mine = torch.stack([nn.functional.pad(row, (0, width - row.numel())) for row in rows])
+    least, most = _extremes(mine)
+    size = torch.maximum(least.abs(), most.abs()).amax(dim=1, keepdim=True)
+    if ((most - least) > TOLERANCE * size).any():
+        raise InconsistentProcessesError(_DIFFERENT.format("hold different weights"))
+
+
+def average_over_processes(gradient: Tensor) -> Tensor:
+    """The mean of a gradient over all processes; the gradient itself in a single one."""
+    return sum_over_processes(gradient) / dist.get_world_size() if several() else gradient
+
+
+def _sketch(rows: Float[Tensor, "*m r d"]) -> Float[Tensor, " n"]:
+    d = rows.shape[-1]
+    along = torch.cos(torch.arange(d, dtype=torch.float64, device=rows.device))
+    return (rows.detach().double() @ along).flatten()
+
+
+def _extremes(mine: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of each entry, over all processes."""
     least, most = mine.clone(), mine.clone()
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    if not torch.equal(least, most):
-        raise InconsistentProcessesError(
-            "the processes chose different components to remove; average the gradients over the processes "
-            "(DistributedDataParallel) before the optimiser's step"
-        )
+    return least, most
+
+
+_DIFFERENT = (
+    "the processes {}; start from the same weights and average the gradients over the processes "
+    "(DistributedDataParallel) before the optimiser's step"
+)
 
 
 def true_everywhere(condition: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
     """Whether a condition is true in all processes, left on its device."""
-    if not _several():
+    if not several():
         return condition
     flag = condition.to(torch.uint8)
     dist.all_reduce(flag, op=dist.ReduceOp.MIN)
@@ -38,7 +93,7 @@ def true_everywhere(condition: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; the tensor itself in a single one."""
-    if not _several():
+    if not several():
         return value
     total = value.clone()
     dist.all_reduce(total)
@@ -47,7 +102,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 def gather_over_processes(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "total *rest"]:
     """The samples of all processes, in the order of their ranks; processes may hold different numbers of them."""
-    if not _several():
+    if not several():
         return samples
     sizes = [
         torch.zeros(1, dtype=torch.long, device=samples.device)
@@ -63,13 +118,14 @@ def gather_over_processes(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "t
 
 def share_of_this_process(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "share *rest"]:
     """This process's part of what `gather_over_processes` gave; all of it in a single one."""
-    return samples.tensor_split(dist.get_world_size())[dist.get_rank()] if _several() else samples
+    return samples.tensor_split(dist.get_world_size())[dist.get_rank()] if several() else samples
 
 
 def is_first() -> bool:
     """Whether this is the only process, or the first of several."""
-    return not _several() or dist.get_rank() == 0
+    return not several() or dist.get_rank() == 0
 
 
-def _several() -> bool:
+def several() -> bool:
+    """Whether this is one of several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -32,8 +32,10 @@ def median_seconds(call: Callable[[], object], device: str, repeats: int = 3) ->
     return statistics.median(seconds(call, device) for _ in range(repeats))
 
 
-def capability(device: str) -> dict[str, float]:
-    """Bytes per second of a copy, read and written, and float64 operations per second of a product, as measured here.
+def capability(device: str, dtype: torch.dtype = torch.float64) -> dict[str, float]:
+    """What the device reaches, as measured here.
+
+    Bytes per second of a copy, read and written, and operations per second of a product in `dtype`.
 
     >>> sorted(capability("cpu"))
     ['bytes_per_second', 'flops_per_second']
@@ -41,7 +43,7 @@ def capability(device: str) -> dict[str, float]:
     large = device.startswith("cuda")
     source = torch.ones(2**28 if large else 2**23, device=device)
     target = torch.empty_like(source)
-    square = torch.ones(*(2 * [4096 if large else 512]), dtype=torch.float64, device=device)
+    square = torch.ones(*(2 * [4096 if large else 512]), dtype=dtype, device=device)
     copying = median_seconds(lambda: target.copy_(source), device)
     product = median_seconds(lambda: square @ square, device)
     return {

@@ -1,15 +1,15 @@
 """Puts the committed tables where the README quotes them: ``python -m experiments.reporting.readme``.
 
 A line ``<!-- table: results/cpu/table1.md -->`` is followed by the table of that file; with ``## Heading`` after the
-path, by the one below that heading; ``<!-- table: claims.json -->`` by that of the verdicts on the paper's claims.  A
-test fails while the README holds another.
+path, by the one below that heading; ``<!-- table: claims.json -->`` by that of the verdicts on the paper's claims,
+``<!-- table: benchmarks -->`` by that of all benchmarks.  A test fails while the README holds another.
 """
 
 import re
 from pathlib import Path
 
 from experiments.folders import EXPERIMENTS, ROOT
-from experiments.reporting import claims
+from experiments.reporting import benchmarks, claims
 from theory.records import write_atomically
 
 README = ROOT / "README.md"
@@ -21,7 +21,8 @@ def refreshed(text: str) -> str:
 
     def quoted(match: re.Match[str]) -> str:
         line, path, heading, _ = match.groups(default="")
-        return line + table(EXPERIMENTS / path, heading)
+        made = benchmarks.table() if path == benchmarks.NAME else table(EXPERIMENTS / path, heading)
+        return line + made
 
     return QUOTED.sub(quoted, text)
 

@@ -15,6 +15,8 @@ Verdict = Literal["lower", "higher", "level", "not decided"]
 K = TypeVar("K", bound=Hashable)
 #: Of a confidence interval, and one less that of a test.
 LEVEL = 0.95
+#: What is left of a deviation where every seed has the same difference.
+ROUNDING = float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ def difference_over_seeds(
     if n == 1:
         return SeedDifference(mean, np.nan, np.nan, 1.0, 1.0, n)
     error = float(by_seed.std(ddof=1)) / n**0.5
-    # Rounding is all that is left where every seed has the same difference.
-    error = max(error, np.finfo(float).eps)
+    error = max(error, ROUNDING)
     t = stats.t(df=n - 1)
     half = float(t.ppf(0.5 + LEVEL / 2)) * error
     return SeedDifference(
@@ -69,6 +70,18 @@ def difference_over_seeds(
         p_apart=float(t.sf((margin - abs(mean)) / error)),
         seeds=n,
     )
+
+
+def deviations(one: Float[np.ndarray, " seeds"], other: Float[np.ndarray, " seeds"]) -> float:
+    """By how many standard deviations over seeds one row's loss is above another's; nan for one seed.
+
+    >>> round(deviations(np.array([0.5, 0.7, 0.6]), np.array([0.4, 0.5, 0.5])), 2)
+    2.31
+    """
+    by_seed = one - other
+    if len(by_seed) == 1:
+        return float("nan")
+    return float(by_seed.mean()) / max(float(by_seed.std(ddof=1)), ROUNDING)
 
 
 def verdicts(differences: Mapping[K, SeedDifference]) -> dict[K, Verdict]:

@@ -41,6 +41,7 @@ class Table:
         compare: labels of rows, the first compared with the second in every column that both have.
         note: what a reader must know.
         margin: losses of two rows that differ by less are level, in the unit of the loss.
+        gate: two rows, of which the first must be behind the second for anything to be compared in a column.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     compare: tuple[tuple[Label, Label], ...] = ()
     note: str = ""
     margin: float = 0.02
+    gate: tuple[Label, Label] | None = None
 
     @property
     def runs(self) -> list[RunConfig]:

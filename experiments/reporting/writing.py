@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.reporting.seeds import SeedDifference, Verdict, difference_over_seeds, verdicts
+from experiments.reporting.seeds import (
+    SeedDifference,
+    Verdict,
+    deviations,
+    difference_over_seeds,
+    verdicts,
+)
 from experiments.reporting.table import Cell, Label, Results, Row, Table, cells
 from theory.records import write_atomically
 
 #: Losses of which nothing is left in the digits that sentences print.
 NOTHING = 5e-5
+#: Standard deviations over seeds by which a gate must be passed.
+GATE = 5
 #: Columns of the CSV, attributes of a cell.
 PLAIN = ("accuracy", "low", "high", "loss", "spread", "seeds")
 #: One row against another in a column.
@@ -113,7 +121,7 @@ def sentences(table: Table, results: Results) -> list[str]:
     numbers = cells(table, results)
     differences = compared(table, numbers)
     said = verdicts(differences)
-    text = []
+    text = _of_gate(table, numbers)
     for column in table.columns:
         own = {label: c for (label, where), c in numbers.items() if where == column}
         if len(own) > 1:
@@ -133,7 +141,7 @@ def sentences(table: Table, results: Results) -> list[str]:
 def compared(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> dict[Pair, SeedDifference]:
     """The differences of all rows that a table compares, in every column that both have, of the same seeds."""
     differences = {}
-    for column in table.columns:
+    for column in _judged_columns(table, numbers):
         for one, other in table.compare:
             a, b = numbers.get((one, column)), numbers.get((other, column))
             if a is not None and b is not None and b.seeds in (a.seeds, 1):
@@ -141,6 +149,39 @@ def compared(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> dict[Pa
                     a.by_seed, b.by_seed, table.margin
                 )
     return differences
+
+
+def _judged_columns(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> list[str]:
+    """The columns in which the gate of the table lets anything be compared."""
+    return [
+        column
+        for column in table.columns
+        if table.gate is None or _behind(table.gate, column, numbers) > GATE
+    ]
+
+
+def _behind(
+    gate: tuple[Label, Label], column: str, numbers: Mapping[tuple[Label, str], Cell]
+) -> float:
+    worse, better = (numbers[label, column].by_seed for label in gate)
+    return deviations(worse, better)
+
+
+def _of_gate(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> list[str]:
+    """By how much the gate is passed in each column, and what follows."""
+    if table.gate is None:
+        return []
+    judged = _judged_columns(table, numbers)
+    parts = [
+        f"{column}: {_behind(table.gate, column, numbers):.1f}"
+        + ("" if column in judged else " (nothing is compared)")
+        for column in table.columns
+    ]
+    worse, better = table.gate
+    return [
+        f"Does rank matter? {worse} is behind {better} by so many standard deviations over seeds, of which {GATE} are "
+        f"asked for: {'; '.join(parts)}."
+    ]
 
 
 def _how_it_is_judged(count: int, margin: float) -> str:

@@ -157,6 +157,7 @@ class Verdict:
         learning_rates: among which the validation loss chooses, for every row and column.
         seeds: one run per cell and seed.
         margin: losses that differ by less are level, in the unit of the loss.
+        lower_initial_ranks: from which pruning starts besides, see `experiments.tables.initial_rank`.
         phase_tasks: tasks of the phase diagram, see `experiments.tables.phase`.
         phase_steps: its numbers of steps.
     """
@@ -172,6 +173,7 @@ class Verdict:
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds
     margin: PositiveFloat
+    lower_initial_ranks: Ranks
     phase_tasks: Tasks
     phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
@@ -364,7 +366,7 @@ def read_preset(name: str, text: str, where: str) -> Preset:
     preset = validated(Preset, values | {"name": name}, where)
     # What stays a mapping, since it changes settings that come from elsewhere, is checked by doing so.
     for kind in preset.one_shot:
-        one_shot_runs(preset, kind)
+        one_shot_runs(preset, kind, where)
     if preset.verdict is not None:
         changed(preset.verdict.run, preset.verdict.control, f"{where}: verdict: control")
     if preset.table2 is not None:
@@ -383,8 +385,17 @@ def _with_run(part: Any, shared: dict[str, Any], **fixed: Any) -> Any:
     return part | {"run": shared | run | fixed}
 
 
-def one_shot_runs(preset: Preset, name: str) -> list[RunConfig]:
-    """The training runs whose adapters a one-shot experiment starts from, one for each seed."""
+def one_shot_runs(preset: Preset, name: str, where: str = "") -> list[RunConfig]:
+    """The training runs whose adapters a one-shot experiment starts from, one for each seed.
+
+    Args:
+        preset: with the experiment.
+        name: of the experiment.
+        where: the preset comes from, for errors; its name by default.
+
+    Raises:
+        ValueError: settings that do not fit.
+    """
     one_shot = preset.one_shot[name]
-    run = changed(preset.run, one_shot.run, f"{preset.name}: one_shot: {name}: run")
+    run = changed(preset.run, one_shot.run, f"{where or preset.name}: one_shot: {name}: run")
     return [replace(run, method="lora", seed=seed) for seed in one_shot.seeds]

@@ -18,7 +18,25 @@ Kind = TypeVar("Kind")
 
 
 class _Loader(yaml.SafeLoader):
-    """With the numbers of YAML 1.2: ``3e-4`` is one, where YAML 1.1 has text."""
+    """With the numbers of YAML 1.2: ``3e-4`` is one, where YAML 1.1 has text; and each key of a mapping once."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """The node of a mapping, before anything is merged into it.
+
+        Raises:
+            ComposerError: a key occurs twice; the last value would replace the first unseen.
+        """
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                problem = f"line {line}: the key {key.value} is in line {lines[name]} already"
+                raise yaml.composer.ComposerError(problem=problem)
+            lines[name] = line
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -36,7 +54,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         where: the text comes from, for errors.
 
     Raises:
-        ValueError: it is not YAML, or no mapping.
+        ValueError: it is not YAML, not a mapping, or has a key twice; the message names key and lines.
 
     >>> read_yaml("rates: [3e-4, 1.5e3, 100, e3]", "x.yaml")
     {'rates': [0.0003, 1500.0, 100, 'e3']}

@@ -9,6 +9,7 @@ from experiments.tables import (
     encoder,
     figure1,
     figure3,
+    initial_rank,
     language,
     math,
     phase,
@@ -103,5 +104,6 @@ def _verdict(preset: str, settings: Verdict) -> Study:
         tables={
             "verdict": partial(verdict.table, settings),
             "phase": partial(phase.table, settings),
+            "initial_rank": partial(initial_rank.table, settings),
         },
     )

@@ -41,16 +41,18 @@ RULES: dict[Label, Rule] = {
     Label("prunedlora2025, half of both, rebalanced"): (REBALANCED, {"rule": "prunedlora2025"}),
     Label("random, no recovery, rebalanced"): (REBALANCED, {"rule": "random"}),
 }
+#: Rows that the control has, too.
+IN_CONTROL = (LORA, SKYLINE, PRINTED, HALF, MASKED, RANDOM, SVD)
 
 
 def table(settings: Verdict, tune: Tune) -> Table:
     """From one initial rank, one column for each schedule and for each target rank."""
     columns = _columns(settings)
+    control = _control(settings)
 
     def row(label: Label, change: Callable[[RunConfig], RunConfig]) -> Row:
-        cells = {
-            name: each_seed(tune(change(run)), settings.seeds) for name, run in columns.items()
-        }
+        own = columns | (control if label in IN_CONTROL else {})
+        cells = {name: each_seed(tune(change(run)), settings.seeds) for name, run in own.items()}
         return Row(label, cells)
 
     rows = [
@@ -79,6 +81,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         "Rebalanced: after every event each column of B has the norm of its row of A, as svd leaves them, and the "
         "optimiser's state follows.",
         settings.margin,
+        gate=(LORA, SKYLINE),
     )
 
 
@@ -128,9 +131,16 @@ def _columns(settings: Verdict) -> dict[str, RunConfig]:
         _name(rank, middle): scheduled(replace(run, target_rank=rank), settings.events, middle)
         for rank in others
     }
-    control = changed(replace(run, target_rank=least), settings.control, "verdict: control")
-    name = f"{control.task}, {_name(least, middle)}"
-    return columns | {name: scheduled(control, settings.events, middle)}
+    return columns
+
+
+def _control(settings: Verdict) -> dict[str, RunConfig]:
+    """The column of the task in which rank does not matter."""
+    rank = min(settings.target_ranks)
+    share = sorted(settings.shares)[len(settings.shares) // 2]
+    run = replace(settings.run, initial_rank=settings.initial_rank, target_rank=rank)
+    control = changed(run, settings.control, "verdict: control")
+    return {f"{control.task}, {_name(rank, share)}": scheduled(control, settings.events, share)}
 
 
 def _name(rank: int, share: float) -> str:

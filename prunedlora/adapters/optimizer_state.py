@@ -1,5 +1,6 @@
 """The state that an optimiser keeps for the factors of an adapter."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -43,16 +44,39 @@ def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> 
 def state_like(
     parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str
 ) -> list[tuple[str, Tensor]]:
-    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone."""
+    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone.
+
+    Raises:
+        UnsupportedOptimizerError: other state, see `unsupported_state`.
+    """
     like = []
     state: dict[str, Any] = optimizer.state.get(parameter, {})
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.numel() <= 1:
-            continue
-        if value.shape != parameter.shape or not value.is_floating_point():
-            raise UnsupportedOptimizerError(
-                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} and type {value.dtype} "
-                f"for {name}, which cannot be masked; use an optimiser with one number per weight, such as AdamW"
-            )
-        like.append((key, value))
+        if reason := unsupported_state(key, value, parameter):
+            raise UnsupportedOptimizerError(f"{type(optimizer).__name__} {reason} ({name})")
+        if isinstance(value, Tensor) and value.numel() > 1:
+            like.append((key, value))
     return like
+
+
+def unsupported_state(key: str, value: Any, parameter: nn.Parameter) -> str | None:
+    """Why an entry of an optimiser's state cannot be masked and sliced like its parameter; None if it can.
+
+    Numbers and tensors of one entry, such as a step counter, need not be.
+    """
+    remedy = "use an optimiser with one number per weight, such as AdamW"
+    if isinstance(value, Mapping | list | tuple | set):
+        parts = value.values() if isinstance(value, Mapping) else value
+        if any(isinstance(part, Tensor) for part in parts):
+            return f"keeps {key!r}, a {type(value).__name__} of tensors, which cannot be masked; {remedy}"
+        return None
+    if not isinstance(value, Tensor) or value.numel() <= 1:
+        return None
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"keeps {key!r} as {type(value).__name__}, which cannot be masked; {remedy}"
+    if value.shape != parameter.shape or not value.is_floating_point():
+        return (
+            f"keeps {key!r} of shape {tuple(value.shape)} and type {value.dtype}, which cannot be "
+            f"masked; {remedy}"
+        )
+    return None

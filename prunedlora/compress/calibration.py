@@ -41,7 +41,7 @@ class Calibration:
     def statistics(self, criterion: Criterion, seed: int) -> dict[str, Statistics]:
         """What a criterion needs of each module, by its path in the base model.
 
-        Measured on the calibration data only.
+        Measured on the calibration data only; they stay on the device of the model.
         """
         measured = measure_statistics(
             self.model,
@@ -51,7 +51,7 @@ class Calibration:
             fisher=self._fisher,
             seed=seed,
         )
-        return {name: _on_cpu(measured[module.name]) for name, module in self.modules.items()}
+        return {name: _detached(measured[module.name]) for name, module in self.modules.items()}
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -163,5 +163,5 @@ def _sample_mean(losses: Tensor, counted: Tensor) -> Tensor:
     return (losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
 
 
-def _on_cpu(statistics: Statistics) -> Statistics:
-    return Statistics(**{k: v.detach().cpu() for k, v in vars(statistics).items() if v is not None})
+def _detached(statistics: Statistics) -> Statistics:
+    return Statistics(**{k: v.detach() for k, v in vars(statistics).items() if v is not None})

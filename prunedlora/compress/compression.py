@@ -43,8 +43,8 @@ def compress_adapter(
 
     Without data, one module at a time is read and decomposed through its factors, so that memory
     beyond the new tensors is that of the largest module.  With data, the base model is loaded,
-    statistics are collected on three quarters of the examples, and the loss before and after is
-    that on the others.
+    statistics are collected on three quarters of the examples, all modules of a shape are reduced
+    together on the model's device, and the loss before and after is that on the other examples.
 
     Args:
         adapter: see `prunedlora.files.adapter_file.open_adapter`.

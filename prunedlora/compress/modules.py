@@ -1,19 +1,20 @@
-"""One module at a time: its scores, and its factors at the new rank."""
+"""The scores of modules, and their factors at the new rank: one at a time, or those of a shape together."""
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.devices import chosen_device
-from prunedlora.errors import NonFiniteError
+from prunedlora.errors import NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors, Scaled, squared_distance
 from prunedlora.files.adapter_file import AdapterFile, AdapterModule
 from prunedlora.linalg.numerics import is_finite
-from prunedlora.ranks.reduction import naming_module
+from prunedlora.ranks.reduction import naming_module, stackable, stacked
 from prunedlora.ranks.targets import Scored
 from prunedlora.statistics.data import Statistics
 
@@ -24,7 +25,6 @@ TORCH_DTYPES = {
     "fp64": torch.float64,
     "fp8": torch.float8_e4m3fn,
 }
-_Data = TypeVar("_Data", Factors, Statistics)
 #: Where the largest entry of a factor in float8 goes, a power of two; formats end at 448 or later.
 _FP8_PEAK = 256.0
 #: The scaling of every module of a PEFT folder in float8, whose readers should agree on one.
@@ -62,14 +62,12 @@ def score_all(
         NonFiniteError, SingularCurvatureError: the message names the module.
     """
     scored = {}
-    device = _device(config)
     for module, factors in source.factors():
         scores = torch.zeros(module.rank, dtype=torch.float64)
         if not _adds_nothing(module, factors):
             with naming_module(module.name):
-                statistics = _moved(_statistics(module, config, measured), device)
-                score = config.rule.score(_moved(factors, device), statistics, **config.options)
-                scores = score.cpu()
+                item = _on_device(factors, _statistics(module, config, measured), config)
+                scores = config.rule.score(*item, **config.options).cpu()
         scored[module.name] = Scored(scores.double(), module.scaling, module.size)
     return scored
 
@@ -82,11 +80,13 @@ def compress_modules(
 ) -> Iterator[CompressedModule]:
     """Every module at its new rank, in the order of the file; those of rank 0 are left out.
 
-    Only one module's factors are held at a time.
+    Without statistics only one module's factors are held at a time.  Modules with statistics are
+    reduced where these are, all of a shape together, and then those of all are held.
 
     Raises:
         NonFiniteError, SingularCurvatureError: the message names the module.
     """
+    together = _reduced_together(source, config, measured, ranks) if measured else {}
     for module, factors in source.factors():
         rank = ranks[module.name]
         empty = _adds_nothing(module, factors)
@@ -94,10 +94,34 @@ def compress_modules(
             continue
         if empty:  # nothing to choose by
             new = Factors(factors.B[:, :rank] * 0, factors.A[:rank] * 0)
+        elif module.name in together:
+            new = together.pop(module.name)
         else:
-            with naming_module(module.name):
-                new = _kept(config, factors, _statistics(module, config, measured), rank)
+            item = _on_device(factors, _statistics(module, config, measured), config)
+            new = _kept(config, module.name, *item, rank)
         yield _rounded(module, factors, new, config, folder=source.config is not None)
+
+
+def _reduced_together(
+    source: AdapterFile,
+    config: CompressConfig,
+    measured: Mapping[str, Statistics],
+    ranks: Mapping[str, int],
+) -> dict[str, Factors]:
+    """The components that stay of every module with statistics and some rank, by its name."""
+    names: list[str] = []
+    items: list[tuple[Factors, Statistics]] = []
+    for module, factors in source.factors():
+        used = module.name in measured and ranks[module.name] > 0
+        if used and not _adds_nothing(module, factors):
+            names.append(module.name)
+            items.append(_on_device(factors, measured[module.name], config))
+    counts = [factors.rank - ranks[n] for n, (factors, _) in zip(names, items, strict=True)]
+    kept: dict[str, Factors] = {}
+    for places in stackable(items, counts):
+        part = {names[place]: items[place] for place in places}
+        kept |= _kept_together(config, part, ranks[names[places[0]]])
+    return kept
 
 
 def excluded(source: AdapterFile, compressed: list[CompressedModule]) -> list[str]:
@@ -106,28 +130,57 @@ def excluded(source: AdapterFile, compressed: list[CompressedModule]) -> list[st
     return [module.name for module in source.modules if module.name not in kept]
 
 
-def _kept(config: CompressConfig, factors: Factors, statistics: Statistics, rank: int) -> Factors:
-    """The components that the criterion keeps, without the zeros of those it removes."""
-    device = _device(config)
+def _kept_together(
+    config: CompressConfig, items: Mapping[str, tuple[Factors, Statistics]], rank: int
+) -> dict[str, Factors]:
+    """What `_kept` gives for modules of one shape, by name, computed for all at once.
+
+    Raises:
+        NonFiniteError, SingularCurvatureError: the message names the module.
+    """
+    factors, statistics = stacked(list(items.values()))
     count = factors.rank - rank
-    reduction = config.rule.reduce(
-        _moved(factors, device), _moved(statistics, device), count, **config.options
-    )
+    try:
+        reduction = config.rule.reduce(factors, statistics, count, **config.options)
+    except (NonFiniteError, SingularCurvatureError):
+        # One by one, to name the module that has the error.
+        for name, item in items.items():
+            _kept(config, name, *item, rank)
+        raise
+    parts = zip(items, reduction.factors.B, reduction.factors.A, reduction.removed, strict=True)
+    return {name: _without(Factors(b, a), removed) for name, b, a, removed in parts}
+
+
+def _kept(
+    config: CompressConfig, name: str, factors: Factors, statistics: Statistics, rank: int
+) -> Factors:
+    """The components that the criterion keeps, without the zeros of those it removes.
+
+    Raises:
+        NonFiniteError, SingularCurvatureError: the message names the module.
+    """
+    count = factors.rank - rank
+    with naming_module(name):
+        reduction = config.rule.reduce(factors, statistics, count, **config.options)
+    return _without(reduction.factors, reduction.removed)
+
+
+def _without(factors: Factors, removed: Int[Tensor, " count"]) -> Factors:
+    """Smaller factors, without some components, on the CPU."""
     keep = torch.ones(factors.rank, dtype=torch.bool)
-    keep[reduction.removed.cpu()] = False
-    return Factors(reduction.factors.B.cpu()[:, keep], reduction.factors.A.cpu()[keep])
+    keep[removed.cpu()] = False
+    return Factors(factors.B.cpu()[:, keep], factors.A.cpu()[keep])
 
 
-def _device(config: CompressConfig) -> torch.device:
-    """Where decompositions run: small ones in float64 are no work for most GPUs, unless asked for."""
-    return torch.device("cpu") if config.device == "auto" else chosen_device(config.device)
-
-
-def _moved(data: _Data, device: torch.device) -> _Data:
-    """The same dataclass with its tensors on a device."""
-    tensors = {f.name: getattr(data, f.name) for f in fields(data)}
-    moved = {name: x.to(device) for name, x in tensors.items() if isinstance(x, torch.Tensor)}
-    return replace(data, **moved)
+def _on_device(
+    factors: Factors, statistics: Statistics, config: CompressConfig
+) -> tuple[Factors, Statistics]:
+    """Factors where their statistics are; without any, on the device that the settings name."""
+    devices = [t.device for t in vars(statistics).values() if t is not None]
+    # Small decompositions in float64 are no work for most GPUs, unless asked for.
+    named = "cpu" if config.device == "auto" else config.device
+    device = devices[0] if devices else chosen_device(named)
+    return Factors(factors.B.to(device), factors.A.to(device)), statistics
 
 
 def _rounded(

@@ -2,7 +2,7 @@
 
 `registry` (register, register_reduction, get_criterion, Reduction); `prunedlora2025`, `fisher`, `kfac`,
 `sparsegpt2023`, `llmpruner2023`, `adalora2023`, `wanda2024`, `baselines` (random, magnitude), `svd` (and its weighted
-forms), `svd_fisher`.
+forms), `svd_fisher`; `trial` (options tried on a small example).
 """
 
 from prunedlora.criteria import (

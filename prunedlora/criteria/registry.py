@@ -19,6 +19,7 @@ tensor([1])
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
@@ -191,7 +192,8 @@ def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigurationError: an unknown option, where the message lists the known ones; a value of another kind than
-            its default, or none of the words that the option can be.
+            its default, a number that is not finite or is negative where the default is not, or none of the words
+            that the option can be.
     """
     unknown = sorted(set(options) - set(criterion.options))
     if unknown:
@@ -205,6 +207,13 @@ def check_options(criterion: Criterion, options: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"{criterion.name}: the option {name} must be a {kind}, not {value!r}; "
                 f"its default is {criterion.options[name]!r}"
+            )
+        default = criterion.options[name]
+        least = -math.inf if kind == "number" and default < 0 else 0
+        if _kind(value) == "number" and not (math.isfinite(value) and value >= least):
+            raise ConfigurationError(
+                f"{criterion.name}: the option {name} must be a finite number"
+                f"{'' if least < 0 else ' that is not negative'}, not {value!r}; its default is {default!r}"
             )
         words = criterion.words.get(name, (value,))
         if value not in words:

@@ -16,6 +16,7 @@ from prunedlora.adapters.peft import (
     peft_config,
     uncompiled,
 )
+from prunedlora.adapters.unfinished import refuse_unfinished
 from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
@@ -46,7 +47,7 @@ def export_adapter(
     Raises:
         OutputError: the folder exists, cannot be written, or does not hold what memory holds.
         UnsupportedAdapterError, ConfigurationError: see :func:`prunedlora.find_lora_modules`; also
-            ``uniform`` where ranks differ.
+            ``uniform`` where ranks differ, and an adapter that is still being pruned.
         NonFiniteError: B with its scaling is too large for its dtype.
 
     >>> import peft, tempfile
@@ -60,6 +61,7 @@ def export_adapter(
     check_free(folder)
     # First what memory holds, then what a layout puts in its place.
     modules = find_lora_modules(model, adapter)
+    refuse_unfinished(modules)
     describe_adapter(model, modules)
     tensors = _tensors(model, adapter)
     changes: dict[str, Any] = {}

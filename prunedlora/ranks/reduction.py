@@ -1,7 +1,7 @@
 """What the modules of a model become by a criterion; computed for all of them, nothing is changed."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -205,23 +205,40 @@ def _reduce(
     return reduction
 
 
-def _grouped(candidates: list[Candidate], ranks: Mapping[str, int]) -> list[list[Candidate]]:
-    """The modules that can be stacked: they agree in all shapes and lose as many components."""
-    groups: dict[tuple[Any, ...], list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        count = candidate.live.numel() - ranks[candidate.module.name]
-        key = (count, _signature(candidate.factors), _signature(candidate.statistics))
-        groups[key].append(candidate)
+def stackable(
+    items: Sequence[tuple[Factors, Statistics]], counts: Sequence[int]
+) -> list[list[int]]:
+    """Places of the modules that go together: they agree in all shapes and lose as many components.
+
+    Args:
+        items: factors and statistics of each module.
+        counts: components that each is to lose.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place, ((factors, statistics), count) in enumerate(zip(items, counts, strict=True)):
+        groups[(count, _signature(factors), _signature(statistics))].append(place)
     # Few enough in a stack that what is computed from it fits into memory beside a model.
     parts = []
     for members in groups.values():
-        first = (members[0].factors, members[0].statistics)
+        first = items[members[0]]
         largest = max(t.numel() for item in first for t in vars(item).values() if t is not None)
-        device = members[0].factors.B.device
+        device = first[0].B.device
         entries = STACKED_ON_CPU if device.type == "cpu" else STACKED
         most = max(1, entries // max(1, largest))
         parts += [members[i : i + most] for i in range(0, len(members), most)]
     return parts
+
+
+def stacked(items: Sequence[tuple[Factors, Statistics]]) -> tuple[Factors, Statistics]:
+    """Factors and statistics with a leading batch dimension, from several modules of equal shapes."""
+    return _stack([factors for factors, _ in items]), _stack([s for _, s in items])
+
+
+def _grouped(candidates: list[Candidate], ranks: Mapping[str, int]) -> list[list[Candidate]]:
+    """The modules that can be stacked, see `stackable`."""
+    items = [(c.factors, c.statistics) for c in candidates]
+    counts = [c.live.numel() - ranks[c.module.name] for c in candidates]
+    return [[candidates[place] for place in part] for part in stackable(items, counts)]
 
 
 def _signature(item: Factors | Statistics) -> tuple[Any, ...]:
@@ -230,7 +247,7 @@ def _signature(item: Factors | Statistics) -> tuple[Any, ...]:
 
 
 def _stacked(members: list[Candidate]) -> tuple[Factors, Statistics]:
-    return _stack([c.factors for c in members]), _stack([c.statistics for c in members])
+    return stacked([(c.factors, c.statistics) for c in members])
 
 
 def _stack(items: Any) -> Any:

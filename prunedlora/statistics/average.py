@@ -55,6 +55,10 @@ class Pool:
             self._scale = self._loss_scale()
         return self._scale
 
+    def clear(self) -> None:
+        """Drop everything that waits."""
+        self._waiting = {}
+
     def flush(self) -> None:
         """Add everything that waits."""
         groups: dict[tuple[object, ...], list[Average]] = defaultdict(list)
@@ -97,16 +101,24 @@ class Average:
         self._pool.flush()
         return [part for part in (self.total, self.weight) if part is not None]
 
+    def own(self) -> dict[str, Tensor]:
+        """What has been added so far in this process; nothing if nothing has."""
+        return dict(zip(("total", "weight"), self.parts(), strict=False))
+
     def state(self) -> dict[str, Tensor]:
         """What has been added so far, over all processes; nothing if nothing has."""
-        names = ("total", "weight")
-        return {n: sum_over_processes(part) for n, part in zip(names, self.parts(), strict=False)}
+        return {name: sum_over_processes(part) for name, part in self.own().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Start from what `state` gave, in one process of all."""
         self._pool.flush()
         self.total = state.get("total")
         self.weight = state.get("weight")
+
+    def clear(self) -> None:
+        """Start again, as if nothing had been added; what waits in the pool is cleared there."""
+        self.total = None
+        self.weight = None
 
     def mean(self, name: str) -> Float[Tensor, "r r"]:
         """The mean, over all processes.

@@ -46,6 +46,10 @@ class BottleneckMoments(Hooked):
         spaces: of modules, by name, whose core gradients are kept within a space only, see
             `prunedlora.statistics.core_gradients`.
 
+    Attributes:
+        averages: of each module, by the names of the moments.
+        core: core gradients of each module.
+
     Raises:
         ConfigurationError: from ``backward()``, where an attention mask does not fit a layer's tokens.
     """
@@ -61,17 +65,17 @@ class BottleneckMoments(Hooked):
         spaces: Mapping[str, Space] | None = None,
     ) -> None:
         super().__init__()
-        self.active = True
         self._mask = None
         self.pool = Pool(loss_scale)
         self.averages = {
             m.name: {n: Average(self.pool) for n in needs if n != "core_gradients"} for m in modules
         }
-        self._core: dict[str, CoreGradients] = {}
+        self.core: dict[str, CoreGradients] = {}
         if "core_gradients" in needs:
-            self._core = {m.name: CoreGradients((spaces or {}).get(m.name)) for m in modules}
+            self.core = {m.name: CoreGradients((spaces or {}).get(m.name)) for m in modules}
         if ignore_padding:
-            self._handles.append(model.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
+            hook = torch.compiler.disable(self._mask_keeper(model))  # type: ignore[no-untyped-call]
+            self._handles.append(model.register_forward_pre_hook(hook, with_kwargs=True))
         for module in modules:
             self._handles.append(
                 watch(
@@ -84,8 +88,8 @@ class BottleneckMoments(Hooked):
         moments = {
             need: average.mean(module.name) for need, average in self.averages[module.name].items()
         }
-        if module.name in self._core:
-            fields = self._core[module.name].fields()
+        if module.name in self.core:
+            fields = self.core[module.name].fields()
             if not fields:
                 raise ConfigurationError(
                     f"no backward pass has reached {module.name}; collect over at least one"
@@ -95,15 +99,19 @@ class BottleneckMoments(Hooked):
 
     def samples(self, module: LoraModule) -> Float[Tensor, "n c c"] | None:
         """The core gradients of a module, over all processes; None if there are none."""
-        return self._core[module.name].samples() if module.name in self._core else None
+        return self.core[module.name].samples() if module.name in self.core else None
 
     def restore(self, module: LoraModule, samples: Float[Tensor, "n r r"]) -> None:
         """Start from what `samples` gave, shared out again among the processes."""
-        if module.name in self._core:
-            self._core[module.name].restore(samples)
+        if module.name in self.core:
+            self.core[module.name].restore(samples)
 
-    def _keep_mask(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._mask = kwargs.get("attention_mask")
+    def _mask_keeper(self, model: nn.Module) -> Callable[..., None]:
+        def keep(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if called is model:  # and not a deep copy of it
+                self._mask = kwargs.get("attention_mask")
+
+        return keep
 
     def _recorder(self, name: str) -> Callable[[], Record | None]:
         """What to do with z and u of the forward pass that begins now; None if it is not wanted."""
@@ -132,8 +140,8 @@ class BottleneckMoments(Hooked):
             averages["C_z"].add(gram_of_columns(z.flatten(0, 1)), tokens)
         if "U" in averages:
             averages["U"].add(gram_of_columns(u.flatten(0, 1)), z.shape[0], scale**2)
-        if name in self._core:
-            self._core[name].add(z, u * scale)
+        if name in self.core:
+            self.core[name].add(z, u * scale)
 
 
 def _fitting(mask: Tensor, z: Float[Tensor, "n tokens r"], name: str) -> Bool[Tensor, "n tokens"]:

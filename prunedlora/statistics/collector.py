@@ -1,7 +1,9 @@
 """Collects what a criterion needs, and only that, while a model is trained or calibrated."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -14,7 +16,7 @@ from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
 from prunedlora.statistics.average import Average, discount
 from prunedlora.statistics.bottleneck import BottleneckMoments
-from prunedlora.statistics.core_gradients import Space
+from prunedlora.statistics.core_gradients import CoreGradients, Space
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher import MicroBatchFisher, SampleFisher
 from prunedlora.statistics.gradients import GradientMoments, Sensitivity
@@ -37,7 +39,8 @@ class Collector(Hooked):
         needs: fields of `prunedlora.criteria.Statistics`.
         fisher_per: whether ``fisher_B`` and ``fisher_A`` average over backward passes or over samples.
         ignore_padding: leave masked tokens out, see `prunedlora.statistics.bottleneck.BottleneckMoments`.
-        loss_scale: what the loss is multiplied by before ``backward()``, e.g. ``scaler.get_scale``.
+        loss_scale: what the loss is multiplied by before ``backward()``, e.g. ``scaler.get_scale``.  A gradient scaler
+            lowers it after a step that it skips: what has been recorded since `confirm` is dropped then.
         seed: of the noise, the same in every process.
         spaces: within which core gradients are kept, see `prunedlora.statistics.core_gradients`.
     """
@@ -50,7 +53,7 @@ class Collector(Hooked):
         *,
         fisher_per: FisherPer = "micro_batch",
         ignore_padding: bool = False,
-        loss_scale: Callable[[], float] = lambda: 1.0,
+        loss_scale: Callable[[], float] | None = None,
         seed: int = 0,
         spaces: Mapping[str, Space] | None = None,
     ) -> None:
@@ -66,8 +69,16 @@ class Collector(Hooked):
         self._sensitivity = (
             Sensitivity(modules) if self._wants("sensitivity", "uncertainty") else None
         )
-        self._hooked: list[BottleneckMoments | MicroBatchFisher | SampleFisher] = []
-        self.reset()
+        self._last_scale = 0.0
+        self._confirmed: list[Callable[[], None]] = []
+        self._grams = GradientMoments(modules) if self._wants("gram_") else None
+        self._fisher = self._make_fisher() if self._wants("fisher_") else None
+        self._bottleneck = self._make_bottleneck() if self._wants("C_z", "U", "core_") else None
+        self._hooked = [hooked for hooked in (self._fisher, self._bottleneck) if hooked is not None]
+        # A graph that was compiled before the hooks came would never call them.
+        if self._hooked and "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
+        self.confirm()
 
     @property
     def reads_every_step(self) -> bool:
@@ -75,21 +86,24 @@ class Collector(Hooked):
         return self._sensitivity is not None
 
     def reset(self) -> None:
-        """Start all averages again, except those of sensitivities; hooks are renewed."""
-        self.close()
-        self._grams = GradientMoments(self._modules) if self._wants("gram_") else None
-        self._fisher = self._make_fisher() if self._wants("fisher_") else None
-        self._bottleneck: BottleneckMoments | None = None
-        if self._wants("C_z", "U", "core_"):
-            self._bottleneck = BottleneckMoments(
-                self._model,
-                self._modules,
-                tuple(n for n in self._needs if n in ("C_z", "U", "core_gradients")),
-                loss_scale=self._loss_scale,
-                ignore_padding=self._ignore_padding,
-                spaces=self._spaces,
-            )
-        self._hooked = [hooked for hooked in (self._fisher, self._bottleneck) if hooked is not None]
+        """Start all averages again, except those of sensitivities; hooks stay, compiled graphs hold on to them."""
+        for source in (self._grams, self._fisher, self._bottleneck):
+            if source is not None:
+                source.pool.clear()
+        for _, _, average in self._averages():
+            average.clear()
+        for core in self._cores():
+            core.keep(([], []))
+
+    def confirm(self) -> None:
+        """The optimiser has taken its step: what has been recorded up to now counts, whatever comes."""
+        if self._loss_scale is None:
+            return
+        self._confirmed = [
+            partial(average.restore, {k: t.clone() for k, t in average.own().items()})
+            for _, _, average in self._averages()
+        ]
+        self._confirmed += [partial(core.keep, core.kept()) for core in self._cores()]
 
     def activate(self, active: bool) -> None:
         """Whether forward passes from now on are recorded."""
@@ -197,6 +211,7 @@ class Collector(Hooked):
                 bottleneck.restore(module, state[key].to(module.A.device))
         if self._wants("noise"):
             self._generator.set_state(state["generator"])
+        self.confirm()
 
     def close(self) -> None:
         """Remove all hooks."""
@@ -209,7 +224,32 @@ class Collector(Hooked):
 
     def _make_fisher(self) -> MicroBatchFisher | SampleFisher:
         kind = SampleFisher if self._fisher_per == "sample" else MicroBatchFisher
-        return kind(self._modules, self._loss_scale)
+        return kind(self._modules, self._scale)
+
+    def _make_bottleneck(self) -> BottleneckMoments:
+        return BottleneckMoments(
+            self._model,
+            self._modules,
+            tuple(n for n in self._needs if n in ("C_z", "U", "core_gradients")),
+            loss_scale=self._scale,
+            ignore_padding=self._ignore_padding,
+            spaces=self._spaces,
+        )
+
+    def _scale(self) -> float:
+        """The loss scale of the pass that begins; one that has been lowered tells of a skipped step."""
+        if self._loss_scale is None:
+            return 1.0
+        scale = self._loss_scale()
+        if scale < self._last_scale:
+            for restore in self._confirmed:
+                restore()
+            self.confirm()  # what was restored must not be added to
+        self._last_scale = scale
+        return scale
+
+    def _cores(self) -> list[CoreGradients]:
+        return list(self._bottleneck.core.values()) if self._bottleneck is not None else []
 
     def _averages(self) -> Iterator[tuple[str, LoraModule, Average]]:
         for module in self._modules:

@@ -81,6 +81,14 @@ class CoreGradients:
         """Start from what `samples` gave, shared out again among the processes."""
         self._kept = [share_of_this_process(samples)]
 
+    def kept(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What is kept now, in parts that never change; `keep` goes back to it."""
+        return list(self._kept), list(self._traces)
+
+    def keep(self, kept: tuple[list[Tensor], list[Tensor]]) -> None:
+        """Go back to what `kept` gave; two empty lists start again."""
+        self._kept, self._traces = (list(parts) for parts in kept)
+
     def _most(self) -> int:
         """How many samples are kept at most."""
         g = self._kept[-1]

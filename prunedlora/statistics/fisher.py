@@ -27,7 +27,6 @@ class MicroBatchFisher(Hooked):
         self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0
     ) -> None:
         super().__init__()
-        self.active = True
         self.pool = Pool(loss_scale)
         self.averages = {m.name: (Average(self.pool), Average(self.pool)) for m in modules}
         for module in modules:
@@ -61,7 +60,6 @@ class SampleFisher(Hooked):
         self, modules: list[LoraModule], loss_scale: Callable[[], float] = lambda: 1.0
     ) -> None:
         super().__init__()
-        self.active = True
         self.pool = Pool(loss_scale)
         self.averages = {m.name: (Average(self.pool), Average(self.pool)) for m in modules}
         for module in modules:

@@ -17,9 +17,11 @@ class Hooked:
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
+        self.active = True
 
     def close(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks; those that a compiled graph has taken in do nothing from now on."""
+        self.active = False
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -43,15 +45,19 @@ Record = Callable[[Tensor, Tensor], None]
 def watch(
     layer: nn.Module, begin: Callable[[], Record | None], *, keep: Literal["input", "output"]
 ) -> RemovableHandle:
-    """Call ``begin()`` in every forward pass, and backward what it returned, with the kept tensor and the gradient."""
+    """Call ``begin()`` in every forward pass, and backward what it returned, with the kept tensor and the gradient.
 
-    def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        record = begin() if output.requires_grad else None
+    A deep copy of the layer takes the hook with it, and is not watched.
+    """
+
+    def forward(called: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        record = begin() if called is layer and output.requires_grad else None
         if record is not None:
             kept = (args[0] if keep == "input" else output).detach()
             output.register_hook(lambda gradient: record(kept, gradient))  # type: ignore[no-untyped-call]
 
-    return layer.register_forward_hook(forward)
+    # What it closes over changes from step to step: a compiled graph calls it instead of taking it in.
+    return layer.register_forward_hook(torch.compiler.disable(forward))  # type: ignore[no-untyped-call]
 
 
 def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.peft import name_in_base
 from prunedlora.adapters.surgery import check_removed, no_component
 from prunedlora.errors import ConfigurationError
+from prunedlora.files.adapter_file import CONFIG, WEIGHTS
+from prunedlora.files.tensor_names import PREFIX
 from prunedlora.files.writing import publish_file, scratch_beside, write_tensors
 from prunedlora.training.config import PruneConfig
 from prunedlora.training.schedule import PruneEvent
@@ -104,12 +107,9 @@ def write_state(state: Mapping[str, Any], file: Path) -> None:
     Raises:
         OutputError: it cannot be written, or does not hold what memory holds.
     """
-    metadata = {key: value for key, value in state.items() if key != "statistics"}
     with scratch_beside(file) as folder:
         part = folder / file.name
-        text = json.dumps(metadata)
-        tensors = state["statistics"]
-        write_tensors(tensors, part, {_KEY: text, _HASH: _hash(text, tensors)})
+        write_tensors(state["statistics"], part, {_KEY: _text(state), _HASH: fingerprint(state)})
         publish_file(part, file)
 
 
@@ -123,22 +123,56 @@ def read_state(file: Path) -> dict[str, Any]:
         with safe_open(file, "pt") as opened:
             header = opened.metadata() or {}
             statistics = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        if header[_HASH] != _hash(header[_KEY], statistics):
+        state = {**json.loads(header[_KEY]), "statistics": statistics}
+        if header[_HASH] != fingerprint(state):
             raise ValueError("it was damaged after it was written")
-        metadata: dict[str, Any] = json.loads(header[_KEY])
-        return {**metadata, "statistics": statistics}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        return state
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{file} holds no state of a pruner ({error}); resume from a checkpoint that was saved while pruning, or "
             "start from the beginning"
         ) from error
 
 
-def _hash(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of the state as it is written: one bit that changes on the disk is found."""
-    whole = hashlib.sha256(text.encode())
+def _text(state: Mapping[str, Any]) -> str:
+    """All but the tensors, as JSON."""
+    return json.dumps({key: value for key, value in state.items() if key != "statistics"})
+
+
+def fingerprint(state: Mapping[str, Any]) -> str:
+    """A hash of a state, the same before it is written and after it is read: one bit that changes is found."""
+    whole = hashlib.sha256(_text(state).encode())
+    tensors: Mapping[str, Tensor] = state["statistics"]
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
         whole.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()
+
+
+def shrink_saved(folder: Path, live: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Cut removed components out of an adapter that PEFT has saved, as they are cut out of the one in memory.
+
+    Args:
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``; left alone where they are missing.
+        live: indices of the components that stay, by the name of the module in the base model.
+        config: entries of the configuration that describe the new ranks and scalings.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        return
+    tensors = load_file(weights)
+    for name, index in live.items():
+        index = index.cpu()
+        for letter, dim in (("B", 1), ("A", 0)):
+            key = f"{PREFIX}{name}.lora_{letter}.weight"
+            tensors[key] = tensors[key].index_select(dim, index).contiguous()
+    with scratch_beside(weights) as part:
+        write_tensors(tensors, part / WEIGHTS, {"format": "pt"})
+        entries = json.loads((folder / CONFIG).read_text()) | config
+        (part / CONFIG).write_text(json.dumps(entries, indent=2, sort_keys=True))
+        for name in (WEIGHTS, CONFIG):
+            publish_file(part / name, folder / name)

@@ -7,9 +7,10 @@ from typing import Any
 
 from prunedlora.choices import Budget, FisherPer, Moments, Scope, check_settings
 from prunedlora.criteria import check_options, get_criterion
+from prunedlora.criteria.trial import try_options
 from prunedlora.errors import ConfigurationError
 from prunedlora.ranks.budget import settled_scope
-from prunedlora.training.schedule import Schedule
+from prunedlora.training.schedule import COMPONENTS, Schedule
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class PruneConfig:
     Attributes:
         target_rank: rank of every module at the end.
         criterion: name of the rule, see :func:`prunedlora.available_criteria`.  The default, ``"svd"``, needs no
-            statistics; why it is the default is said in the README under *What was found so far*.
+            statistics; why it is the default is said in the README under *What was found*.
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
-        per_event: K2, components removed per module at an event.
+        per_event: K2, components removed per module at an event.  By default 2, as in the paper, for rules that choose
+            components, and for truncations, of which few events are as good as many and cost less, so many
+            that there are at most 8 events.
         warmup_steps: optimiser steps before the interval starts to count.
         window: optimiser steps before an event over which statistics are averaged, its own included; 1 takes those
             of the event's own step, as the paper does.
@@ -41,7 +44,8 @@ class PruneConfig:
         seed: of the random criterion; the same in every process.
 
     Raises:
-        ConfigurationError: an impossible value, an unknown criterion or option.
+        ConfigurationError: an impossible value, an unknown criterion or option, or options with which the criterion
+            fails on a small example.
 
     >>> config = PruneConfig(target_rank=16, criterion="magnitude")
     >>> PruneConfig.from_json(config.to_json()) == config
@@ -52,7 +56,7 @@ class PruneConfig:
     criterion: str = "svd"
     options: Mapping[str, Any] = field(default_factory=dict)
     interval: int = 10
-    per_event: int = 2
+    per_event: int | None = None
     warmup_steps: int = 10
     window: int = 1
     decay: float = 0.0
@@ -68,6 +72,8 @@ class PruneConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         check_options(get_criterion(self.criterion), self.options)
+        if self.options:
+            try_options(get_criterion(self.criterion), self.options)
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay must be in [0, 1), not {self.decay}")
         if self.window < 1 or (self.window > 1 and self.decay > 0):
@@ -77,6 +83,8 @@ class PruneConfig:
         self._check_ranks()
         scope = settled_scope(get_criterion(self.criterion), self.scope)
         object.__setattr__(self, "scope", scope)
+        if self.per_event is None and not get_criterion(self.criterion).rotates:
+            object.__setattr__(self, "per_event", COMPONENTS)
         self.schedule  # noqa: B018  building it checks its values
 
     def _check_ranks(self) -> None:

@@ -77,8 +77,10 @@ def share_left(rates: Sequence[float], last_event: int) -> float:
     return sum(rates[last_event - 1 :]) / total if total > 0 else 1.0
 
 
-def warn_of_late_events(scheduler: Any, last_event: int, total_steps: int) -> None:
-    """Log a warning where the last event leaves less than `LEAST_SHARE` of the learning rate to recover by.
+def warn_of_late_events(scheduler: Any, last_event: int, total_steps: int) -> float | None:
+    """The share of the learning rate that the last event leaves; None where the scheduler waits for other things.
+
+    Logs a warning where the last event leaves less than `LEAST_SHARE` of the learning rate to recover by.
 
     Args:
         scheduler: as for `learning_rates`, before its first step.
@@ -86,7 +88,9 @@ def warn_of_late_events(scheduler: Any, last_event: int, total_steps: int) -> No
         total_steps: optimiser steps of the training.
     """
     rates = learning_rates(scheduler, total_steps)
-    left = 1.0 if rates is None else share_left(rates, last_event)
+    if rates is None:
+        return None
+    left = share_left(rates, last_event)
     if left < LEAST_SHARE:
         logger.warning(
             "the last pruning event, at step %d of %d, leaves %.1f %% of the sum of all learning rates to recover by; "
@@ -95,3 +99,4 @@ def warn_of_late_events(scheduler: Any, last_event: int, total_steps: int) -> No
             total_steps,
             100 * left,
         )
+    return left

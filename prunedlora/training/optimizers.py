@@ -1,14 +1,19 @@
 """What the pruner must know of optimisers: what they train, by which gradients, what they keep, when they step."""
 
-from collections.abc import Callable
+import math
+import weakref
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prunedlora.adapters.modules import LoraModule
-from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.linalg.numerics import holds, is_finite
+from prunedlora.errors import ConfigurationError, NonFiniteError, UnsupportedOptimizerError
+from prunedlora.linalg.numerics import holds
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -16,18 +21,88 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
     Raises:
         ConfigurationError: there is none; the pruner needs its step hooks.
+        UnsupportedOptimizerError: a wrapper keeps state of its own, such as Lookahead's slow weights.
     """
     while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         if not hasattr(optimizer, "optimizer"):
             raise ConfigurationError(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
-        optimizer = optimizer.optimizer
+        inner = optimizer.optimizer
+        state = getattr(optimizer, "state", None)
+        if isinstance(state, Mapping) and state is not getattr(inner, "state", None):
+            raise UnsupportedOptimizerError(
+                f"{type(optimizer).__name__} keeps state of its own beside that of "
+                f"{type(inner).__name__}, which a pruning event cannot change; use the latter alone"
+            )
+        optimizer = inner
     return optimizer
 
 
-def loss_scale_of(optimizer: Any) -> Callable[[], float]:
-    """The scale of the gradient scaler that accelerate's optimiser carries; 1 without one."""
+def loss_scale_of(optimizer: Any) -> Callable[[], float] | None:
+    """The scale of the gradient scaler that accelerate's optimiser carries; None without one."""
     scaler = getattr(optimizer, "scaler", None)
-    return scaler.get_scale if scaler is not None else (lambda: 1.0)
+    return scaler.get_scale if scaler is not None else None
+
+
+def refuse_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse a step that will compute the gradients itself, after the pruner has read them.
+
+    Args:
+        args: positional arguments of the optimiser's ``step``, its own object first or not.
+        kwargs: its other arguments.
+
+    Raises:
+        ConfigurationError: there is a closure.
+    """
+    if any(callable(value) for value in (*args, *kwargs.values())):
+        raise ConfigurationError(
+            "the optimiser computes the gradients by a closure, after the pruner has read them; call the closure "
+            "first and then step() without it (in Lightning: automatic_optimization = False)"
+        )
+
+
+class OtherOptimizers:
+    """Refuses the steps of any other optimiser that trains the same factors.
+
+    Args:
+        modules: the adapted modules.
+        optimizer: the optimiser that the pruner is attached to; wrappers of it are the same.
+    """
+
+    def __init__(self, modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+        self._modules = modules
+        self._optimizer = optimizer
+        # The hook is called for every optimiser of this process: it must not keep this one alive.
+        own = weakref.WeakMethod(self._check)
+
+        def hook(other: torch.optim.Optimizer, *_: Any) -> None:
+            check = own()
+            if check is not None:
+                check(other)
+
+        self._handle = register_optimizer_step_pre_hook(hook)
+        weakref.finalize(self, self._handle.remove)
+
+    def close(self) -> None:
+        """Let all optimisers step."""
+        self._handle.remove()
+
+    def _check(self, other: torch.optim.Optimizer) -> None:
+        if other is self._optimizer or innermost(other) is self._optimizer:
+            return
+        trained = {id(p) for group in other.param_groups for p in group["params"]}
+        for module in self._modules:
+            if id(module.B) in trained or id(module.A) in trained:
+                raise ConfigurationError(
+                    f"another optimiser trains {module.name} than the one that the pruner is attached to; make the "
+                    "optimiser first and the LoraRankPruner with it, and resume by load_state_dict"
+                )
+
+
+def innermost(optimizer: Any) -> Any:
+    """What the attribute ``optimizer`` leads to, followed as far as it goes."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def is_skipped(optimizer: torch.optim.Optimizer) -> bool:
@@ -69,12 +144,11 @@ def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
                 )
 
 
-def check_gradients(modules: list[LoraModule], step: int) -> None:
-    """Refuse gradients from which nothing can be decided.
+def check_gradients(modules: list[LoraModule], step: int) -> Bool[Tensor, ""]:
+    """Whether the gradients of a step are finite, left on the device, so that nothing waits for it.
 
     Raises:
         ConfigurationError: a factor has none.
-        NonFiniteError: NaN or infinity in one.
     """
     gradients = [p.grad for m in modules for p in (m.B, m.A)]
     present = [g for g in gradients if g is not None]
@@ -83,12 +157,25 @@ def check_gradients(modules: list[LoraModule], step: int) -> None:
             f"a LoRA factor has no gradient at optimiser step {step}; call backward() before step(), and "
             "leave modules that the loss does not reach out of target_modules"
         )
-    # The norms tell in most cases; those of finite numbers may overflow.
+    # NaN and infinity pass into the largest entry, which no sum can overflow to.
     dtype = reduce(torch.promote_types, {g.dtype for g in present}, torch.float32)
-    norms = torch._foreach_norm(present, 2, dtype)
-    usual = torch.isfinite(torch.stack([n.to(present[0].device) for n in norms]))
-    if not holds(usual) and not all(is_finite(g) for g in present):
-        raise NonFiniteError(
-            f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
-            "such steps before the optimiser"
-        )
+    largest = torch._foreach_norm(present, math.inf, dtype)
+    return torch.isfinite(torch.stack([n.to(present[0].device) for n in largest])).all()
+
+
+def refuse_not_finite(finite: Mapping[int, Bool[Tensor, ""]]) -> None:
+    """Refuse gradients from which nothing can be decided.
+
+    Args:
+        finite: what `check_gradients` gave, by step.
+
+    Raises:
+        NonFiniteError: NaN or infinity in those of a step; the message names the first.
+    """
+    if not finite or holds(torch.stack(list(finite.values()))):
+        return
+    step = next(step for step, usual in finite.items() if not usual)
+    raise NonFiniteError(
+        f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
+        "such steps before the optimiser"
+    )

@@ -1,11 +1,13 @@
 """Pruning while training: the object that watches an optimiser and carries out the schedule's events."""
 
+import gc
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,14 @@ from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.optimizer_state import check_state
 from prunedlora.adapters.peft import describe_adapter, name_in_base
 from prunedlora.adapters.surgery import check_removed, hold_at_zero, no_component, shrink
+from prunedlora.adapters.unfinished import mark_unfinished, unmark
 from prunedlora.criteria import get_criterion
-from prunedlora.distributed import assert_same_everywhere
+from prunedlora.distributed import (
+    assert_same_everywhere,
+    assert_same_factors,
+    average_over_processes,
+    several,
+)
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
 from prunedlora.linalg.numerics import optimistically
 from prunedlora.ranks.reduction import Candidate, Group, allocate_ranks, reduce_groups
@@ -26,15 +34,20 @@ from prunedlora.training.config import PruneConfig
 from prunedlora.training.event import carry_out
 from prunedlora.training.learning_rate import warn_of_late_events
 from prunedlora.training.optimizers import (
+    OtherOptimizers,
     check_gradients,
     check_optimized,
     is_skipped,
     loss_scale_of,
+    refuse_closure,
+    refuse_not_finite,
     refuse_unscaling,
     unwrap_optimizer,
 )
 from prunedlora.training.rotation import check_rotatable
 from prunedlora.training.schedule import PruneEvent
+from prunedlora.training.summary import describe_plan, numbers, report
+from prunedlora.training.trial import state_of_trial
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +91,15 @@ class LoraRankPruner:
 
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one that cannot be pruned.
-        UnsupportedOptimizerError: at the first event, an optimiser whose state cannot be masked.
-        ConfigurationError: target rank not below every module's rank, events that do not fit into training, or
-            factors that the optimiser does not train.
+        UnsupportedOptimizerError: an optimiser that keeps a second copy of the weights (schedule-free, Lookahead), or
+            state that cannot be masked (8-bit) or carried along; where a trial cannot tell, after its first step.
+        ConfigurationError: target rank not below every module's rank, events that do not fit into training,
+            factors that the optimiser does not train, or another pruner on the same adapter.  From a step of the
+            optimiser: one that computes its gradients by a closure, or of another optimiser on the same factors.
     """
+
+    #: Pruners whose hooks are in place.
+    _attached: ClassVar["weakref.WeakSet[LoraRankPruner]"] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -103,12 +121,23 @@ class LoraRankPruner:
         self.step = 0
         self.events: list[PruneEvent] = []
         self._finished = False
+        self._inside = False  # the optimiser's step
+        self._state_checked = False
+        # Whether the gradients of each step were finite that was collected since the last event.
+        self._finite: dict[int, Tensor] = {}
         # Refused before the first step: factors that are not trained, events that do not fit into training.
         self._criterion = get_criterion(config.criterion)
+        if isinstance(model, nn.DataParallel):
+            refuse_data_parallel(config.criterion)
+        self._refuse_second()
         check_optimized(self.modules, self.optimizer)
+        self._try_optimizer()
+        self._check_state()
         self._plan = config.schedule.plan({m.name: m.rank for m in self.modules}, total_steps)
+        self._initial = {m.name: m.rank for m in self.modules}
+        self._left = None
         if scheduler is not None:
-            warn_of_late_events(scheduler, self._plan[-1][0], total_steps)
+            self._left = warn_of_late_events(scheduler, self._plan[-1][0], total_steps)
         # Hooks come last, so that a refusal leaves none behind.
         self._set_removed({m.name: no_component(m) for m in self.modules})
         self._collector = Collector(
@@ -121,15 +150,51 @@ class LoraRankPruner:
             seed=config.seed,
         )
         self._collector.activate(self._collects(1))
+        self._others = OtherOptimizers(self.modules, self.optimizer)
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
         ]
+        self._attached.add(self)
+        mark_unfinished(self.modules)
+        logger.info("%s", describe_plan(self._initial, self._plan, total_steps))
 
     @property
     def ranks(self) -> dict[str, int]:
         """Components alive in each module."""
         return {name: live.numel() for name, live in self._live.items()}
+
+    def plan(self) -> list[tuple[int, dict[str, int]]]:
+        """For each planned event its step and the rank of every module after it.
+
+        With ``scope="global"`` these ranks say the total only; modules share it by their scores.
+        """
+        return [(step, dict(ranks)) for step, ranks in self._plan]
+
+    def report(self) -> str:
+        """A table of the events so far: ranks, removed components, cost and time."""
+        return report(self._initial, self.events, len(self._plan))
+
+    def numbers(self) -> dict[str, float]:
+        """For a log: mean rank, number of events, cost of the last one, share of the learning rate after the last."""
+        return numbers(self.ranks, self.events, self._left)
+
+    def __repr__(self) -> str:
+        plan = describe_plan(self._initial, self._plan, self.total_steps)
+        return (
+            f"<LoraRankPruner {self.config.criterion}: {plan}; at step {self.step}, "
+            f"{len(self.events)} of {len(self._plan)} events done>"
+        )
+
+    @property
+    def live(self) -> dict[str, Tensor]:
+        """Indices of the components alive in each module, increasing."""
+        return dict(self._live)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned event has taken place."""
+        return len(self.events) == len(self._plan)
 
     def statistics(self, module: LoraModule) -> Statistics:
         """What has been collected of a module's live components so far; looking changes nothing.
@@ -142,6 +207,9 @@ class LoraRankPruner:
 
     def finish(self) -> None:
         """Remove the hooks and make the tensors small; the optimiser can go on training them.
+
+        With several processes their gradients are averaged in every backward pass from then on, since a wrapper such
+        as DistributedDataParallel knows the old tensors only.
 
         Raises:
             PruningIncompleteError: fewer events took place than planned; nothing is shrunk.
@@ -166,6 +234,10 @@ class LoraRankPruner:
             shrink(module, self._removed[module.name], self.optimizer)
         self._set_removed({m.name: no_component(m) for m in self.modules})
         describe_adapter(self.model, self.modules)
+        if several():
+            for module in self.modules:
+                for parameter in (module.B, module.A):
+                    parameter.register_hook(average_over_processes)  # type: ignore[no-untyped-call]
         self._finished = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,7 +278,10 @@ class LoraRankPruner:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._others.close()
         self._collector.close()
+        self._attached.discard(self)
+        unmark(self.modules)
 
     def __enter__(self) -> "LoraRankPruner":
         return self
@@ -228,36 +303,87 @@ class LoraRankPruner:
             return False
         return self.config.decay > 0 or step > self._plan[len(self.events)][0] - self.config.window
 
-    def _before_step(self, *_: Any) -> None:
+    def _refuse_second(self) -> None:
+        """One pruner an adapter: what one removes the other would count as alive."""
+        if self._rival() is not None:
+            gc.collect()  # one that nothing refers to any more is no obstacle
+        if self._rival() is not None:
+            raise ConfigurationError(
+                f"another LoraRankPruner is attached to the adapter {self.adapter!r}; call finish() or close() on it"
+            )
+
+    def _rival(self) -> "LoraRankPruner | None":
+        mine = {id(module.A) for module in self.modules}
+        for other in self._attached:
+            if any(id(module.A) in mine for module in other.modules):
+                return other
+        return None
+
+    @property
+    def _rotates_state(self) -> bool:
+        return self._criterion.rotates and self.config.moments == "follow"
+
+    def _try_optimizer(self) -> None:
+        """Refuse an optimiser that, in a trial, cannot follow."""
+        largest = max((p for m in self.modules for p in (m.B, m.A)), key=lambda p: p.numel())
+        state = state_of_trial(self.optimizer, largest)
+        if self._rotates_state:
+            check_rotatable(state, self.optimizer)
+
+    def _check_state(self) -> None:
+        """Refuse an optimiser that keeps state now which cannot follow."""
+        check_state(self.modules, self.optimizer)
+        if self._rotates_state:
+            for module in self.modules:
+                for parameter in (module.B, module.A):
+                    check_rotatable(self.optimizer.state.get(parameter, {}), self.optimizer)
+
+    def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_closure(args, kwargs)
         refuse_unscaling(self.optimizer)
         if is_skipped(self.optimizer):
             return
+        # An optimiser whose step calls that of its base class calls the hooks of both.
+        if self._inside:
+            return
+        # Of an optimiser that cannot be tried nothing is known before it has state.
+        if not self._state_checked and self.optimizer.state:
+            self._check_state()
+            self._state_checked = True
         step = self.step + 1
         due = len(self.events) < len(self._plan) and step >= self._plan[len(self.events)][0]
         if due or self._collects(step) or self._collector.reads_every_step:
-            check_gradients(self.modules, step)
+            self._finite[step] = check_gradients(self.modules, step)
             self._collector.update(in_window=self._collects(step))
         if due:
             self._prune(step, self._plan[len(self.events)][1])
+        self._inside = True
 
     def _after_step(self, *_: Any) -> None:
         if is_skipped(self.optimizer):
             return
+        if self._inside:
+            self._inside = False
+            self._count_step()
+        if self.events:
+            for module in self.modules:
+                hold_at_zero(module, self._removed[module.name])
+
+    def _count_step(self) -> None:
         self.step += 1
         if self.config.decay > 0:
             self._collector.discount(self.config.decay)
         self._collector.activate(self._collects(self.step + 1))
-        if self.events:
-            for module in self.modules:
-                hold_at_zero(module, self._removed[module.name])
+        self._collector.confirm()
 
     @torch.no_grad()
     def _prune(self, step: int, planned: dict[str, int]) -> None:
         start = time.perf_counter()
         # What can be refused is refused before anything is computed or changed.
-        check_state(self.modules, self.optimizer)
-        if self._criterion.rotates and self.config.moments == "follow":
-            check_rotatable(self.modules, self.optimizer)
+        check_optimized(self.modules, self.optimizer)
+        self._check_state()
+        # Every process must start from the same weights, or they part ways in the middle of the decision.
+        assert_same_factors((module.B, module.A) for module in self.modules)
         # The device is waited for once: for what the record holds, and for all that was assumed on the way.
         rewind = self._collector.rewinding()
         (ranks, groups), values = optimistically(
@@ -266,8 +392,10 @@ class LoraRankPruner:
                 t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())
             ],
         )
+        self._finite.clear()
         # Every process must choose alike before any changes its weights.
         assert_same_everywhere({g.members[0].module.name: g.gone for g in groups})
+        assert_same_factors((g.reduction.factors.B, g.reduction.factors.A) for g in groups)
         for group in groups:
             self._carry_out(group)
         # Averages of the old components say nothing of new mixtures.
@@ -281,7 +409,12 @@ class LoraRankPruner:
         }
         self.events.append(PruneEvent(step, ranks, removed, cost, time.perf_counter() - start))
         logger.info(
-            "step %d: event %d of %d, cost %.3g", step, len(self.events), len(self._plan), cost
+            "step %d: event %d of %d, mean rank %.3g, cost %.3g",
+            step,
+            len(self.events),
+            len(self._plan),
+            sum(ranks.values()) / len(ranks),
+            cost,
         )
 
     def _decide(
@@ -289,6 +422,7 @@ class LoraRankPruner:
     ) -> tuple[dict[str, int], list[Group]]:
         """The rank of every module after the event, and what becomes of it; nothing is changed."""
         rewind()
+        refuse_not_finite(self._finite)
         config = self.config
         candidates = []
         for module in self.modules:
@@ -326,6 +460,20 @@ class LoraRankPruner:
         """Take over masks of the removed components; their complement is kept as indices."""
         self._removed = removed
         self._live = {n: (~mask).nonzero().squeeze(1) for n, mask in removed.items()}
+
+
+def refuse_data_parallel(criterion: str) -> None:
+    """Refuse a criterion whose statistics torch's DataParallel hides in copies of the model.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    needs = get_criterion(criterion).needs
+    if any(need.startswith(("C_z", "U", "core_", "fisher_")) for need in needs):
+        raise ConfigurationError(
+            f"{criterion} looks at forward and backward passes, which DataParallel does in copies of the model; start "
+            "one process for each GPU (torchrun, DistributedDataParallel), or make one GPU visible"
+        )
 
 
 def _by_module(group: Group, gone: list[float]) -> dict[str, list[int]]:

@@ -5,6 +5,9 @@ Q^\top`, so first moments follow exactly; second moments follow as those of unco
 :math:`v_{A'} = (P \circ P)^\top v_A`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,16 +22,19 @@ _LINEAR = ("exp_avg", "momentum_buffer")
 _SQUARED = ("exp_avg_sq", "max_exp_avg_sq")
 
 
-def check_rotatable(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> None:
+def check_rotatable(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Refuse, before anything changes, an optimiser whose state cannot follow a change of basis.
+
+    Args:
+        state: what it keeps for a parameter, by name.
+        optimizer: the optimiser.
 
     Raises:
         UnsupportedOptimizerError: it keeps state of an unknown kind.
     """
-    for module in modules:
-        for parameter in (module.B, module.A):
-            for key, tensor in state_like(parameter, optimizer, module.name):
-                _map(key, tensor, optimizer)
+    for key, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.numel() > 1:
+            _map(key, tensor, optimizer)
 
 
 def change_of_basis(

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from prunedlora.errors import ConfigurationError
 
+#: Most events of a schedule that leaves their number open, and the least that each of them removes.
+EVENTS = 8
+COMPONENTS = 2
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -16,22 +20,25 @@ class Schedule:
     Attributes:
         target_rank: rank at which pruning stops.
         interval: K1, optimiser steps from one event to the next.
-        per_event: K2, components removed from each module at an event.
+        per_event: K2, components removed from each module at an event; None for two, or so many that it
+            takes `EVENTS` events at most.
         warmup_steps: optimiser steps before the interval starts to count.
 
     >>> Schedule(target_rank=64, warmup_steps=0).events(128)[-1]
     (320, 64)
+    >>> Schedule(target_rank=4, interval=10, per_event=None, warmup_steps=0).events(32)[:2]
+    [(10, 28), (20, 24)]
     """
 
     target_rank: int
     interval: int = 10
-    per_event: int = 2
+    per_event: int | None = 2
     warmup_steps: int = 10
 
     def __post_init__(self) -> None:
         if self.target_rank < 1:
             raise ConfigurationError(f"target_rank must be at least 1, not {self.target_rank}")
-        if self.interval < 1 or self.per_event < 1:
+        if self.interval < 1 or (self.per_event is not None and self.per_event < 1):
             raise ConfigurationError("interval and per_event must be at least 1")
         if self.warmup_steps < 0 or self.warmup_steps + self.interval < 2:
             raise ConfigurationError(
@@ -49,11 +56,13 @@ class Schedule:
                 f"target_rank {self.target_rank} must be below the initial rank {initial_rank}; "
                 "raise r in LoraConfig or lower target_rank"
             )
-        count = -(-(initial_rank - self.target_rank) // self.per_event)
+        removed = initial_rank - self.target_rank
+        per_event = self.per_event or max(COMPONENTS, -(-removed // EVENTS))
+        count = -(-removed // per_event)
         return [
             (
                 self.warmup_steps + i * self.interval,
-                max(self.target_rank, initial_rank - i * self.per_event),
+                max(self.target_rank, initial_rank - i * per_event),
             )
             for i in range(1, count + 1)
         ]

@@ -6,13 +6,18 @@ from experiments.reporting.writing import write
 from experiments.settings.preset import load_preset
 from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
-from paper_figures import figure1, figure3, phase
+from paper_figures import figure1, figure3, phase, verdict
 from tests.experiments.made_up import result
 
 
 @pytest.mark.parametrize(
     ("study", "name", "figure"),
-    [("encoder", "figure1", figure1), ("encoder", "figure3", figure3), ("verdict", "phase", phase)],
+    [
+        ("encoder", "figure1", figure1),
+        ("encoder", "figure3", figure3),
+        ("verdict", "phase", phase),
+        ("verdict", "verdict", verdict),
+    ],
 )
 def test_figures_are_drawn_from_the_tables(study, name, figure, tmp_path):
     table = studies(load_preset("cpu"))[study].tables[name](unchanged)

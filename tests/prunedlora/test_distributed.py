@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_modules
+from prunedlora.distributed import assert_same_everywhere
 from prunedlora.errors import InconsistentProcessesError
 from prunedlora.statistics.collector import Collector
 from prunedlora.training.callback import PruningCallback
@@ -28,6 +29,10 @@ def worker(rank: int, folder: str) -> None:
         results = {
             "wrapped": train(rank, folder, wrap=True),
             "bare": train(rank, folder, wrap=False),
+            "different number": chosen({"a": [7, 6, 5][: 2 + rank]}),
+            "different split": chosen({"a": [7, 6], "b": [5]} if rank else {"a": [7], "b": [6, 5]}),
+            "different basis": removed_by_svd(rank),
+            "after finish": train_on(rank),
             "measured": measure(slice(4 * rank, 4 * rank + 4)),
             "whole": prune(range(8), rank, {}),
             "begun": (begun := prune(range(6), rank, {})),  # ends within the window of an event
@@ -62,6 +67,58 @@ def train(rank: int, folder: str, wrap: bool):
     if rank == 0:
         export_adapter(ready, f"{folder}/adapter")
     return [event.removed for event in pruner.events], [m.rank for m in find_lora_modules(ready)]
+
+
+def chosen(removed: dict[str, list[int]]) -> str:
+    try:
+        assert_same_everywhere({name: torch.tensor(i) for name, i in removed.items()})
+    except InconsistentProcessesError as error:
+        return type(error).__name__
+    return "accepted"
+
+
+def removed_by_svd(rank: int) -> str:
+    """Whose removed components are always the last; without DistributedDataParallel the weights differ."""
+    torch.manual_seed(0)
+    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"]))
+    optimizer = torch.optim.AdamW(trainable(model), lr=1e-4)
+    config = PruneConfig(target_rank=4, interval=2, warmup_steps=2)
+    torch.manual_seed(rank)
+    pruner = LoraRankPruner(model, optimizer, config, total_steps=8)
+    try:
+        for _ in range(8):
+            optimizer.zero_grad()
+            tokens = torch.randint(0, 32, (4, 6))
+            model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+    except InconsistentProcessesError as error:
+        return type(error).__name__
+    finally:
+        pruner.close()
+    return "accepted"
+
+
+def train_on(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The adapter's product at `finish` and five steps later, under DistributedDataParallel."""
+    torch.manual_seed(0)
+    model = get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"]))
+    ddp = DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
+    torch.manual_seed(rank)
+
+    def steps(count: int) -> torch.Tensor:
+        for _ in range(count):
+            optimizer.zero_grad()
+            for _ in range(2):  # accumulated
+                tokens = torch.randint(0, 32, (4, 6))
+                ddp(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+        return torch.stack([(m.B @ m.A).detach() for m in find_lora_modules(model)])
+
+    config = PruneConfig(target_rank=4, interval=2, warmup_steps=2)
+    with LoraRankPruner(ddp, optimizer, config, total_steps=6):
+        before = steps(6)
+    return before, steps(5)
 
 
 def prune(steps: range, rank: int | None, state: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +212,11 @@ def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert first["wrapped"] == second["wrapped"]
     assert set(first["wrapped"][1]) == {4}
-    assert first["bare"] == second["bare"] == "InconsistentProcessesError"
+    for case in ("bare", "different number", "different split", "different basis"):
+        assert first[case] == second[case] == "InconsistentProcessesError", case
+    before, after = first["after finish"]
+    assert (after - before).norm() > 1e-3 * before.norm()
+    torch.testing.assert_close(second["after finish"], first["after finish"], rtol=1e-6, atol=1e-9)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     statistics = first["begun"]["pruner"]["statistics"]
     assert len(statistics) == 2 * 2 * 2  # total and weight of C_z and U in two modules

@@ -115,3 +115,14 @@ def test_a_learning_rate_is_shown_where_rows_differ_in_it(made):
     results[other.key] = results[run.key]
     rows = (table.rows[0], replace(table.rows[1], cells={"tweets": (other,)}))
     assert frame(replace(table, rows=rows), results)["learning rate"].tolist()[1] == "0.5"
+
+
+def test_nothing_is_compared_in_a_column_that_does_not_pass_the_gate(made):
+    table, results = made
+    gated = replace(table, gate=("bad", "good"))
+    text = sentences(gated, results)
+    assert text[0].startswith("Does rank matter? bad is behind good by so many")
+    assert "tweets: good: lower than bad" in text[2]
+    shut = sentences(replace(table, gate=("good", "bad")), results)
+    assert "(nothing is compared)" in shut[0]
+    assert not any("lower than" in line for line in shut)

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.settings.preset import PRESETS, load_preset, read_preset
+from experiments.settings.validation import read_yaml
 from experiments.tables import math as math_tables
 from experiments.tables.tuning import unchanged
 
@@ -94,6 +95,9 @@ def test_a_slip_in_a_preset_is_refused_with_its_place(right, wrong, message):
         ("", "^x.yaml: must hold settings by name, not None$"),
         ("[math]", "^x.yaml: must hold settings by name, not "),
         ("math: [", "^x.yaml: not valid YAML: "),
+        ("run:\n  seed: 1\n\n  seed: 2", "line 4: the key seed is in line 2 already$"),
+        ("run: {}\nmath: {}\nrun: {}", "^x.yaml: not valid YAML: line 3: the key run is in line 1"),
+        ("run: {seed: 1, seed: 1}", "line 1: the key seed is in line 1 already"),
         ("run: 3", "^x.yaml: run: Input should be an object, not 3$"),
         ("run: !!python/object/apply:os.getcwd []", "^x.yaml: not valid YAML: "),
     ],
@@ -101,6 +105,27 @@ def test_a_slip_in_a_preset_is_refused_with_its_place(right, wrong, message):
 def test_a_file_that_is_no_preset_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         read_preset("x", text, "x.yaml")
+
+
+def test_a_mapping_may_replace_what_it_merges_from_another():
+    text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\n1: 0\n'1': 0\n? [1]\n: 0"
+    with pytest.raises(ValueError, match="unhashable"):
+        read_yaml(text, "x.yaml")
+    values = read_yaml(text.rpartition("?")[0], "x.yaml")
+    assert values == {
+        "a": {"x": 1, "y": 1},
+        "b": {"x": 2, "y": 1},
+        "c": {"x": 3, "y": 1},
+        1: 0,
+        "1": 0,
+    }
+
+
+def test_a_slip_in_a_one_shot_experiment_is_refused_with_its_file():
+    text = (PRESETS / "cpu.yaml").read_text()
+    wrong = text.replace("      initial_rank: 64", "      initial_rank: none", 1)
+    with pytest.raises(ValueError, match=r"^x\.yaml: one_shot: minilm: run: initial_rank: "):
+        read_preset("x", wrong, "x.yaml")
 
 
 def test_a_rate_without_a_point_is_a_number():

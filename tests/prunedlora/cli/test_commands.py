@@ -159,7 +159,7 @@ def test_verify_shows_who_applies_which_scaling(tmp_path, capsys):
     [
         ((), "subcommand"),
         (("nothing",), "nothing"),
-        (("compress", "a"), "OUT"),
+        (("compress", "a", "--rank", "1"), "behind it OUT"),
         (("compress", "a", "b", "--rank", "x"), "--rank"),
         (("compress", "a", "b", "--scope", "all"), "--scope"),
         (("compress", "a", "b", "--rank", "1", "--options", "damping"), "write damping=0.1"),

@@ -1,11 +1,15 @@
 """Statistics and losses on calibration data, with a base model from a folder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prunedlora import CompressConfig, compress_adapter
 from prunedlora.compress.calibration import load_calibration
+from prunedlora.compress.modules import compress_modules
 from prunedlora.criteria import get_criterion
+from prunedlora.errors import NonFiniteError
 from prunedlora.files.adapter_file import open_adapter
 from tests.adapters_on_disk import base_folder, examples, saved
 
@@ -53,3 +57,49 @@ def test_the_moments_are_those_of_the_calibration_examples(tmp_path):
     z = torch.cat(seen)
     assert len(z) == 9 * 12  # nine of twelve examples, of twelve letters
     torch.testing.assert_close(measured.C_z.float(), z.mT @ z / len(z), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", ["svd_fisher", "kfac", "random"])
+def test_modules_of_a_shape_are_reduced_together_and_as_they_are_one_by_one(
+    tmp_path, monkeypatch, criterion
+):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = open_adapter(saved(tmp_path / "a", rank_pattern={"layers.0.self_attn.q_proj": 5}))
+    rule = get_criterion(criterion)
+    measured = load_calibration(source, base, data, 16, device="cpu").statistics(rule, 0)
+    config = CompressConfig(rank=4, criterion=criterion, base=base, data=data)
+    ranks = {module.name: 4 for module in source.modules}
+    sizes = []
+
+    def counted(factors, *args, **options):
+        sizes.append(len(factors.B) if factors.B.ndim == 3 else 1)
+        return rule.reduce(factors, *args, **options)
+
+    monkeypatch.setattr(
+        CompressConfig, "rule", property(lambda self: replace(rule, reduce=counted))
+    )
+    together = list(compress_modules(source, config, measured, ranks))
+    groups = {(m.shape_B, m.shape_A) for m in source.modules}
+    assert len(sizes) == len(groups) < sum(sizes) == len(source.modules)
+    assert [item.module for item in together] == list(source.modules)
+    # One by one, since no more than one fits into a stack.
+    sizes.clear()
+    monkeypatch.setattr("prunedlora.ranks.reduction.STACKED_ON_CPU", 1)
+    alone = list(compress_modules(source, config, measured, ranks))
+    assert sizes == [1] * len(source.modules)
+    for one, other in zip(together, alone, strict=True):
+        product, expected = (item.factors.B @ item.factors.A for item in (one, other))
+        torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_whose_numbers_decide_nothing_is_named_among_those_of_its_shape(tmp_path):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = open_adapter(saved(tmp_path / "a"))
+    rule = get_criterion("svd_kfac")
+    measured = load_calibration(source, base, data, 16, device="cpu").statistics(rule, 0)
+    config = CompressConfig(rank=4, criterion="svd_kfac", base=base, data=data)
+    bad = source.modules[-1].name
+    measured[bad] = replace(measured[bad], U=measured[bad].U * float("nan"))
+    ranks = {module.name: 4 for module in source.modules}
+    with pytest.raises(NonFiniteError, match=bad):
+        list(compress_modules(source, config, measured, ranks))

@@ -106,6 +106,7 @@ def test_the_loss_scale_is_read_once_a_backward_pass():
             plain.activate(False)
             scaled.activate(True)
             (factor * model(part).square().mean()).backward()
+            scaled.confirm()  # or a lower scale would tell of a step that was skipped
             plain.activate(True)
             scaled.activate(False)
             model(part).square().mean().backward()

@@ -185,6 +185,32 @@ def test_gradients_that_are_not_finite_are_an_error_before_anything_changes(
     assert pruner.events == []
 
 
+def test_gradients_that_were_not_finite_before_an_event_are_an_error_at_it(lora):
+    model = lora()
+    optimizer = adamw(model)
+    config = PruneConfig(
+        target_rank=6, criterion="adalora2023", interval=2, warmup_steps=2, per_event=2, window=2
+    )
+    pruner = LoraRankPruner(model, optimizer, config, total_steps=9)
+    for factor in (1.0, 1.0, float("inf")):
+        step(model, optimizer, factor)
+    with pytest.raises(NonFiniteError, match="at optimiser step 3 "):
+        step(model, optimizer)
+    assert pruner.events == []
+
+
+def test_gradients_whose_squares_overflow_are_finite(lora):
+    model = lora()
+    optimizer = adamw(model)
+    config = PruneConfig(
+        target_rank=6, criterion="magnitude", interval=1, warmup_steps=1, per_event=2
+    )
+    pruner = LoraRankPruner(model, optimizer, config, total_steps=9)
+    step(model, optimizer)
+    step(model, optimizer, 1e30)
+    assert len(pruner.events) == 1
+
+
 def test_missing_gradients_and_a_zero_B_are_errors(lora):
     model = lora(zero_B=True)
     optimizer = torch.optim.SGD(trainable(model), lr=0.0)

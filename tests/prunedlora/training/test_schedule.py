@@ -61,3 +61,17 @@ def test_a_target_not_below_the_initial_rank_is_refused(initial):
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ConfigurationError):
         PruneConfig(**settings)
+
+
+def test_a_schedule_that_leaves_it_open_takes_few_events_and_not_less_than_two_at_a_time():
+    open_ = Schedule(target_rank=16, per_event=None)
+    assert len(open_.events(128)) == 8
+    assert open_.events(128)[-1] == (90, 16)
+    assert len(open_.events(20)) == 2
+    assert {rank for _, rank in open_.events(20)} == {18, 16}
+
+
+def test_only_truncations_leave_it_open():
+    assert PruneConfig(target_rank=2, criterion="svd").schedule.per_event is None
+    assert PruneConfig(target_rank=2, criterion="kfac").schedule.per_event == 2
+    assert PruneConfig(target_rank=2, criterion="svd", per_event=3).schedule.per_event == 3

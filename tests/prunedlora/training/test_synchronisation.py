@@ -65,6 +65,42 @@ def test_an_event_waits_as_often_for_eight_modules_as_for_two(name, monkeypatch)
             assert count <= 3 + 3 * ranks + 6 * changes
 
 
+@pytest.mark.parametrize("settings", [{"window": 2}, {"decay": 0.5}])
+@pytest.mark.parametrize("name", ["adalora2023", "prunedlora2025", "kfac", "magnitude"])
+def test_steps_wait_at_events_only_and_then_once(name, settings, monkeypatch):
+    counts = []
+    for hook in ("_before_step", "_after_step"):
+        monkeypatch.setattr(LoraRankPruner, hook, counting(hook, counts, monkeypatch))
+    torch.manual_seed(0)
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 2)),
+        peft.LoraConfig(r=6, target_modules=["0"]),
+    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    config = PruneConfig(target_rank=2, criterion=name, interval=3, warmup_steps=2, **settings)
+    with LoraRankPruner(model, optimizer, config, total_steps=9) as pruner:
+        for _ in range(9):
+            optimizer.zero_grad()
+            model(torch.randn(32, 12)).square().mean().backward()
+            optimizer.step()
+    events = {event.step for event in pruner.events}
+    assert events == {5, 8}
+    # Two hooks a step.
+    assert counts == [int(hook == 0 and step in events) for step in range(1, 10) for hook in (0, 1)]
+
+
+def counting(hook, counts, monkeypatch):
+    """A hook of the pruner that notes how often it waited."""
+    original = getattr(LoraRankPruner, hook)
+
+    def counted(*args):
+        with monkeypatch.context() as patched, Operations(patched) as mode:
+            original(*args)
+        counts.append(mode.waits)
+
+    return counted
+
+
 def test_the_count_sees_what_waits(monkeypatch):
     t = torch.tensor([1.0, 0.0])
     with monkeypatch.context() as patched, Operations(patched) as mode:
