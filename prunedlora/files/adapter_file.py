@@ -201,7 +201,12 @@ def open_adapter(source: str | Path) -> AdapterFile:
                 f"{file} adapts bare parameters only (target_parameters), which stay as they are"
             )
         # AdaLoRA may leave a module nothing at all.
-        empty = [p for p in pairs if p.diagonal and header.tensors[p.A].shape[:1] == (0,)]
+        empty = [
+            p
+            for p in pairs
+            if p.diagonal
+            and all(header.tensors[key].shape[:1] == (0,) for key in (p.A, p.diagonal))
+        ]
         used = [pair for pair in pairs if pair not in empty]
         modules = tuple(_of_peft(pair, header, config, components, file) for pair in used)
         names = tuple(pair.name for pair in empty)

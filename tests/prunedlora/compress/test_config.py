@@ -30,7 +30,6 @@ def test_settings_that_contradict_each_other():
         ({"rank": 1, "options": {"x": 1}}, "no option"),
         ({"rank": 1, "samples": 1}, "samples"),
         ({"rank": 1, "seed": 10**30}, "seed"),
-        ({"rank": 1, "reader": "nothing"}, "reader must be one of"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             CompressConfig(**settings)

@@ -45,8 +45,8 @@ def test_files_with_convolutions_and_mixed_alphas(tmp_path):
     one = kohya(tmp_path / "one.safetensors", rank=4, alpha=2.0)
     two = kohya(tmp_path / "two.safetensors", rank=3, alpha=None, dtype=torch.bfloat16)
     out = tmp_path / "out.safetensors"
-    merge_adapters([one, two, one], out, CompressConfig(rank=5), (1, 2, 0.5))
-    for name, product in dense([one, two, one], (1, 2, 0.5)).items():
+    merge_adapters([one, two, one], out, CompressConfig(rank=5), (1.0, 2.0, 0.5))
+    for name, product in dense([one, two, one], (1.0, 2.0, 0.5)).items():
         error = (products(out)[name] - best(product, 5)).norm()
         assert error < 1e-6 * product.norm()
     assert all(t.dtype == torch.float32 for t in load_file(out).values())
