@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from prunedlora.adapters.surgery import truncate_adapter as truncate_adapter
     from prunedlora.compress.compression import compress_adapter as compress_adapter
     from prunedlora.compress.config import CompressConfig as CompressConfig
+    from prunedlora.compress.extraction import extract_adapter as extract_adapter
+    from prunedlora.compress.merging import merge_adapters as merge_adapters
     from prunedlora.compress.report import CompressReport as CompressReport
+    from prunedlora.compress.several import compress_adapters as compress_adapters
     from prunedlora.compress.verification import verify_adapter as verify_adapter
     from prunedlora.criteria import Reduction as Reduction
     from prunedlora.criteria import available_criteria as available_criteria
@@ -56,6 +59,9 @@ _PLACES = {
     "PruneEvent": "training.schedule",  # what happened at one of these steps
     # Compress a trained adapter, from file to file.
     "compress_adapter": "compress.compression",  # write it at a lower rank
+    "compress_adapters": "compress.several",  # several into one folder
+    "merge_adapters": "compress.merging",  # several of one base model as one
+    "extract_adapter": "compress.extraction",  # LoHa, LoKr and differences of weights as LoRA
     "CompressConfig": "compress.config",  # how far, by what criterion, in which layout
     "CompressReport": "compress.report",  # what was done
     "inspect_adapter": "files.inspection",  # rank, spectrum and energy of its modules

@@ -13,6 +13,19 @@ Scope = Literal["module", "global"]
 Budget = Literal["rank", "parameters"]
 #: How ranks and scalings are written to a file, see `prunedlora.files.layouts`.
 Layout = Literal["uniform", "ragged", "padded"]
+#: Programs that an adapter can be written for, see `prunedlora.files.readers`.
+ReaderName = Literal[
+    "peft",
+    "vllm",
+    "sglang",
+    "tensorrt-llm",
+    "llama.cpp",
+    "ollama",
+    "lorax",
+    "comfyui",
+    "diffusers",
+    "sd-scripts",
+]
 #: Precision of a written adapter.
 DtypeName = Literal["bf16", "fp16", "fp32", "fp64", "fp8"]
 #: What becomes of a module that adds nothing: kept at rank 1, or left out of the adapter.

@@ -1,6 +1,7 @@
 """Adapters in files, for the tests of what reads and writes them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,23 @@ def configured(folder, **entries):
 def best(product, rank):
     U, S, Vh = torch.linalg.svd(product, full_matrices=False)
     return U[:, :rank] * S[:rank] @ Vh[:rank]
+
+
+def loha(file: Path, rank: int = 3, alpha: float = 2.0) -> Path:
+    """A file of LyCORIS with one linear layer."""
+    generator = torch.Generator().manual_seed(8)
+    shapes = {"w1_a": (20, rank), "w1_b": (rank, 30), "w2_a": (20, rank), "w2_b": (rank, 30)}
+    tensors = {f"x.hada_{end}": torch.randn(s, generator=generator) for end, s in shapes.items()}
+    save_file({**tensors, "x.alpha": torch.tensor(alpha)}, file)
+    return file
+
+
+def tuned_folder(folder: Path) -> Path:
+    """The random Llama after a change of some of its weights."""
+    model = llama()
+    generator = torch.Generator().manual_seed(6)
+    for name, weight in model.named_parameters():
+        if re.search("q_proj|down_proj|norm", name):
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(str(folder))
+    return folder

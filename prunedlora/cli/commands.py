@@ -8,9 +8,18 @@ from typing import Annotated, Any
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from prunedlora.choices import ReaderName
 from prunedlora.cli.output import print_text
-from prunedlora.cli.parsing import parse_options, parse_shape, parse_share, parse_size
+from prunedlora.cli.parsing import (
+    parse_options,
+    parse_shape,
+    parse_share,
+    parse_size,
+    parse_weighted,
+)
 from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.report import CompressReport
+from prunedlora.errors import ConfigurationError, PrunedLoRAError
 
 
 def _typed(metavar: str, parse: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
@@ -33,40 +42,115 @@ _OPTIONS: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
 )
 
 
+_ADAPTERS_AND_OUT = tyro.conf.arg(metavar="ADAPTER [ADAPTER ...] OUT")
+
+
 @dataclass(frozen=True)
 class Settings(CompressConfig):
-    """`CompressConfig`, three of whose settings are typed in a way of their own."""
+    """`CompressConfig`, some of whose settings are typed or named in a way of their own."""
 
     max_loss_increase: Annotated[float | None, _typed("SHARE", parse_share)] = None
     size: Annotated[int | None, _typed("SIZE", parse_size)] = None
     options: Annotated[Mapping[str, Any], _OPTIONS] = field(default_factory=dict)
+    reader: Annotated[ReaderName | None, tyro.conf.arg(name="for")] = None  # no name in Python
 
 
 @dataclass(frozen=True)
 class Compress:
-    """Lower the rank of a trained adapter.
+    """Lower the rank of a trained adapter, or of several.
 
     The adapter is never changed. Say how far by one of rank, energy, max-loss-increase and size.
 
     Example: prunedlora compress my-adapter small-adapter --rank 16
 
     Attributes:
-        adapter: PEFT folder or safetensors file, here or on the hub (organisation/name[@revision]).
-        out: where to write; a new folder, or a new .safetensors file if the adapter is a file
-            alone.
+        paths: PEFT folder or safetensors file, here or on the hub (organisation/name[@revision]), or
+            several; last where to write: a new folder, or a new .safetensors file if the adapter is a
+            file alone; with several adapters a folder for all of them, each under its own name.
         config: everything else.
+        verbose: also print what became of each module.
     """
 
-    adapter: str
-    out: Path
+    paths: Annotated[tuple[str, ...], _ADAPTERS_AND_OUT]
     config: Annotated[Settings, tyro.conf.arg(name="")]
+    verbose: bool = False
+
+    def run(self) -> int:
+        """Do it and print the report; with several adapters, a line for each, and 1 if one failed."""
+        from prunedlora.cli.tables import modules_text, summary_line
+        from prunedlora.compress.compression import compress_adapter
+        from prunedlora.compress.several import compress_adapters
+
+        adapters, out = _adapters_and_out(self.paths)
+        if len(adapters) == 1:
+            report = compress_adapter(adapters[0], out, self.config)
+            _print_report(report, self.verbose)
+            return 0
+        failed = 0
+        for name, result in compress_adapters(adapters, out, self.config):
+            failed += isinstance(result, PrunedLoRAError)
+            print_text(f"{name}: {summary_line(result)}")
+            if self.verbose and not isinstance(result, PrunedLoRAError):
+                print_text(modules_text(result) + "\n")
+        return int(failed > 0)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Merge several adapters of one base model into one, the best of its rank.
+
+    The adapters are never changed. Say how far by one of rank, energy and size.
+
+    Example: prunedlora merge my-adapter:0.7 other-adapter:0.3 merged-adapter --rank 16
+
+    Attributes:
+        paths: PEFT folders or safetensors files, each with its weight behind a colon (by default 1);
+            last where to write, in the format of the first.
+        config: everything else.
+        verbose: also print what became of each module.
+    """
+
+    paths: Annotated[tuple[str, ...], _ADAPTERS_AND_OUT]
+    config: Annotated[Settings, tyro.conf.arg(name="")]
+    verbose: bool = False
 
     def run(self) -> int:
         """Do it and print the report."""
-        from prunedlora.cli.tables import report_text
-        from prunedlora.compress.compression import compress_adapter
+        from prunedlora.compress.merging import merge_adapters
 
-        print_text(report_text(compress_adapter(self.adapter, self.out, self.config)))
+        adapters, out = _adapters_and_out(self.paths)
+        pairs = [(t, 1.0) if Path(t).exists() else parse_weighted(t) for t in adapters]
+        names, weights = [name for name, _ in pairs], [weight for _, weight in pairs]
+        _print_report(merge_adapters(names, out, self.config, weights), self.verbose)
+        return 0
+
+
+@dataclass(frozen=True)
+class Extract:
+    """Turn LoHa, LoKr, full differences, or what tuning changed in a model, into LoRA.
+
+    Example: prunedlora extract loha.safetensors lora.safetensors --rank 8
+
+    Attributes:
+        source: safetensors file with LoHa, LoKr or .diff tensors; with minus a tuned model, a file or
+            a folder.
+        out: where to write; a new .safetensors file, with minus a new PEFT folder.
+        config: everything else.
+        minus: the model that was tuned, a file or a folder.
+        verbose: also print what became of each module.
+    """
+
+    source: Path
+    out: Path
+    config: Annotated[Settings, tyro.conf.arg(name="")]
+    minus: Path | None = None
+    verbose: bool = False
+
+    def run(self) -> int:
+        """Do it and print the report."""
+        from prunedlora.compress.extraction import extract_adapter
+
+        _print_report(extract_adapter(self.source, self.out, self.config, self.minus), self.verbose)
         return 0
 
 
@@ -158,7 +242,26 @@ class Bench:
         return 0
 
 
-def parse(arguments: Sequence[str]) -> Compress | Inspect | Verify | Bench:
+def _adapters_and_out(paths: Sequence[str]) -> tuple[Sequence[str], Path]:
+    """Adapters, and behind them where to write.
+
+    Raises:
+        ConfigurationError: one of them is missing.
+    """
+    if len(paths) < 2:
+        raise ConfigurationError("name an adapter, and behind it OUT, where to write")
+    return paths[:-1], Path(paths[-1])
+
+
+def _print_report(report: CompressReport, verbose: bool) -> None:
+    from prunedlora.cli.tables import modules_text, report_text
+
+    print_text(report_text(report))
+    if verbose:
+        print_text("\n" + modules_text(report))
+
+
+def parse(arguments: Sequence[str]) -> Compress | Merge | Extract | Inspect | Verify | Bench:
     """The subcommand of a command line.
 
     Raises:
@@ -167,7 +270,7 @@ def parse(arguments: Sequence[str]) -> Compress | Inspect | Verify | Bench:
         ConfigurationError: settings that contradict each other.
     """
     command: Any = tyro.extras.subcommand_cli_from_dict(
-        {command.__name__.lower(): command for command in (Compress, Inspect, Verify, Bench)},
+        {c.__name__.lower(): c for c in (Compress, Merge, Extract, Inspect, Verify, Bench)},
         prog="prunedlora",
         description="Lower the rank of trained LoRA adapters, look into them, and check that they "
         "load right.\n\n"

@@ -1,10 +1,12 @@
 """The entry of the command ``prunedlora``; whatever goes wrong on purpose is one line on stderr."""
 
+import contextlib
 import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from prunedlora.cli.output import print_text
 from prunedlora.errors import ConfigurationError, PrunedLoRAError
@@ -24,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        sys.exit(_status(arguments))
+        with _stopped_in_order():
+            sys.exit(_status(arguments))
     except PrunedLoRAError as error:
         _say(f"error: {error}")
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
@@ -51,6 +54,24 @@ def _status(arguments: Sequence[str]) -> int:
 
     command = parse(arguments)
     return command.run()
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Whoever ends the process gets what an interruption gives: nothing is left behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, which alone can
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:

@@ -60,6 +60,19 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_weighted(text: str) -> tuple[str, float]:
+    """An adapter and its weight, such as ``style:0.7``; the weight is 1 where none is given.
+
+    >>> parse_weighted("style:0.7"), parse_weighted("organisation/name")
+    (('style', 0.7), ('organisation/name', 1.0))
+    """
+    name, _, number = text.rpartition(":")
+    try:
+        return (name, float(number)) if name else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """Options such as ``damping=0.1``: numbers, true, false, null, and anything else as text.
 

@@ -6,6 +6,7 @@ from typing import Any
 from prunedlora.compress.benchmark import Comparison
 from prunedlora.compress.report import CompressReport
 from prunedlora.compress.verification import Verification
+from prunedlora.errors import PrunedLoRAError
 from prunedlora.files.inspection import ENERGIES, Inspection
 from prunedlora.optional import require
 
@@ -55,8 +56,7 @@ def verification_text(verification: Verification) -> str:
             "scaling": row.rule,
             "from": row.smallest,
             "to": row.largest,
-            "wrong in": f"{len(row.wrong)} modules" if row.wrong else "-",
-            "loads": f"no: {row.refusal}" if row.refusal else "yes",
+            "with this file": row.outcome,
         }
         for row in verification.readings
     ]
@@ -84,6 +84,31 @@ def report_text(report: CompressReport) -> str:
         change = f" ({report.loss / report.loss_before - 1:+.2%})" if report.loss_before else ""
         lines.append(f"held-out loss {report.loss_before:.5f} -> {report.loss:.5f}{change}")
     return "\n".join(lines)
+
+
+def summary_line(result: CompressReport | PrunedLoRAError) -> str:
+    """What became of one adapter of several, or why nothing did."""
+    if isinstance(result, PrunedLoRAError):
+        return f"error: {result}"
+    before, after = result.ranks_before.values(), result.ranks.values()
+    return (
+        f"rank {_span(before)} -> {_span(after)}, {result.bytes_before / 1e6:.2f} -> "
+        f"{result.bytes_after / 1e6:.2f} MB, relative change {result.relative_error:.4g}"
+    )
+
+
+def modules_text(report: CompressReport) -> str:
+    """One line for each module that was kept."""
+    rows = [
+        {
+            "module": name,
+            "rank before": report.ranks_before[name],
+            "rank": rank,
+            "relative change": report.relative_errors[name],
+        }
+        for name, rank in report.ranks.items()
+    ]
+    return table(rows)
 
 
 def comparison_text(comparison: Comparison) -> str:

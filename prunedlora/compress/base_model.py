@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.adapters.peft import name_in_base
+from prunedlora.compress.devices import chosen_device
 from prunedlora.errors import ConfigurationError
 from prunedlora.files.adapter_file import AdapterFile
 from prunedlora.files.tensor_names import PREFIX
@@ -137,10 +137,11 @@ def load_base(
         settings: of its configuration.
 
     Raises:
-        ConfigurationError: it cannot be loaded.
+        ConfigurationError: it cannot be loaded, or there is no such device.
         MissingPackageError: transformers is not installed.
     """
     transformers = _transformers()
+    place = chosen_device(device)
     try:
         model = getattr(transformers, name).from_pretrained(
             base, dtype="auto", use_safetensors=True, **settings
@@ -151,9 +152,7 @@ def load_base(
         raise ConfigurationError(
             f"the base model {base} cannot be loaded as {name}: {first}"
         ) from error
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device), tokenizer
+    return model.to(place), tokenizer
 
 
 def _transformers() -> Any:

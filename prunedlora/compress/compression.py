@@ -1,6 +1,7 @@
 """Compressing a trained adapter, from file to file."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from prunedlora.choices import Scope
 from prunedlora.compress.calibration import Calibration, load_calibration
 from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.devices import chosen_device
 from prunedlora.compress.modules import (
     TORCH_DTYPES,
     CompressedModule,
@@ -21,6 +23,7 @@ from prunedlora.compress.report import CompressReport
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
+from prunedlora.files.readers import get_reader
 from prunedlora.optional import installed_version
 from prunedlora.ranks.spectrum import RULES
 from prunedlora.ranks.targets import by_parameters, by_rank, by_spectrum
@@ -55,7 +58,7 @@ def compress_adapter(
         AdapterFileError, UnsupportedAdapterError: see
             `prunedlora.files.adapter_file.open_adapter`.
         ConfigurationError: a rank or a size that cannot be reached, a base model or data that does
-            not fit.
+            not fit, or a reader that would not load the result right.
         NonFiniteError, SingularCurvatureError: numbers on which no decision can be based; the
             message names the module.
         OutputError: `out` exists, cannot be written, or differs from memory once written.  Nothing
@@ -70,13 +73,16 @@ def compress_adapter(
     ...     compress_adapter(file, small, CompressConfig(rank=1)).ranks
     {'x': 1}
     """
+    return compress_opened(open_adapter(adapter), Path(out), config)
+
+
+def compress_opened(source: AdapterFile, out: Path, config: CompressConfig) -> CompressReport:
+    """What `compress_adapter` does with an adapter that is open; see there."""
     # Whatever can be refused is refused before a base model is loaded.
-    source = open_adapter(adapter)
-    if config.layout is None:
-        # Readers of a file alone take rank and alpha of each module; not all of those of a folder.
-        config = replace(config, layout="ragged" if source.config is None else "uniform")
-    out = Path(out)
+    config = _settled(source, config)
     check_output(source, out)
+    if config.device != "auto":
+        chosen_device(config.device)
     calibration = None
     if config.base is not None and config.data is not None:
         calibration = load_calibration(
@@ -96,6 +102,34 @@ def compress_adapter(
     seconds = time.perf_counter() - start
     report = _report(source, config, compressed, (before, after), seconds)
     return write_output(source, out, config, compressed, report)
+
+
+def _settled(source: AdapterFile, config: CompressConfig) -> CompressConfig:
+    """The settings with a layout, and with the steps of rank that the reader wants.
+
+    Raises:
+        ConfigurationError: the reader does not load such adapters, or not in that layout.
+    """
+    if config.reader is None:
+        if config.layout is None:
+            # Readers of a file alone take rank and alpha of each module; not all those of a folder.
+            config = replace(config, layout="ragged" if source.config is None else "uniform")
+        return config
+    reader = get_reader(config.reader)
+    if reader.of_folders != (source.config is not None):
+        kinds = ("PEFT folders", "files alone")
+        reads, given = kinds if reader.of_folders else kinds[::-1]
+        raise ConfigurationError(
+            f"{reader.name} reads {reads}, and {source.source} is one of the {given}; name "
+            "another reader"
+        )
+    if config.layout == "ragged" and reader.one_rank:
+        raise ConfigurationError(
+            f"{reader.name} wants one rank in all modules; use layout 'padded', or leave it out"
+        )
+    layout = config.layout or ("padded" if reader.one_rank else "ragged")
+    step = 1 if config.rank in reader.also else reader.step
+    return replace(config, layout=layout, round_to=math.lcm(step, config.round_to))
 
 
 def _compressed(

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prunedlora.choices import DtypeName, Layout, Scope, ZeroModules, check_settings
+from prunedlora.choices import (
+    DtypeName,
+    Layout,
+    ReaderName,
+    Scope,
+    ZeroModules,
+    check_settings,
+)
 from prunedlora.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -12,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Settings that read ranks off the spectrum; see `prunedlora.ranks.spectrum`.
 SPECTRUM = ("energy", "cumulative", "ratio", "knee")
+#: Seeds that torch's generators take.
+_SEEDS = 2**62
 #: What a criterion may need without data.
 _DATA_FREE = {"noise"}
 
@@ -50,8 +59,12 @@ class CompressConfig:
             file; padded: ragged with zeros, every reader agrees. By default uniform for a PEFT
             folder, ragged with global scope and for a file alone, whose readers take ranks and
             alphas of each module.
+        reader: the program that should load the result, on the command line --for; it decides
+            layout and round_to where they are not given, and what it would not load right is
+            refused.
         dtype: of the result; that of the adapter by default.
-        device: for the base model; auto takes a GPU if there is one.
+        device: for the base model, of which auto takes a GPU if there is one, and, if named, for the
+            decompositions, which auto leaves to the CPU.
         zero_modules: keep at rank 1, or exclude from the result, a module that adds nothing or that
             gets nothing of a global budget.
         seed: of the choice of examples, and of the criterion random.
@@ -79,6 +92,7 @@ class CompressConfig:
     samples: int = 256
     scope: Scope | None = None
     layout: Layout | None = None
+    reader: ReaderName | None = None
     dtype: DtypeName | None = None
     device: str = "auto"
     zero_modules: ZeroModules = "keep"
@@ -160,6 +174,8 @@ class CompressConfig:
             raise ConfigurationError(
                 f"samples must be at least 2, one of them held out, not {self.samples}"
             )
+        if not abs(self.seed) < _SEEDS:
+            raise ConfigurationError(f"seed must be below 2^62, not {self.seed}")
         if self.data is None and self.max_loss_increase is not None:
             raise ConfigurationError(
                 "max_loss_increase needs data: name a base model and data, or give an energy"
@@ -178,7 +194,9 @@ class CompressConfig:
         from prunedlora.ranks.budget import settled_scope
 
         scope = settled_scope(self.rule, self.scope)
-        layout = self.layout or ("ragged" if scope == "global" else None)
+        # The reader decides before the scope does, once it is known what the adapter is.
+        ragged = scope == "global" and self.reader is None
+        layout = self.layout or ("ragged" if ragged else None)
         if scope == "global" and layout == "uniform":
             raise ConfigurationError(
                 "scope 'global' gives ranks that differ, layout 'uniform' has one; use 'ragged' or "

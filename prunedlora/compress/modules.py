@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.devices import chosen_device
 from prunedlora.errors import NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors, Scaled, squared_distance
 from prunedlora.files.adapter_file import AdapterFile, AdapterModule
@@ -28,8 +29,10 @@ TORCH_DTYPES = {
 _FP8_PEAK = 256.0
 #: The scaling of every module of a PEFT folder in float8, whose readers should agree on one.
 _FP8_SCALING = 2.0**-12
-#: A largest entry of B below which A takes a part of the scaling in float16.
-_FP16_SMALL = 2.0**-8
+#: Where the largest entries of both factors may lie; elsewhere powers of two go from one to the
+#: other, so that neither is rounded to zeros or to infinity.
+_FP16_RANGE = (2.0**-8, 2.0**14)
+_RANGE = (2.0**-90, 2.0**120)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def score_all(
         scores = torch.zeros(module.rank, dtype=torch.float64)
         if not _adds_nothing(module, factors):
             with naming_module(module.name):
-                item = _on_device(factors, _statistics(module, config, measured))
+                item = _on_device(factors, _statistics(module, config, measured), config)
                 scores = config.rule.score(*item, **config.options).cpu()
         scored[module.name] = Scored(scores.double(), module.scaling, module.size)
     return scored
@@ -94,8 +97,8 @@ def compress_modules(
         elif module.name in together:
             new = together.pop(module.name)
         else:
-            statistics = _statistics(module, config, measured)
-            new = _kept(config, module.name, factors, statistics, rank)
+            item = _on_device(factors, _statistics(module, config, measured), config)
+            new = _kept(config, module.name, *item, rank)
         yield _rounded(module, factors, new, config, folder=source.config is not None)
 
 
@@ -112,7 +115,7 @@ def _reduced_together(
         used = module.name in measured and ranks[module.name] > 0
         if used and not _adds_nothing(module, factors):
             names.append(module.name)
-            items.append(_on_device(factors, measured[module.name]))
+            items.append(_on_device(factors, measured[module.name], config))
     counts = [factors.rank - ranks[n] for n, (factors, _) in zip(names, items, strict=True)]
     kept: dict[str, Factors] = {}
     for places in stackable(items, counts):
@@ -169,10 +172,14 @@ def _without(factors: Factors, removed: Int[Tensor, " count"]) -> Factors:
     return Factors(factors.B.cpu()[:, keep], factors.A.cpu()[keep])
 
 
-def _on_device(factors: Factors, statistics: Statistics) -> tuple[Factors, Statistics]:
-    """Factors where their statistics are."""
+def _on_device(
+    factors: Factors, statistics: Statistics, config: CompressConfig
+) -> tuple[Factors, Statistics]:
+    """Factors where their statistics are; without any, on the device that the settings name."""
     devices = [t.device for t in vars(statistics).values() if t is not None]
-    device = devices[0] if devices else factors.B.device
+    # Small decompositions in float64 are no work for most GPUs, unless asked for.
+    named = "cpu" if config.device == "auto" else config.device
+    device = devices[0] if devices else chosen_device(named)
     return Factors(factors.B.to(device), factors.A.to(device)), statistics
 
 
@@ -182,9 +189,10 @@ def _rounded(
     """The new factors as they will be written, with the scaling in B."""
     dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
     exact = Scaled(module.scaling * new.B.double(), new.A.double())
+    low, high = _FP16_RANGE if dtype == torch.float16 else _RANGE
     if dtype.itemsize == 1:
         exact = _into_range(exact, _FP8_SCALING if folder else None)
-    elif dtype == torch.float16 and 0 < float(exact.B.abs().max()) < _FP16_SMALL:
+    elif not all(low <= float(factor.abs().max()) <= high for factor in (exact.B, exact.A)):
         exact = _into_range(exact, 1.0)
     factors = Scaled(exact.B.to(dtype), exact.A.to(dtype), exact.scaling)
     B, A = factors.scaling * factors.B.double(), factors.A.double()
@@ -192,10 +200,12 @@ def _rounded(
         raise NonFiniteError(
             f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
         )
-    if (exact.B.any() and not B.any()) or (exact.A.any() and not A.any()):
+    changes = ((exact.scaling * exact.B, B), (exact.A, A))
+    allowed = torch.finfo(dtype).eps
+    if any(float((x - y).norm()) > allowed * float(x.norm()) for x, y in changes):
         raise NonFiniteError(
-            f"the factors of {module.name} are too small for {dtype}, which would make them zero; "
-            "use dtype 'bf16' or 'fp32'"
+            f"the factors of {module.name} are too small for {dtype}, which would make many of "
+            "their entries zero; use dtype 'bf16' or 'fp32'"
         )
     error, norm = squared_distance(module.scaling * old.B.double(), old.A.double(), B, A)
     return CompressedModule(module, factors, error, norm)

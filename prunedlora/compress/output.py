@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from prunedlora.compress.card import CARD, model_card
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.modules import CompressedModule
 from prunedlora.compress.report import CompressReport
@@ -22,6 +23,7 @@ from prunedlora.files.adapter_file import CONFIG, WEIGHTS, AdapterFile, open_ada
 from prunedlora.files.header import TensorEntry
 from prunedlora.files.layouts import alpha_of, as_stored, padded, settings
 from prunedlora.files.metadata import HASHES, Change, rewritten, with_hashes
+from prunedlora.files.readers import check_readable
 from prunedlora.files.writing import (
     alone_in,
     check_free,
@@ -91,7 +93,7 @@ def write_output(
     Raises:
         OutputError: the disk fails, or the file differs from memory or is larger than asked for;
             nothing is left behind.
-        ConfigurationError: every module would be left out.
+        ConfigurationError: every module would be left out, or the reader would not load the result.
     """
     if not compressed:
         raise ConfigurationError(
@@ -125,7 +127,8 @@ def write_output(
             }
             text = json.dumps({**source.config.raw, **changes}, indent=2, sort_keys=True)
             (part / CONFIG).write_text(text, encoding="utf-8")
-        _check_written(part if source.config is not None else weights, modules)
+            (part / CARD).write_text(model_card(source, report), encoding="utf-8")
+        _check_written(part if source.config is not None else weights, modules, config.reader)
         (part / REPORT).write_text(report.to_json(), encoding="utf-8")
         _publish(part, weights, out)
     for warning in report.warnings:
@@ -244,8 +247,10 @@ def _exclusion(source: AdapterFile, names: list[str]) -> dict[str, Any]:
     return {"exclude_modules": [*(old or []), *names]}
 
 
-def _check_written(place: Path, modules: Mapping[str, Scaled]) -> None:
-    written = {module.name: (module.rank, module.scaling) for module in open_adapter(place).modules}
+def _check_written(place: Path, modules: Mapping[str, Scaled], reader: str | None) -> None:
+    """Refuse an output that opens with other ranks or scalings, or that its reader would not take."""
+    adapter = open_adapter(place)
+    written = {module.name: (module.rank, module.scaling) for module in adapter.modules}
     same = written.keys() == modules.keys() and all(
         rank == modules[name].rank and math.isclose(scaling, modules[name].scaling)
         for name, (rank, scaling) in written.items()
@@ -254,6 +259,8 @@ def _check_written(place: Path, modules: Mapping[str, Scaled]) -> None:
         raise OutputError(
             "the written adapter has other ranks or scalings than asked for; please report this"
         )
+    if reader is not None:
+        check_readable(adapter, reader)
 
 
 def _publish(part: Path, weights: Path, out: Path) -> None:
@@ -266,6 +273,6 @@ def _publish(part: Path, weights: Path, out: Path) -> None:
         publish_file(part / REPORT, report_of(out))
         try:
             publish_file(weights, out)
-        except OSError:
+        except BaseException:
             report_of(out).unlink()
             raise

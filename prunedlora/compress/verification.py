@@ -52,7 +52,9 @@ class Verification:
 
     def to_json(self) -> str:
         """Everything as a JSON object."""
-        return json.dumps({**asdict(self), "passed": self.passed}, indent=1) + "\n"
+        readings = [{**asdict(row), "outcome": row.outcome} for row in self.readings]
+        everything = {**asdict(self), "readings": readings, "passed": self.passed}
+        return json.dumps(everything, indent=1) + "\n"
 
 
 def verify_adapter(

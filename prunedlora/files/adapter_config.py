@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -26,10 +27,14 @@ _UNSUPPORTED = {
     "velora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
     "monteclora_config": "it is a variant of LoRA that is not supported; train plain LoRA",
 }
-#: Seconds that a match with one expression may take; those of real adapters take microseconds.
+#: Seconds that a match with one expression may take, and all matches of a configuration together;
+#: one of a real adapter takes microseconds.
 _TIMEOUT = 1.0
+_TIMEOUT_OF_ALL = 4.0
 #: Characters that an expression may have, so that it compiles in reasonable time.
 _MAX_EXPRESSION = 2048
+#: Its characters times all counts in braces, since a nested {1000} is written out when compiled.
+_MAX_WRITTEN_OUT = 10**6
 #: What only AdaLoRA's configuration has, and what it adds to the rank that it divides by.
 _ADALORA = (
     *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2"),
@@ -37,7 +42,18 @@ _ADALORA = (
 )
 _ADALORA_EPSILON = 1e-5
 _MAX_RANK = 2**31
+#: Entries that are lists of names, and whether an expression may take a list's place.
+_NAMES = {"exclude_modules": True, "modules_to_save": False, "target_parameters": False}
+#: Bytes that a configuration may have; one with a pattern for each of 20,000 modules has 3 MB.
+_MAX_BYTES = 2**25
 _Value = TypeVar("_Value")
+
+
+class _Patience:
+    """Processor time that is left for matching the expressions of a configuration."""
+
+    def __init__(self) -> None:
+        self.left = _TIMEOUT_OF_ALL
 
 
 @dataclass(frozen=True)
@@ -65,16 +81,17 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     adalora: bool = False
+    _patience: _Patience = field(default_factory=_Patience, compare=False, repr=False)
 
     def rank(self, name: str) -> int:
         """Rank that PEFT gives the module of this name (its path in the base model)."""
-        return _matching(self.rank_pattern, name, self.r)
+        return _matching(self.rank_pattern, name, self.r, self._patience)
 
     def scaling(self, name: str) -> float:
         """Factor s that PEFT puts before B A in the module of this name."""
         if self.adalora:  # whatever became of the rank
             return self.alpha / (self.r + _ADALORA_EPSILON)
-        alpha = _matching(self.alpha_pattern, name, self.alpha)
+        alpha = _matching(self.alpha_pattern, name, self.alpha, self._patience)
         rank = self.rank(name)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
@@ -83,11 +100,20 @@ def read_config(file: Path) -> AdapterConfig:
     """Read and check an ``adapter_config.json``.
 
     Raises:
-        AdapterFileError: not a JSON object, or values that are not valid ranks, alphas or patterns.
+        AdapterFileError: not a JSON object, too long, or values that are not valid ranks, alphas,
+            patterns or lists of names.
         UnsupportedAdapterError: not LoRA, or a variant in which a layer is not W + s B A.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise AdapterFileError(
+                f"{file} has more than {_MAX_BYTES} bytes, which no configuration of an adapter has"
+            )
+        raw = json.loads(text.decode("utf-8"))
+    except AdapterFileError:
+        raise
     except OSError as error:
         raise AdapterFileError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -113,8 +139,8 @@ def parse_config(raw: Mapping[str, Any], file: str) -> AdapterConfig:
     if raw.get("peft_type") == "ADALORA":
         return _of_adalora(raw, file)
     _refuse_variants(raw, file)
-    if not isinstance(raw.get("exclude_modules") or [], str | list):
-        raise AdapterFileError(f"{file}: exclude_modules is neither an expression nor a list")
+    for key, expression in _NAMES.items():
+        _check_names(raw.get(key), key, file, expression=expression)
     return AdapterConfig(
         raw,
         r=_rank(raw.get("r", 8), "r", file),
@@ -167,6 +193,14 @@ def _alpha(value: Any, key: str, file: str) -> float:
     return float(value)
 
 
+def _check_names(value: Any, key: str, file: str, *, expression: bool) -> None:
+    if value is None or (expression and isinstance(value, str)):
+        return
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        allowed = "neither an expression nor a list" if expression else "not a list"
+        raise AdapterFileError(f"{file}: {key} is {allowed} of names")
+
+
 def _pattern(raw: Mapping[str, Any], key: str, file: str) -> Mapping[str, Any]:
     pattern = raw.get(key) or {}
     if not isinstance(pattern, dict):
@@ -176,6 +210,14 @@ def _pattern(raw: Mapping[str, Any], key: str, file: str) -> Mapping[str, Any]:
             raise AdapterFileError(
                 f"{file}: {key} holds an expression of {len(expression)} characters, "
                 f"{expression[:80]!r}...; {_MAX_EXPRESSION} are allowed"
+            )
+        counts = (
+            int(max(pair, key=len) or 1) for pair in re.findall(r"\{(\d*),?(\d*)\}", expression)
+        )
+        if len(expression) * math.prod(max(1, count) for count in counts) > _MAX_WRITTEN_OUT:
+            raise AdapterFileError(
+                f"{file}: {key} holds {expression[:80]!r}, whose repetitions take too much memory; "
+                "write it with smaller counts in braces"
             )
         try:
             re.compile(_whole(expression))
@@ -187,26 +229,28 @@ def _pattern(raw: Mapping[str, Any], key: str, file: str) -> Mapping[str, Any]:
     return pattern
 
 
-def _matching(pattern: Mapping[str, _Value], name: str, default: _Value) -> _Value:
+def _matching(
+    pattern: Mapping[str, _Value], name: str, default: _Value, patience: _Patience
+) -> _Value:
     r"""What PEFT takes from a pattern for a module: the first entry whose expression fits its name.
 
     An expression fits if it matches the name's end, from the start or from a dot on.
 
-    >>> _matching({"q_proj": 1, r"layers\.0": 2, "q": 3}, "layers.0.q_proj", 8)
+    >>> _matching({"q_proj": 1, r"layers\.0": 2, "q": 3}, "layers.0.q_proj", 8, _Patience())
     1
-    >>> _matching({"proj": 1, "layers": 2}, "layers.0.q_proj", 8)
+    >>> _matching({"proj": 1, "layers": 2}, "layers.0.q_proj", 8, _Patience())
     8
     """
     for expression, value in pattern.items():
-        if _matcher(expression)(name):
+        if _matcher(expression)(name, patience):
             return value
     # PEFT also takes an entry whose expression is the name itself, even where it does not match it.
     return pattern.get(name, default)
 
 
 @cache
-def _matcher(expression: str) -> Callable[[str], bool]:
-    """Whether the expression matches a name, as `re` does, but within a time limit.
+def _matcher(expression: str) -> Callable[[str, _Patience], bool]:
+    """Whether the expression matches a name, as `re` does, but within what is left of the time.
 
     Raises:
         AdapterFileError: when called, if it takes longer.
@@ -215,25 +259,31 @@ def _matcher(expression: str) -> Callable[[str], bool]:
     name_itself = re.sub(r"\\(.)", r"\1", expression.removeprefix("^"))
     ending = "." + name_itself
     if expression == "^" + re.escape(name_itself):
-        return lambda name: name == name_itself
+        return lambda name, _: name == name_itself
     if expression == re.escape(name_itself) != "":
-        return lambda name: name == name_itself or name.endswith(ending)
-    return lambda name: _matches(expression, name)
+        return lambda name, _: name == name_itself or name.endswith(ending)
+    return lambda name, patience: _matches(expression, name, patience)
 
 
-def _matches(expression: str, name: str) -> bool:
+def _matches(expression: str, name: str, patience: _Patience) -> bool:
+    start = time.thread_time()
     try:
-        return _compiled(expression).match(name, timeout=_TIMEOUT) is not None
+        limit = min(_TIMEOUT, max(1e-3, patience.left))
+        return _compiled(expression).match(name, timeout=limit) is not None
     except (TimeoutError, regex.error, OverflowError, RecursionError, MemoryError) as error:
         raise AdapterFileError(
             f"the expression {expression[:80]!r} of a rank_pattern or alpha_pattern cannot be "
             f"matched with {name[:80]!r} in reasonable time; write it without nested repetitions"
         ) from error
+    finally:
+        patience.left -= time.thread_time() - start
 
 
 @cache
 def _compiled(expression: str) -> "regex.Pattern[str]":
-    return regex.compile(_whole(expression))
+    # A brace that opens no count is itself to `re`, but may be a fuzzy match to `regex`.
+    plain = re.sub(r"(?<!\\)(?<!\\N)\{(?!\d*,?\d*\})", r"\{", expression)
+    return regex.compile(_whole(plain))
 
 
 def _whole(expression: str) -> str:

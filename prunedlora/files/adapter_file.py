@@ -131,14 +131,14 @@ class AdapterFile:
         with opened(self.file) as tensors:
             for module in self.modules:
                 keys = module.keys
-                B = _finite(tensors.get_tensor(keys.B), keys.B)
-                A = _finite(tensors.get_tensor(keys.A), keys.A)
+                B = finite(tensors.get_tensor(keys.B), keys.B)
+                A = finite(tensors.get_tensor(keys.A), keys.A)
                 if keys.mid is not None:
-                    A = _folded(A, _finite(tensors.get_tensor(keys.mid), keys.mid))
+                    A = _folded(A, finite(tensors.get_tensor(keys.mid), keys.mid))
                 if keys.diagonal is not None:
-                    A = A * _finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
+                    A = A * finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
                 factors = Factors(B.flatten(1), A.flatten(1))
-                _check_range(module, factors)
+                check_range(module, factors)
                 yield module, factors
 
     def carried(self) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ class AdapterFile:
             carried = {key: tensors.get_tensor(key) for key in self.others}
         for key, tensor in carried.items():
             if tensor.is_floating_point():
-                _finite(tensor, key)
+                finite(tensor, key)
         return carried
 
 
@@ -201,7 +201,12 @@ def open_adapter(source: str | Path) -> AdapterFile:
                 f"{file} adapts bare parameters only (target_parameters), which stay as they are"
             )
         # AdaLoRA may leave a module nothing at all.
-        empty = [p for p in pairs if p.diagonal and header.tensors[p.A].shape[:1] == (0,)]
+        empty = [
+            p
+            for p in pairs
+            if p.diagonal
+            and all(header.tensors[key].shape[:1] == (0,) for key in (p.A, p.diagonal))
+        ]
         used = [pair for pair in pairs if pair not in empty]
         modules = tuple(_of_peft(pair, header, config, components, file) for pair in used)
         names = tuple(pair.name for pair in empty)
@@ -217,8 +222,6 @@ def open_adapter(source: str | Path) -> AdapterFile:
 
 def _of_parameters(pairs: list[KeyPair], header: Header, config: AdapterConfig) -> list[KeyPair]:
     targets = config.raw.get("target_parameters") or []
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise AdapterFileError(f"{CONFIG}: target_parameters is not a list of names")
     unlike = {
         p.name for p in pairs if targets and header.tensors[p.A].shape[:1] != (config.rank(p.name),)
     }
@@ -303,6 +306,12 @@ def _in_folder(folder: Path) -> tuple[Path, Path]:
         for name in ("adapter_model.bin", "adapter_model.pt", "adapter_model.ckpt"):
             if (folder / name).exists():
                 refuse_pickle(b"\x80\x02", folder / name)
+        inside = sorted(file.parent.name for file in folder.glob(f"*/{WEIGHTS}"))
+        if inside:
+            raise AdapterFileError(
+                f"{folder} holds several adapters or checkpoints ({', '.join(inside[:5])}); name one "
+                f"of these folders, such as {folder / inside[-1]}"
+            )
         raise AdapterFileError(
             f"{folder} holds no {WEIGHTS}; name the folder of a PEFT adapter, or a safetensors file"
         )
@@ -378,7 +387,7 @@ def _alone(
     """A module of a file without a configuration."""
     alpha = None
     if pair.alpha is not None:
-        alpha = float(_finite(tensors.get_tensor(pair.alpha), pair.alpha))
+        alpha = float(finite(tensors.get_tensor(pair.alpha), pair.alpha))
     component = component_of(pair.name, components)
     module = _module(pair, header, 1.0, file)
     scaling = scaling_of(pair.name, module.rank, alpha, component, str(file))
@@ -425,7 +434,7 @@ def _folded(A: Float[Tensor, "..."], mid: Float[Tensor, "..."]) -> Float[Tensor,
     return torch.einsum("ji...,ic->jc...", mid.double(), A.flatten(1).double()).to(A.dtype)
 
 
-def _check_range(module: AdapterModule, factors: Factors) -> None:
+def check_range(module: AdapterModule, factors: Factors) -> None:
     """Refuse factors that are so large or so small that squares of them leave float64."""
     left = float(factors.B.abs().max())
     right = float(factors.A.abs().max())
@@ -438,7 +447,7 @@ def _check_range(module: AdapterModule, factors: Factors) -> None:
         )
 
 
-def _finite(tensor: Tensor, key: str) -> Float[Tensor, "..."]:
+def finite(tensor: Tensor, key: str) -> Float[Tensor, "..."]:
     """The tensor in at least float32.
 
     Raises:

@@ -23,6 +23,9 @@ _OTHER_METHODS = (
     r"\.(hada_[wt]\w+|lokr_[wt]\w+|oft_\w+|boft_\w+|a[12]\.weight|b[12]\.weight|on_input"
     r"|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm)$"
 )
+#: Names of factors in whatever spelling; one that is in no pair would be read by nobody, or by a
+#: reader that puts another meaning on it.
+_FACTORS = r"[._]lora_(embedding_)?([ABab]|up|down|mid)([._]|$)"
 #: What PEFT calls a wrapped module in the one around it.
 _WRAPPED = ".base_layer"
 #: Names by which a tensor beside a pair could be a factor before its product.
@@ -169,12 +172,19 @@ def find_others(
     Raises:
         UnsupportedAdapterError: a tensor of a variant of LoRA.
         AdapterFileError: an alpha that is not a single number or that belongs to no module, one
-            beside a configuration, or a name that PEFT does not know.
+            beside a configuration, a factor in an unknown spelling, or a name that PEFT does not
+            know.
     """
     used = {key for pair in pairs for key in (pair.A, pair.B, pair.alpha, pair.mid, pair.diagonal)}
     others = tuple(sorted(header.tensors.keys() - used))
     _refuse_variants(others, file)
     _refuse_scales(others, pairs, file)
+    for key in others:
+        if re.search(_FACTORS, key):
+            raise AdapterFileError(
+                f"{file}: {key} looks like a factor, but in no spelling that is known (they stand in "
+                "prunedlora/files/spellings.py); rename the tensors of its module"
+            )
     for pair in pairs:
         if pair.alpha and math.prod(header.tensors[pair.alpha].shape) != 1:
             raise AdapterFileError(f"{file}: {pair.alpha} must be a single number")
@@ -216,7 +226,7 @@ def _refuse_scales(others: tuple[str, ...], pairs: list[KeyPair], file: Path) ->
             raise AdapterFileError(
                 f"{file}: {key} looks like a scaling, but no reader of such files takes one from "
                 "there; multiply the factors by it, or write it where it is read, as "
-                f"{pairs[0].alpha_name} is"
+                f"{pairs[0].alpha_name if pairs else '<module>.alpha'} is"
             )
 
 

@@ -96,17 +96,15 @@ def test_after_shrinking_training_goes_on_as_if_masked(lora, name):
 def test_an_optimiser_with_other_state_is_refused_before_anything_changes(lora):
     model = lora()
     optimizer = torch.optim.Adafactor(trainable(model))
-    LoraRankPruner(
-        model,
-        optimizer,
-        PruneConfig(target_rank=6, criterion="prunedlora2025", interval=1, warmup_steps=1),
-        total_steps=9,
-    )
-    step(model, optimizer)
+    config = PruneConfig(target_rank=6, criterion="prunedlora2025", interval=1, warmup_steps=1)
     weights = copy.deepcopy(model.state_dict())
     with pytest.raises(UnsupportedOptimizerError, match="row_var"):
-        step(model, optimizer)
+        LoraRankPruner(model, optimizer, config, total_steps=9)
     assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    assert not optimizer.state
+    # Nothing of the pruner that could not be made is left behind.
+    step(model, optimizer)
+    LoraRankPruner(model, torch.optim.SGD(trainable(model), lr=0.1), config, total_steps=9).close()
 
 
 def test_frozen_or_foreign_parameters_are_refused(lora):

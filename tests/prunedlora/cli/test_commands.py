@@ -2,22 +2,25 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, fields
-from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from prunedlora import compress_adapter, inspect_adapter
 from prunedlora.cli.commands import parse
 from prunedlora.cli.entry import main
 from prunedlora.compress.config import CompressConfig
 from prunedlora.optional import installed_version
-from tests.adapters_on_disk import base_folder, kohya, saved
+from tests.adapters_on_disk import base_folder, kohya, loha, saved, tuned_folder
 from tests.paths import ROOT
 
-COMMANDS = ("compress", "inspect", "verify", "bench")
+COMMANDS = ("compress", "merge", "extract", "inspect", "verify", "bench")
 
 
 def run(capsys, *arguments):
@@ -35,6 +38,8 @@ def test_every_help_shows_an_example_that_works_as_typed(tmp_path, monkeypatch, 
     example = re.search(r"^Example: prunedlora (.*)$", text, re.MULTILINE).group(1)
     assert not command or example.split()[0] == command[0]
     saved(tmp_path / "my-adapter", r=32)
+    saved(tmp_path / "other-adapter", r=4, seed=5)
+    loha(tmp_path / "loha.safetensors")
     monkeypatch.chdir(tmp_path)
     status, out, _ = run(capsys, *shlex.split(example))
     assert status == 0
@@ -46,8 +51,12 @@ def test_the_commands_in_the_readme_work_as_typed(tmp_path, monkeypatch, capsys)
     lines = re.findall(r"^prunedlora (.*?)(?:\s+#.*)?$", readme, re.MULTILINE)
     assert {line.split()[0] for line in lines} == {*COMMANDS}
     saved(tmp_path / "my-adapter", r=32)
+    saved(tmp_path / "other-adapter", r=4, seed=5)
+    loha(tmp_path / "loha.safetensors")
     kohya(tmp_path / "style.safetensors", rank=32)
+    kohya(tmp_path / "other.safetensors", rank=8)
     base_folder(tmp_path / "my-model")
+    tuned_folder(tmp_path / "tuned-model")
     (tmp_path / "examples.jsonl").write_text('{"prompt": "abc", "completion": "def"}\n' * 12)
     monkeypatch.chdir(tmp_path)
     for line in lines:
@@ -150,7 +159,7 @@ def test_verify_shows_who_applies_which_scaling(tmp_path, capsys):
     [
         ((), "subcommand"),
         (("nothing",), "nothing"),
-        (("compress", "a"), "OUT"),
+        (("compress", "a", "--rank", "1"), "behind it OUT"),
         (("compress", "a", "b", "--rank", "x"), "--rank"),
         (("compress", "a", "b", "--scope", "all"), "--scope"),
         (("compress", "a", "b", "--rank", "1", "--options", "damping"), "write damping=0.1"),
@@ -189,6 +198,7 @@ def test_every_setting_can_be_given(tmp_path):
         "samples": ("--samples", "8"),
         "scope": ("--scope", "global"),
         "layout": ("--layout", "padded"),
+        "reader": ("--for", "sglang"),
         "dtype": ("--dtype", "bf16"),
         "device": ("--device", "cpu"),
         "zero_modules": ("--zero-modules", "exclude"),
@@ -204,7 +214,7 @@ def test_every_setting_can_be_given(tmp_path):
     values |= {"max_loss_increase": 0.01, "rank": 3, "size": 20_000_000}
     for target in targets:
         command = parse(["compress", "my-adapter", "out", *given[target], *others])
-        assert (command.adapter, command.out) == ("my-adapter", Path("out"))
+        assert command.paths == ("my-adapter", "out")
         assert asdict(command.config) == {
             **dict.fromkeys(targets),
             target: values[target],
@@ -218,11 +228,72 @@ def test_every_setting_can_be_given(tmp_path):
                 "samples": 8,
                 "scope": "global",
                 "layout": "padded",
+                "reader": "sglang",
                 "dtype": "bf16",
                 "device": "cpu",
             },
             **{"zero_modules": "exclude", "seed": 7, "round_to": 3, "conv_rank": None},
         }
+
+
+def test_several_adapters_go_into_a_folder_and_one_that_fails_stops_no_other(tmp_path, capsys):
+    files = [
+        kohya(tmp_path / f"{name}.safetensors", rank=rank) for name, rank in (("a8", 8), ("b4", 4))
+    ]
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(files[0].read_bytes()[:-1])
+    out = tmp_path / "out"
+    arguments = [str(files[0]), str(damaged), str(files[1]), str(out), "--rank", "2", "--verbose"]
+    status, text, _ = run(capsys, "compress", *arguments)
+    assert status == 1
+    lines = [line for line in text.splitlines() if "safetensors: " in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        "a8.safetensors",
+        "damaged.safetensors",
+        "b4.safetensors",
+    ]
+    assert "error: safetensors cannot read" in lines[1]
+    assert "relative change" in lines[0]
+    assert text.count("lora_unet_conv1") == 2  # a table for each
+    for file in files:
+        compress_adapter(file, tmp_path / "alone.safetensors", CompressConfig(rank=2))
+        a, b = load_file(tmp_path / "alone.safetensors"), load_file(out / file.name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        (tmp_path / "alone.safetensors").unlink()
+        (tmp_path / "alone.pruning_report.json").unlink()
+    status, _, err = run(capsys, "compress", str(files[0]), str(files[0]), str(out), "--rank", "2")
+    assert status == 2
+    assert "2 adapters are called a8.safetensors" in err
+    status, _, err = run(capsys, "compress", *map(str, files), str(files[0]), "--rank", "2")
+    assert status == 1
+    assert "is a file" in err
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, capsys, device):
+    source = str(saved(tmp_path / "a"))
+    out = str(tmp_path / "b")
+    status, _, err = run(capsys, "compress", source, out, "--rank", "2", "--device", device)
+    assert status == 2
+    assert "cannot be used here" in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_process_that_is_ended_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    def write_tensors(tensors, file, metadata):
+        file.write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("prunedlora.compress.output.write_tensors", write_tensors)
+    before = signal.getsignal(signal.SIGTERM)
+    source = str(saved(tmp_path / "a"))
+    status, _, err = run(capsys, "compress", source, str(tmp_path / "b"), "--rank", "2")
+    assert status == 130
+    assert "interrupted" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_options_reach_the_criterion(tmp_path, capsys):

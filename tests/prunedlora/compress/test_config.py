@@ -29,6 +29,7 @@ def test_settings_that_contradict_each_other():
         ({"rank": 1, "scope": "module", "criterion": "para2026"}, "scope='global'"),
         ({"rank": 1, "options": {"x": 1}}, "no option"),
         ({"rank": 1, "samples": 1}, "samples"),
+        ({"rank": 1, "seed": 10**30}, "seed"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             CompressConfig(**settings)

@@ -104,6 +104,10 @@ BAD_CONFIGS = {
     "infinite alpha": ({"lora_alpha": float("inf")}, AdapterFileError, "finite number"),
     "pattern": ({"rank_pattern": [1]}, AdapterFileError, "not a JSON object"),
     "exclusion": ({"exclude_modules": 5}, AdapterFileError, "exclude_modules"),
+    "exclusion of no names": ({"exclude_modules": [5]}, AdapterFileError, "exclude_modules"),
+    "saved modules": ({"modules_to_save": -1}, AdapterFileError, "modules_to_save"),
+    "saved modules as text": ({"modules_to_save": "lm_head"}, AdapterFileError, "not a list"),
+    "parameters": ({"target_parameters": [None]}, AdapterFileError, "target_parameters"),
     "expression": ({"alpha_pattern": {"(": 1}}, AdapterFileError, "not a regular expression"),
     "another rank": ({"rank_pattern": {"q_proj": 4}}, AdapterFileError, "says 4"),
 }
@@ -162,4 +166,52 @@ def test_an_expression_that_takes_for_ever_to_compile_is_refused(tmp_path):
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({"peft_type": "LORA", "rank_pattern": {"a|" * 5000: 4}}))
     with pytest.raises(AdapterFileError, match="characters"):
+        read_config(file)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["((a{100}){100}){1000}", "(a{0,999}b){1000,}", "(a?){1000}" * 9, "a{1" + "0" * 99 + "}"],
+)
+def test_an_expression_that_takes_much_memory_to_compile_is_refused(tmp_path, expression):
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "alpha_pattern": {expression: 4}}))
+    with pytest.raises(AdapterFileError, match="too much memory"):
+        read_config(file)
+    file.write_text(json.dumps({"peft_type": "LORA", "alpha_pattern": {r"layers\.\d{1,2}\.q": 4}}))
+    assert read_config(file).scaling("layers.12.q") == 0.5
+
+
+def test_what_is_a_fuzzy_match_to_the_faster_library_is_not_one(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    pattern = {"(?:q_proj){e<=9}": 2, "q_{proj": 4}
+    file.write_text(json.dumps({"peft_type": "LORA", "rank_pattern": pattern}))
+    config = read_config(file)
+    assert [config.rank(name) for name in ("x.v_proj", "x.q_{proj", "q_proj{e<=9}")] == [8, 4, 2]
+
+
+def test_all_matches_together_have_a_limit_in_time(monkeypatch):
+    class Slow:
+        """An expression each of whose matches is within the limit of one."""
+
+        def match(self, _, timeout):
+            start = time.thread_time()
+            while time.thread_time() - start < 0.02:
+                if time.thread_time() - start > timeout:
+                    raise TimeoutError
+
+    monkeypatch.setattr("prunedlora.files.adapter_config._compiled", lambda _: Slow())
+    monkeypatch.setattr("prunedlora.files.adapter_config._TIMEOUT_OF_ALL", 0.1)
+    pattern = {f"a+{i}": 4 for i in range(1000)}
+    config = AdapterConfig({}, 8, 8.0, rslora=False, rank_pattern=pattern)
+    start = time.thread_time()
+    with pytest.raises(AdapterFileError, match="reasonable time"):
+        config.rank("a")
+    assert time.thread_time() - start < 1
+
+
+def test_a_configuration_of_any_length_is_not_read(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    file.write_bytes(b" " * (2**25 + 1))
+    with pytest.raises(AdapterFileError, match="bytes"):
         read_config(file)

@@ -111,6 +111,7 @@ def test_paths_in_the_configuration_lead_nowhere(tmp_path):
     source = configured(tmp_path / "a", base_model_name_or_path="../../etc/passwd", revision="../x")
     compress_adapter(source, tmp_path / "b", CompressConfig(rank=2))
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file() and p.parent.name == "b") == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "pruning_report.json",
@@ -124,3 +125,10 @@ def test_a_source_that_is_not_there(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AdapterFileError, match="no such folder"):
         open_adapter(name)
+
+
+def test_a_folder_of_several_adapters_names_them(tmp_path):
+    for name in ("first", "second"):
+        saved(tmp_path / "all" / name)
+    with pytest.raises(AdapterFileError, match=r"\(first, second\)"):
+        open_adapter(tmp_path / "all")

@@ -194,6 +194,21 @@ def test_whatever_is_not_a_pair_is_carried_over_and_listed(tmp_path):
     assert report.carried == sorted(OTHERS)
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ("lora_embedding_A.default", "lora_embedding_B.default"),
+        ("lora_up.weight.0", "lora_down.weight.0"),
+        ("lora_a", "lora_b"),
+    ],
+)
+def test_factors_in_an_unknown_spelling_are_not_carried_over(tmp_path, ends):
+    more = {f"other.{end}": torch.randn(3, 3) for end in ends}
+    save_file(load_file(kohya(tmp_path / "a.safetensors")) | more, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterFileError, match="looks like a factor"):
+        open_adapter(tmp_path / "a.safetensors")
+
+
 def test_a_peft_folder_with_the_adapters_name_in_its_keys_gets_those_that_peft_reads(tmp_path):
     source = saved(tmp_path / "a")
     file = source / "adapter_model.safetensors"

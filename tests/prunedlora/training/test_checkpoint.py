@@ -199,19 +199,19 @@ def test_other_settings_are_refused(stopped, changes, match):
 def test_another_adapter_other_weights_and_a_pruner_that_has_begun_are_refused(stopped, lora):
     model, optimizer, state = stopped
     fresh = lora()
+    begun = LoraRankPruner(model, optimizer, CONFIG, total_steps=STEPS)
     for change in (lambda s: s.pop("events"), lambda s: s.update(epoch=3)):
         broken = copy.copy(state)
         change(broken)
         with pytest.raises(
             ConfigurationError, match="state of a LoraRankPruner has config, events"
         ):
-            LoraRankPruner(model, optimizer, CONFIG, total_steps=STEPS).load_state_dict(broken)
+            begun.load_state_dict(broken)
     with pytest.raises(ConfigurationError, match="load the weights of the same checkpoint"):
         LoraRankPruner(fresh, adamw(fresh), CONFIG, total_steps=STEPS).load_state_dict(state)
     smaller = lora(rank_pattern={"layers.1.self_attn.v_proj": 7})
     with pytest.raises(ConfigurationError, match=r"v_proj had rank 8, has 7 here"):
         LoraRankPruner(smaller, adamw(smaller), CONFIG, total_steps=STEPS).load_state_dict(state)
-    begun = LoraRankPruner(model, optimizer, CONFIG, total_steps=STEPS)
     train(model, optimizer, [ids()])
     with pytest.raises(ConfigurationError, match="has begun already"):
         begun.load_state_dict(state)

@@ -1,0 +1,349 @@
+"""Adapters of other methods, and whole differences of weights, as LoRA."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prunedlora.compress.compression import compress_opened
+from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.report import CompressReport
+from prunedlora.errors import AdapterFileError, ConfigurationError
+from prunedlora.factors import Factors
+from prunedlora.files.adapter_config import AdapterConfig
+from prunedlora.files.adapter_file import (
+    DTYPES,
+    AdapterFile,
+    AdapterModule,
+    check_range,
+    finite,
+    open_adapter,
+)
+from prunedlora.files.header import Header, TensorEntry, opened, read_header
+from prunedlora.files.spellings import KOHYA, PEFT, SPELLINGS, Spelling
+from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others
+
+_MODEL = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+#: The tensors of LoHa and LoKr; those in brackets in LyCORIS' documents are not always there.
+_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+_LOHA_ALL = (*_LOHA, "hada_t1", "hada_t2")
+_LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+#: Names of weights that are looked up rather than multiplied, of which PEFT's adapters differ.
+_LOOKED_UP = ("embed", "wte", "wpe")
+
+Matrix = Float[Tensor, "a b"]
+
+
+@dataclass(frozen=True)
+class ExtractedFile(AdapterFile):
+    """Changes of weights by other means than two factors, as if they were factors.
+
+    Attributes:
+        reading: for each such module what reads its factors.
+        lora: the pairs of factors in the same file, if there are any.
+    """
+
+    reading: Mapping[str, Callable[[], Factors]] | None = None
+    lora: AdapterFile | None = None
+
+    def factors(self) -> Iterator[tuple[AdapterModule, Factors]]:
+        """Each module with factors of its change, in float64, read when asked for.
+
+        Raises:
+            NonFiniteError: see `AdapterFile.factors`.
+            AdapterFileError: tensors of a module that do not fit each other.
+        """
+        if self.lora is not None:
+            yield from self.lora.factors()
+        for module in self.modules:
+            if self.reading is not None and module.name in self.reading:
+                factors = self.reading[module.name]()
+                check_range(module, factors)
+                yield module, factors
+
+
+def extract_adapter(
+    source: str | Path, out: str | Path, config: CompressConfig, minus: str | Path | None = None
+) -> CompressReport:
+    """Write LoHa, LoKr, full differences, or the difference of two models as LoRA: the best of its rank.
+
+    LoHa and LoKr are read as the factors that their products have, so that they are compressed as LoRA
+    is; of differences a singular value decomposition is taken in full.
+
+    Args:
+        source: a safetensors file with LoHa, LoKr or ``.diff`` tensors, LoRA beside them or not; with
+            `minus` a tuned model, a safetensors file or a folder as transformers writes it.
+        out: a new ``.safetensors`` file, with the names of sd-scripts; with `minus` a new PEFT folder.
+        config: how far and how; no data.  Modules whose weights do not differ are left out.
+        minus: the model that was tuned.
+
+    Raises:
+        AdapterFileError: nothing to extract, tensors that do not fit each other, or a damaged file.
+        ConfigurationError: data.
+        Whatever else `prunedlora.compress_adapter` raises.
+
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "x.safetensors"
+    ...     save_file({"x.diff": torch.ones(3, 4)}, file)
+    ...     extract_adapter(file, Path(folder) / "y.safetensors", CompressConfig(rank=1)).ranks
+    {'x': 1}
+    """
+    if config.data is not None:
+        raise ConfigurationError("extraction takes no data; compress what was extracted with data")
+    if minus is None:
+        opened_source = _of_methods(Path(source))
+    else:
+        opened_source = _of_models(str(source), str(minus))
+        config = replace(config, zero_modules="exclude")
+    return compress_opened(opened_source, Path(out), config)
+
+
+def _of_methods(file: Path) -> ExtractedFile:
+    """A file of LoHa, LoKr and differences, with what else it holds."""
+    header = read_header(file)
+    parts = _stems(header)
+    if not parts:
+        raise AdapterFileError(
+            f"{file} holds no LoHa, LoKr or full differences; LoRA itself is compressed by "
+            "`prunedlora compress`, and of a model name with `minus` the one that was tuned"
+        )
+    used = {f"{stem}.{end}" for stem, ends in parts.items() for end in (*ends, "alpha")}
+    rest = Header(
+        {key: entry for key, entry in header.tensors.items() if key not in used},
+        header.metadata,
+        header.file_size,
+    )
+    lora = None
+    if any(
+        spelling.match(key) and not spelling.alone for spelling in SPELLINGS for key in rest.tensors
+    ):
+        lora = open_adapter(file)
+    others = find_others(rest, [], file) if lora is None else lora.others
+    reading: dict[str, Callable[[], Factors]] = {}
+    modules = []
+    for stem, ends in sorted(parts.items()):
+        read = partial(_of_method, file, stem, ends)
+        modules.append(_module(stem, header.tensors[f"{stem}.{ends[0]}"], KOHYA, "", read()))
+        reading[stem] = read
+    own = lora.modules if lora else ()
+    twice = {module.name for module in own} & reading.keys()
+    if twice:
+        raise AdapterFileError(
+            f"{file} changes {min(twice)} in two ways, of which readers take one"
+        )
+    return ExtractedFile(
+        str(file),
+        file,
+        header,
+        None,
+        (*own, *modules),
+        tuple(key for key in others if key not in used),
+        lora.components if lora else (),
+        lora.remarks if lora else (),
+        (),
+        reading,
+        lora,
+    )
+
+
+def _stems(header: Header) -> dict[str, tuple[str, ...]]:
+    """The modules that other methods change, with the ends of their tensors' names."""
+    found: dict[str, list[str]] = {}
+    for key, entry in sorted(header.tensors.items()):
+        stem, _, end = key.rpartition(".")
+        if end in (*_LOHA_ALL, *_LOKR) or (end == "diff" and len(entry.shape) >= 2):
+            found.setdefault(stem, []).append(end)
+    return {stem: tuple(ends) for stem, ends in found.items()}
+
+
+def _of_method(file: Path, stem: str, ends: tuple[str, ...]) -> Factors:
+    """Factors of a module's change, the scaling in B."""
+    with opened(file) as tensors:
+        names = set(tensors.keys())
+        own = {end: finite(tensors.get_tensor(f"{stem}.{end}"), stem).double() for end in ends}
+        has_alpha = f"{stem}.alpha" in names
+        alpha = float(finite(tensors.get_tensor(f"{stem}.alpha"), stem)) if has_alpha else None
+    try:
+        if ends == ("diff",):
+            return _whole(own["diff"].flatten(1))
+        factors, rank = _loha(own) if "hada_w1_a" in own else _lokr(own)
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise AdapterFileError(
+            f"{file}: the tensors of {stem} ({', '.join(ends)}) do not fit each other or are not all "
+            "there"
+        ) from error
+    scaling = 1.0 if alpha is None or rank is None else alpha / rank
+    return Factors(scaling * factors.B, factors.A)
+
+
+def _loha(own: Mapping[str, Tensor]) -> tuple[Factors, int]:
+    r"""Factors of :math:`(P Q) \odot (R S)`, whose columns are the products of columns, and the rank."""
+    P, Q, R, S = (own[end] for end in _LOHA)
+    if "hada_t1" in own or "hada_t2" in own:
+        left, right = _tucker(own["hada_t1"], P, Q), _tucker(own["hada_t2"], R, S)
+        return _whole((left * right).flatten(1)), Q.shape[0]
+    if Q.shape[0] * S.shape[0] >= min(P.shape[0], Q.shape[1]):
+        return _whole((P @ Q) * (R @ S)), Q.shape[0]
+    B = torch.einsum("oi,oj->oij", P, R).flatten(1)
+    A = torch.einsum("in,jn->ijn", Q, S).flatten(0, 1)
+    return Factors(B, A), Q.shape[0]
+
+
+def _lokr(own: Mapping[str, Tensor]) -> tuple[Factors, int | None]:
+    """Factors of a Kronecker product, which are those of its factors, and the rank; None without one."""
+    rank = None
+    sides = []
+    for side in ("lokr_w1", "lokr_w2"):
+        if side in own:
+            sides.append(_whole(own[side].flatten(1)))
+            continue
+        left, right = own[f"{side}_a"], own[f"{side}_b"]
+        rank = right.shape[0]
+        if side == "lokr_w2" and "lokr_t2" in own:
+            sides.append(_whole(_tucker(own["lokr_t2"], left, right).flatten(1)))
+        else:
+            sides.append(Factors(left, right.flatten(1)))
+    first, second = sides
+    return Factors(torch.kron(first.B, second.B), torch.kron(first.A, second.A)), rank
+
+
+def _tucker(
+    core: Float[Tensor, "i j ..."], left: Float[Tensor, "i p"], right: Float[Tensor, "j r"]
+) -> Float[Tensor, "p r ..."]:
+    """A kernel in three factors."""
+    return torch.einsum("ij...,jr,ip->pr...", core, right, left)
+
+
+def _whole(change: Matrix) -> Factors:
+    """Factors of a matrix: itself and the identity."""
+    d_out, d_in = change.shape
+    if d_out < d_in:
+        return Factors(torch.eye(d_out, dtype=change.dtype), change)
+    return Factors(change, torch.eye(d_in, dtype=change.dtype))
+
+
+def _module(
+    name: str, stored: TensorEntry, spelling: Spelling, prefix: str, factors: Factors
+) -> AdapterModule:
+    """A module of which the factors are these; of a difference it has the kernel."""
+    if stored.dtype not in DTYPES:
+        raise AdapterFileError(
+            f"{name} is stored as {stored.dtype}, which is none of {', '.join(DTYPES)}"
+        )
+    d_out, rank, d_in = factors.B.shape[0], factors.rank, factors.A.shape[1]
+    kernel = stored.shape[2:] if stored.shape[:1] == (d_out,) else ()
+    fits = len(kernel) > 0 and torch.Size(stored.shape[1:]).numel() == d_in
+    parts = {"module": prefix + name}
+    names = (spelling.B.format(**parts), spelling.A.format(**parts))
+    alpha = spelling.alpha.format(**parts)
+    return AdapterModule(
+        name,
+        KeyPair(name, *names, None, None, None, spelling, names, alpha),
+        1.0,
+        rank,
+        (d_out, rank, *(1 for _ in kernel)) if fits else (d_out, rank),
+        (rank, *stored.shape[1:]) if fits else (rank, d_in),
+        DTYPES[stored.dtype],
+        stored.nbytes,
+    )
+
+
+def _of_models(tuned: str, base: str) -> ExtractedFile:
+    """The difference of two models' weights, those of linear layers."""
+    new, old = _weights(Path(tuned)), _weights(Path(base))
+    reading: dict[str, Callable[[], Factors]] = {}
+    modules = []
+    left_out = []
+    for key, (file, entry) in sorted(new.items()):
+        linear = key.endswith(".weight") and len(entry.shape) == 2 and 0 not in entry.shape
+        alike = key in old and old[key][1].shape == entry.shape and entry.dtype in DTYPES
+        if not (linear and alike) or any(word in key for word in _LOOKED_UP):
+            if key not in old or not alike or not _equal(file, old[key][0], key):
+                left_out.append(key)
+            continue
+        name = key.removesuffix(".weight")
+        rank = min(entry.shape)
+        with torch.device("meta"):  # for its shape
+            nothing = Factors(torch.empty(entry.shape[0], rank), torch.empty(rank, entry.shape[1]))
+        modules.append(_module(name, entry, PEFT, PREFIX, nothing))
+        reading[name] = partial(_difference, file, old[key][0], key)
+    if not modules:
+        raise AdapterFileError(
+            f"{tuned} and {base} have no weights of linear layers with the same names and shapes"
+        )
+    raw: dict[str, Any] = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "target_modules": [module.name for module in modules],
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+    }
+    size = sum(module.nbytes for module in modules)
+    header = Header({f"{m.name}.weight": new[f"{m.name}.weight"][1] for m in modules}, {}, size)
+    remarks = []
+    if left_out:
+        remarks.append(
+            f"{len(left_out)} other tensors differ and are not in the adapter: "
+            f"{', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}"
+        )
+    first = new[f"{modules[0].name}.weight"][0]
+    return ExtractedFile(
+        f"{tuned} - {base}",
+        first,
+        header,
+        AdapterConfig(raw, 8, 8.0, rslora=False),
+        tuple(modules),
+        (),
+        (),
+        tuple(remarks),
+        (),
+        reading,
+    )
+
+
+def _weights(place: Path) -> dict[str, tuple[Path, TensorEntry]]:
+    """Every tensor of a model: the file that holds it and what the header says of it."""
+    files = [place]
+    if place.is_dir():
+        files = [place / _MODEL] if (place / _MODEL).exists() else _shards(place)
+    return {
+        key: (file, entry) for file in files for key, entry in read_header(file).tensors.items()
+    }
+
+
+def _shards(folder: Path) -> list[Path]:
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise AdapterFileError(f"{folder} holds neither {_MODEL} nor a valid {_INDEX}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise AdapterFileError(f"{folder}: {_INDEX} names files outside of the folder")
+    return [folder / name for name in names]
+
+
+def _read(file: Path, key: str) -> Tensor:
+    with opened(file) as tensors:
+        tensor: Tensor = tensors.get_tensor(key)
+    return tensor
+
+
+def _equal(one: Path, other: Path, key: str) -> bool:
+    a, b = _read(one, key), _read(other, key)
+    return torch.equal(a, b.to(a.dtype))
+
+
+def _difference(tuned: Path, base: Path, key: str) -> Factors:
+    new, old = (finite(_read(file, key), key).double() for file in (tuned, base))
+    return _whole(new - old)
