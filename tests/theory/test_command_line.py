@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 
 def test_all_statements_are_written(folder):
     record = json.loads((folder / "statements.json").read_text())
-    assert len({one["key"].split(".")[0] for one in record["statements"]}) == 14
+    assert len({one["key"].split(".")[0] for one in record["statements"]}) == 15
     for one in record["statements"]:
         assert one["verdict"] in ("verified", "refuted")
         assert one["worst"]["seed"] >= 0

@@ -105,8 +105,8 @@ def sample(generator: Generator, n: int, *, r: int, values: int) -> Components:
 def two_components() -> Components:
     """Two components of nearly equal cost: the statement is an equality.
 
-    >>> check(two_components()).ratio
-    tensor([1.], dtype=torch.float64)
+    >>> round(check(two_components()).ratio.item(), 9)
+    1.0
     """
     return Components(
         torch.tensor([[1.0, 1.1]], dtype=torch.float64),
