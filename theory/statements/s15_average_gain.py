@@ -62,7 +62,7 @@ def loss_aware(instance: Components) -> Float[Tensor, "*n"]:
     thresholds = starts.unsqueeze(-2) / costs.unsqueeze(-1)
     products = values.unsqueeze(-2).expand(*costs.shape, -1).contiguous()
     at_most = torch.searchsorted(products, thresholds * (1 + ROUNDING), right=True)
-    survival = (1 - at_most / values.shape[-1]).prod(dim=-2)
+    survival = (1 - at_most.to(values.dtype) / values.shape[-1]).prod(dim=-2)
     return ((steps - starts) * survival).sum(dim=-1)
 
 

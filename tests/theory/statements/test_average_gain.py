@@ -23,7 +23,7 @@ def test_the_expectation_is_that_of_all_combinations(r, values):
     ):
         combinations = torch.tensor(list(itertools.product(d.tolist(), repeat=r)))
         enumerated = (costs * combinations.double()).amin(dim=-1).mean()
-        assert expected.item() == pytest.approx(enumerated.item(), rel=1e-6)
+        assert expected.item() == pytest.approx(enumerated.item(), rel=1e-12)
 
 
 def test_nothing_is_won_where_the_costs_differ_by_more_than_the_loss_minds():
