@@ -21,8 +21,8 @@ def test_the_expectation_is_that_of_all_combinations(r, values):
     for costs, d, expected in zip(
         instance.costs, instance.values, loss_aware(instance), strict=True
     ):
-        combinations = torch.tensor(list(itertools.product(d.tolist(), repeat=r)))
-        enumerated = (costs * combinations.double()).amin(dim=-1).mean()
+        combinations = torch.tensor(list(itertools.product(d.tolist(), repeat=r)), dtype=d.dtype)
+        enumerated = (costs * combinations).amin(dim=-1).mean()
         assert expected.item() == pytest.approx(enumerated.item(), rel=1e-12)
 
 
