@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from experiments.finetuning.matching import collate_states
 from experiments.finetuning.models import classifies, matches
 from experiments.finetuning.processes import Processes
+from experiments.finetuning.texts import padded_texts
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from prunedlora.compress.examples import Tokens, padded
@@ -63,15 +64,9 @@ def collate_texts(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """A batch for an encoder: its texts padded on the right, and the index of each label."""
-    texts = tokenizer(
-        [e.text for e in batch],
-        padding=True,
-        truncation=True,
-        max_length=longest,
-        return_tensors="pt",
-    )
-    answers = torch.tensor([labels.index(e.answer) for e in batch])
-    return {**texts.to(device), "labels": answers.to(device)}
+    tensors = padded_texts(batch, tokenizer, longest)
+    tensors["labels"] = torch.tensor([labels.index(e.answer) for e in batch])
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def training_batches(

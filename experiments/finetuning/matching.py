@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.matcher import Matcher, distances
 from experiments.finetuning.models import is_adapted, load_matcher
+from experiments.finetuning.texts import padded_texts
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from experiments.tasks.planted import draw_change
@@ -47,24 +48,9 @@ def collate_states(
 ) -> dict[str, Tensor]:
     """A batch of texts padded on the right, with the teacher's hidden states as labels."""
     teacher, _ = teacher_and_base(config.task, config.model, config.target_modules, device)
-    inputs = _inputs(batch, tokenizer, config, device)
+    texts = padded_texts(batch, tokenizer, config.max_length)
+    inputs = {name: texts[name].to(device) for name in ("input_ids", "attention_mask")}
     return {**inputs, "labels": _labels(teacher, inputs)}
-
-
-def _inputs(
-    batch: list[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    config: RunConfig,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    texts = tokenizer(
-        [e.text for e in batch],
-        padding=True,
-        truncation=True,
-        max_length=config.max_length,
-        return_tensors="pt",
-    )
-    return {name: texts[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _labels(teacher: Matcher, inputs: dict[str, Tensor]) -> Tensor:
