@@ -33,7 +33,12 @@ def text(preset: Preset, only: Sequence[str], runner: Runner) -> str:
     """
     asked: dict[str, RunConfig] = {}
     for name in only:
-        asked |= {run.key: run for run in pieces.expected_runs(preset, name, runner.known)}
+        runs = (
+            _to_train(preset, runner)
+            if name == "one_shot"
+            else pieces.expected_runs(preset, name, runner.known)
+        )
+        asked |= {run.key: run for run in runs}
     train, truncate = runner.to_do(list(asked.values()))
     todo = [*train, *truncate]
     runner.expect(todo)
@@ -62,6 +67,12 @@ def _seconds(preset: Preset, run: RunConfig, runner: Runner) -> float | None:
         return earlier / runner.workers
     estimate = preset.estimates.get(run.model)
     return None if estimate is None else pieces.seconds(run, estimate) / runner.workers
+
+
+def _to_train(preset: Preset, runner: Runner) -> list[RunConfig]:
+    """The trainings without whose adapters a missing measurement of one-shot pruning cannot be made."""
+    jobs = (job for kind in preset.one_shot for job in runner.one_shot_jobs(kind))
+    return [training for training, _, file in jobs if runner.is_missing(file)]
 
 
 def _measurements(preset: Preset, only: Sequence[str], runner: Runner) -> int:

@@ -38,9 +38,9 @@ def test_every_table_can_be_looked_at():
 
 
 def test_what_is_not_there_is_named():
-    with pytest.raises(ValueError, match="no table 'table9'; there are: .*verdict"):
+    with pytest.raises(ValueError, match=r"no table 'table9'; there are: .*verdict"):
         explore.losses("table9")
-    with pytest.raises(ValueError, match="it has: .*LoRA at the target rank"):
+    with pytest.raises(ValueError, match=r"it has: .*LoRA at the target rank"):
         explore.differences(TABLE, COLUMN, "chance")
     with pytest.raises(ValueError, match="verdict has the seeds 0, 1, 2, 3, 4"):
         explore.differences(TABLE, COLUMN, AGAINST, seeds=(7,))
