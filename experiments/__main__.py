@@ -229,10 +229,10 @@ def draw(table: Table, runner: Runner, folder: Path) -> list[Path]:
 
 
 def _with_a_course(table: Table) -> list[RunConfig]:
-    """The runs of Table 1 whose training is drawn: what is pruned and the LoRA rows beside it, first seed."""
+    """The runs of Table 1 whose training is drawn, all seeds: what is pruned from the last rank, and LoRA beside it."""
     rows = [row for row in table.rows if row.label != CONT_SQUEEZE]
-    firsts = [runs[0] for row in rows for runs in row.cells.values()]
-    return [run for run in firsts if run.method in ("lora", "prune") and not run.rslora]
+    runs = [run for row in rows for run in row.cells.get(table.columns[-1], ())]
+    return [run for run in runs if run.method in ("lora", "prune") and not run.rslora]
 
 
 def do_table2(settings: Table2, math_study: Study, runner: Runner) -> list[Path]:

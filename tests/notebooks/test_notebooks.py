@@ -18,7 +18,7 @@ from tests.paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 #: Seconds for each cell.
-PATIENCE = 300
+PATIENCE = 900
 
 
 def read(path: Path) -> nbformat.NotebookNode:
