@@ -4,7 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
+from experiments.finetuning.controls import (
+    CANCELLING,
+    KFAC_TWO_SIDED,
+    RANDOM_RECOVERED,
+    REBALANCED,
+)
 from experiments.reporting.table import Label
 from experiments.settings.jobs import RunConfig
 
@@ -22,6 +27,11 @@ KFAC: Final = Label("kfac")
 SVD: Final = Label("svd")
 PARA: Final = Label("para2026")
 SVD_KFAC: Final = Label("svd_kfac")
+CANCELLED: Final = Label("prunedlora2025, both by the share that cancels the first order")
+B_THEN_A: Final = Label("prunedlora2025, B, then A for what remains")
+KFAC_BOTH: Final = Label("kfac, B, then A for what remains")
+FISHER_PRINTED: Final = Label("fisher, both factors recovered as printed")
+FISHER_HALF: Final = Label("fisher, half of both")
 #: Criterion and options of a row that prunes.
 Rule = tuple[str, dict[str, str]]
 #: Those of every such row.
@@ -44,6 +54,11 @@ RULES: Final[dict[Label, Rule]] = {
     SVD_KFAC: ("svd_kfac", {}),
     Label("prunedlora2025, half of both, rebalanced"): (REBALANCED, {"rule": "prunedlora2025"}),
     Label("random, no recovery, rebalanced"): (REBALANCED, {"rule": "random"}),
+    CANCELLED: (CANCELLING, {"first": "neither"}),
+    B_THEN_A: (CANCELLING, {"first": "B"}),
+    KFAC_BOTH: (KFAC_TWO_SIDED, {}),
+    FISHER_PRINTED: ("fisher", {}),
+    FISHER_HALF: ("fisher", {"recovery": "half"}),
 }
 
 

@@ -13,8 +13,13 @@ from experiments.settings.jobs import RunConfig, changed
 from experiments.settings.preset import Verdict
 from experiments.tables.labels import LORA, SKYLINE, TRUNCATED_BY_SVD
 from experiments.tables.rules import (
+    B_THEN_A,
+    CANCELLED,
+    FISHER_HALF,
+    FISHER_PRINTED,
     HALF,
     KFAC,
+    KFAC_BOTH,
     MAGNITUDE,
     MASKED,
     PRINTED,
@@ -43,6 +48,8 @@ PRUNED = (
     Label("prunedlora2025, half of both, rebalanced"),
     Label("random, no recovery, rebalanced"),
 )
+#: Other recoveries, in one column only.
+RECOVERIES = (CANCELLED, B_THEN_A, KFAC_BOTH, FISHER_PRINTED, FISHER_HALF)
 #: Rows that the control has, too.
 IN_CONTROL = (LORA, SKYLINE, PRINTED, HALF, MASKED, RANDOM, SVD)
 
@@ -51,9 +58,12 @@ def table(settings: Verdict, tune: Tune) -> Table:
     """From one initial rank, one column for each schedule and for each target rank."""
     columns = _columns(settings)
     control = _control(settings)
+    middle = _name(min(settings.target_ranks), settings.share_left)
 
     def row(label: Label, change: Callable[[RunConfig], RunConfig]) -> Row:
         own = columns | (control if label in IN_CONTROL else {})
+        if label in RECOVERIES:
+            own = {middle: columns[middle]}
         cells = {name: each_seed(tune(change(run)), settings.seeds) for name, run in own.items()}
         return Row(label, cells)
 
@@ -61,7 +71,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         row(LORA, at_target_rank),
         row(SKYLINE, unpruned),
         row(TRUNCATED_BY_SVD, lambda run: truncated(run, "svd")),
-        *(row(label, pruned_by_rule(label)) for label in PRUNED),
+        *(row(label, pruned_by_rule(label)) for label in (*PRUNED, *RECOVERIES)),
     ]
     return Table(
         "verdict",
@@ -71,6 +81,9 @@ def table(settings: Verdict, tune: Tune) -> Table:
             *((label, LORA) for label in PRUNED),
             *((label, RANDOM) for label in PRUNED if label != RANDOM),
             *((label, PRINTED) for label in PRUNED if label != PRINTED),
+            *((label, HALF) for label in (CANCELLED, B_THEN_A, FISHER_HALF)),
+            (FISHER_HALF, FISHER_PRINTED),
+            (KFAC_BOTH, KFAC),
             (HALF, RANDOM_HALF),
             (HALF, SVD),
             (SVD, TRUNCATED_BY_SVD),
@@ -78,7 +91,8 @@ def table(settings: Verdict, tune: Tune) -> Table:
         ),
         "Every row has its own learning rate in every column. "
         "Rebalanced: after every event each column of B has the norm of its row of A, as svd leaves them, and the "
-        "optimiser's state follows.",
+        "optimiser's state follows. The share that cancels the first order: of (11), by the gradients "
+        "of each module.",
         settings.margin,
         gate=(LORA, SKYLINE),
     )
