@@ -5,7 +5,7 @@ from dataclasses import replace
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.preset import Ablations
 from experiments.tables.ablations import run_between
-from experiments.tables.rules import HALF, PRINTED, SVD, pruned_by_rule
+from experiments.tables.rules import HALF, PRINTED, pruned_by_rule
 from experiments.tables.runs import each_seed, left_after_events
 from experiments.tables.tuning import Tune
 
@@ -21,7 +21,7 @@ def table(settings: Ablations, tune: Tune) -> Table:
         run = replace(start, interval=k1, per_event=k2, warmup_steps=settings.run.warmup_steps)
         cells = {
             rule: each_seed(tune(pruned_by_rule(rule)(run)), settings.seeds)
-            for rule in (PRINTED, HALF, SVD)
+            for rule in (PRINTED, HALF)
         }
         label = Label(f"K1 = {k1}, K2 = {k2} ({left_after_events(run):.0%} left)")
         rows.append(

@@ -38,14 +38,14 @@ def table(settings: Ablations, tune: Tune) -> Table:
         criterion, options = RULES[rule]
         return replace(truncated(run, criterion), options=options)
 
-    shares = sorted(settings.shares, reverse=True)
-    rows = [
-        row(events_label(events, share), pruned(events, share))
-        for events in (settings.events, 1)
-        for share in shares
-    ]
-    rows.append(row(AT_THE_END, after_training))
     usual = events_label(settings.events, settings.share_left)
+    once = events_label(1, settings.share_left)
+    rows = [
+        row(events_label(settings.events, share), pruned(settings.events, share))
+        for share in sorted(settings.shares, reverse=True)
+    ]
+    rows.append(row(once, pruned(1, settings.share_left)))
+    rows.append(row(AT_THE_END, after_training))
     # For component rules, whose basis stays, to keep the moments is to carry them over.
     reset = row(
         moments_label(usual, "reset"), pruned(settings.events, settings.share_left, moments="reset")
@@ -63,7 +63,7 @@ def table(settings: Ablations, tune: Tune) -> Table:
             *((row.label, LORA) for row in rows),
             *((row.label, AT_THE_END) for row in rows if row.label != AT_THE_END),
             # As many learning rates left, another number of events; another treatment of the moments.
-            *((events_label(1, share), events_label(settings.events, share)) for share in shares),
+            (once, usual),
             *((moments.label, usual) for moments in rows[-2:]),
         ),
         "Left: of the sum of all learning rates, after the last event. Moments: what becomes of Adam's at an event; "
