@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+#: Least distance of two labels at the ends of lines, as a share of the height.
+APART = 0.055
 #: Lines that can be told apart in a panel, at most.
 MOST_LINES = 8
-#: Least distance of two labels, as a share of the height.
-APART = 0.055
 _MARKS = "os^Dv<>P"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
@@ -40,12 +42,29 @@ def look(i: int) -> dict[str, Any]:
     }
 
 
-def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
-    """Names to the right of the panel beside the ends of its lines, moved apart where they would overlap.
+def scores(frame: pd.DataFrame) -> tuple[pd.Series, Any, str]:
+    """What a figure shows of rows of a table.
 
     Args:
-        axes: the panel, with limits that stay.
-        ends: by the name, where its line ends and its colour.
+        frame: of a table's CSV.
+
+    Returns:
+        The accuracy in % where there is one, else the loss; how far its interval or its standard deviation over seeds
+        reaches below and above, 2 × rows; and the label of the axis.
+    """
+    if frame["accuracy"].notna().all():
+        reach = [frame["accuracy"] - frame["low"], frame["high"] - frame["accuracy"]]
+        return 100 * frame["accuracy"], 100 * np.array(reach), "accuracy in %, 95 % interval"
+    spread = frame["spread"].fillna(0.0)
+    return frame["loss"], np.array([spread, spread]), "loss, ± sd over seeds"
+
+
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
+    """Names beside the ends of lines, moved apart where they would overlap.
+
+    Args:
+        axes: with the lines; its limits are final.
+        ends: height and colour of each end, by name.
     """
     # In shares of the height, whatever the scale is.
     to_share = axes.transData + axes.transAxes.inverted()

@@ -29,6 +29,8 @@ from theory.records import from_json, write_atomically
 
 #: Committed results of the statements.
 STATEMENTS = ROOT / "theory" / "results" / "statements.json"
+#: Stands for the result of a run that is not committed: rows that are not selected may have such.
+NOT_DONE = {"validation": {"cross_entropy": math.inf}}
 #: What ``--only`` may name besides tables.
 ONE_SHOT = "one_shot"
 THEORY = "theory"
@@ -102,18 +104,25 @@ def asked(selection: Selection, preset: Preset, runner: Runner, only: Sequence[s
 def _tables(
     selection: Selection, study: Study, chosen: Sequence[str], committed: Path
 ) -> Iterator[Table]:
-    """The parts of a study's tables that are selected."""
+    """The parts of a study's tables that are selected, whose runs must all be committed."""
     if not chosen:
         return
 
     def results_of(runs: list[RunConfig]) -> dict[str, dict[str, Any]]:
-        return {run.key: _committed(committed, run)["result"] for run in runs}
+        files = {run.key: committed / file_of(run) for run in runs}
+        return {
+            key: from_json(file.read_text())["result"] if file.exists() else NOT_DONE
+            for key, file in files.items()
+        }
 
     builders = [study.tables[name] for name in chosen]
     tune = study.chosen_rates(builders, results_of)
     for name, build in zip(chosen, builders, strict=True):
         part = selection.tables[name]
-        yield build(tune).part(part.rows, part.columns)
+        table = build(tune).part(part.rows, part.columns)
+        for run in table.runs:
+            _committed(committed, run)
+        yield table
 
 
 def _committed(folder: Path, run: RunConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Some committed runs once more: which, and what is said of their numbers."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,8 @@ from experiments.running import quick
 from experiments.running.runner import file_of
 from experiments.settings.preset import load_preset
 from experiments.settings.selection import Part, load_selection, reduced_preset
+from experiments.tables import code
+from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from tests.experiments.reporting.test_agreement import NUMBER
 from theory.records import from_json, to_json, write_atomically
@@ -57,8 +60,8 @@ def test_what_the_paper_is_about_is_among_the_rows(everything):
 
 def test_only_some_of_it_can_be_asked_for():
     runner = quick.runner_of(SELECTION, PRESET)
-    some = quick.asked(SELECTION, PRESET, runner, ["figure1"])
-    assert [table.name for table in some.tables] == ["figure1"]
+    some = quick.asked(SELECTION, PRESET, runner, ["table3"])
+    assert [table.name for table in some.tables] == ["table3"]
     assert not some.theory
     assert not some.one_shot
     theory = quick.asked(SELECTION, PRESET, runner, ["theory"])
@@ -71,15 +74,15 @@ def test_only_some_of_it_can_be_asked_for():
     [
         (
             Part(rows=("pruned by chance",)),
-            "figure1 has no row 'pruned by chance'; there are: .*LoRA",
+            "table3 has no row 'pruned by chance'; there are: .*LoRA",
         ),
-        (Part(columns=("chess",)), "figure1 has no column 'chess'; there are: movie_reviews"),
+        (Part(columns=("chess",)), "table3 has no column 'chess'; there are: movie_reviews"),
     ],
 )
 def test_a_cell_that_is_not_there_is_an_error(part, message):
-    selection = replace(SELECTION, tables={"figure1": part})
+    selection = replace(SELECTION, tables={"table3": part})
     with pytest.raises(ValueError, match=message):
-        quick.asked(selection, PRESET, quick.runner_of(SELECTION, PRESET), ["figure1"])
+        quick.asked(selection, PRESET, quick.runner_of(SELECTION, PRESET), ["table3"])
 
 
 def test_a_table_that_is_not_there_is_an_error():
@@ -91,9 +94,9 @@ def test_a_table_that_is_not_there_is_an_error():
 
 
 def test_settings_without_committed_results_are_an_error():
-    other = replace(PRESET, encoder=replace(PRESET.encoder, learning_rates=(0.5, 0.6)))
+    other = replace(PRESET, understanding=replace(PRESET.understanding, learning_rates=(0.5, 0.6)))
     with pytest.raises(ValueError, match=r"no committed result cpu/runs/.*json: the settings"):
-        quick.asked(SELECTION, other, quick.runner_of(SELECTION, PRESET), ["figure1"])
+        quick.asked(SELECTION, other, quick.runner_of(SELECTION, PRESET), ["table3"])
 
 
 def test_a_number_made_wrong_on_purpose_is_found_and_said(tmp_path, capsys):
@@ -120,7 +123,7 @@ def test_runs_that_are_there_are_compared_without_being_done(tmp_path, monkeypat
     runner = quick.runner_of(SELECTION, PRESET)
     runner.folder = tmp_path
     monkeypatch.setattr(runner, "_run", lambda run: pytest.fail(f"did {run}"))
-    what = quick.asked(SELECTION, PRESET, runner, ["figure1"])
+    what = quick.asked(SELECTION, PRESET, runner, ["table3"])
     damaged = what.runs[0]
     for run in what.runs:
         record = from_json((RESULTS / "cpu" / file_of(run)).read_text())
@@ -167,9 +170,28 @@ def test_the_adapter_of_the_one_shot_experiment_is_the_committed_one():
 
 
 def test_the_runs_of_a_part_are_those_of_the_whole_table():
-    from experiments.tables import figure1
+    whole = code.table(CPU.code, unchanged)
+    part = whole.part(["LoRA at the target rank"], [])
+    assert [row.label for row in part.rows] == ["LoRA at the target rank"]
+    (row,) = (row for row in whole.rows if row.label == "LoRA at the target rank")
+    assert part.rows[0].cells == row.cells
 
-    whole = figure1.table(CPU.encoder, unchanged)
-    part = whole.part(["LoRA, rank 8"], [])
-    assert [row.label for row in part.rows] == ["LoRA, rank 8"]
-    assert part.rows[0].cells == whole.rows[2].cells
+
+def test_rows_that_are_not_selected_need_no_committed_result(monkeypatch):
+    """A new row of a table does not stop what is compared of the old ones."""
+    study = studies(CPU)["understanding"]
+    rows = ["LoRA at the target rank"]
+    selection = replace(SELECTION, tables={"table3": Part(rows=tuple(rows))})
+    (table,) = quick._tables(selection, study, ["table3"], RESULTS / "cpu")
+    expected = {run.key: run.learning_rate for run in table.runs}
+    # All other rows vanish from what is committed.
+    kept = {file_of(run) for run in study.tuning.grid(lambda tune: tune(table.runs[0]))}
+    kept |= {
+        file_of(replace(run, learning_rate=r.learning_rate))
+        for run in table.runs
+        for r in table.runs
+    }
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda file: f"runs/{file.name}" in kept and exists(file))
+    (again,) = quick._tables(selection, study, ["table3"], RESULTS / "cpu")
+    assert {run.key: run.learning_rate for run in again.runs} == expected
