@@ -15,9 +15,11 @@ from experiments.reporting.seeds import Verdict
 ROW = 17
 HEAD = 40
 FOOT = 34
-LABELS = 300
+LABELS = 330
 PANEL = 170
 GAP = 14
+#: Of a label, at most.
+LETTERS = 48
 #: Colours that are told apart by all kinds of sight.
 COLOURS: dict[Verdict, str] = {
     "lower": "#0072b2",
@@ -25,12 +27,13 @@ COLOURS: dict[Verdict, str] = {
     "level": "#222222",
     "not decided": "#767676",
 }
-#: How much further than the largest mean the axis goes; what goes on beyond has an arrow.
-REACH = 1.25
+#: The axis goes so much further than this share of all means; what lies beyond has an arrow.
+REACH = 1.5
+MOST = 0.9
 LEGEND = (
     "Dot and bar: mean and 95 % interval over seeds of the first row's loss less that of the row it is compared with. "
     "Filled blue: lower; filled orange: higher; square: level; hollow and grey: not decided. The band is the margin "
-    "within which rows are level; an arrow goes on beyond the panel."
+    "within which rows are level; an arrow goes on beyond the panel, with the mean in figures if that lies there."
 )
 
 
@@ -59,7 +62,7 @@ def svg(differences: pd.DataFrame, title: str, units: dict[str, str]) -> str:
         name, style = (f"less {against}:", ' class="head"') if method is None else (method, "")
         x = LABELS - 10 if method is not None else 4
         anchor = "end" if method is not None else "start"
-        short = name if len(name) <= 48 else f"{name[:47]}…"
+        short = name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
         parts.append(
             f'<text{style} x="{x}" y="{y + 12}" text-anchor="{anchor}">{html.escape(short)}</text>'
         )
@@ -81,7 +84,7 @@ def _lines(differences: pd.DataFrame) -> Iterator[tuple[str | None, str]]:
 
 def _reach(differences: pd.DataFrame) -> float:
     """Where the axes of all panels end, on both sides of zero."""
-    means = differences["mean"].abs().max()
+    means = differences["mean"].abs().quantile(MOST)
     return float(REACH * max(means, 1.5 * differences["margin"].max()))
 
 
@@ -129,18 +132,24 @@ def _mark(d: pd.Series, y: float, x: Callable[[float], float], reach: float) -> 
             f'<line x1="{x(d["low"]):.1f}" y1="{y}" x2="{x(d["high"]):.1f}" y2="{y}" stroke-width="1.5"/>'
         )
         for end, sign in ((d["low"], -1), (d["high"], 1)):
-            if abs(end) > reach:
+            if sign * end > reach:
                 tip = x(end)
                 points = (
                     f"{tip:.1f},{y} {tip - 6 * sign:.1f},{y - 3.5} {tip - 6 * sign:.1f},{y + 3.5}"
                 )
                 parts.append(f'<polygon points="{points}" stroke="none"/>')
     at = x(d["mean"])
-    if d["verdict"] == "level":
+    if abs(d["mean"]) > reach:
+        # A mark at the edge would say that the mean is there.
+        beside, anchor = (at + 9, "start") if d["mean"] < 0 else (at - 9, "end")
+        parts.append(
+            f'<text stroke="none" x="{beside:.1f}" y="{y + 4}" text-anchor="{anchor}">{d["mean"]:+.3f}</text>'
+        )
+    elif d["verdict"] == "level":
         parts.append(f'<rect x="{at - 3.5:.1f}" y="{y - 3.5}" width="7" height="7"/>')
     else:
         hollow = ' class="hollow"' if d["verdict"] == "not decided" else ""
-        parts.append(f'<circle{hollow} cx="{at:.1f}" cy="{y}" r="3.8"/>')
+        parts.append(f'<circle{hollow} cx="{at:.1f}" cy="{y}" r="3.2"/>')
     return "".join([*parts, f"<title>{html.escape(said)}, {d['verdict']}</title></g>"])
 
 

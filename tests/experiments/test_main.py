@@ -91,7 +91,7 @@ def test_committed_results_are_read_and_tables_go_to_the_users_folder(elsewhere,
     for name in ("code.md", "code.csv", "code_differences.csv"):
         committed = ROOT / "experiments" / "results" / "cpu" / name
         assert (elsewhere / "cpu" / name).read_text() == committed.read_text()
-    assert "HumanEval" in (elsewhere / "cpu" / "report.html").read_text()
+    assert "Code generation" in (elsewhere / "cpu" / "report.html").read_text()
     assert changes() == before
 
 

@@ -77,6 +77,14 @@ def test_what_goes_on_beyond_the_panel_has_an_arrow_on_that_side(frame):
     assert float(bar.get("x2")) - float(bar.get("x1")) == pytest.approx(forest.PANEL)
 
 
+def test_a_mean_beyond_the_panel_is_written_and_has_no_mark_at_its_edge(frame):
+    many = pd.concat([*[frame] * 4, pd.DataFrame([line("far", "higher", 0.9, 0.01)])])
+    (far,) = (m for m in drawn(many).iter(f"{SVG}g") if "far less" in m.find(f"{SVG}title").text)
+    assert far.find(f"{SVG}circle") is None
+    assert far.find(f"{SVG}text").text == "+0.900"
+    assert len(far.findall(f"{SVG}polygon")) == 1
+
+
 def test_one_seed_has_a_mean_and_no_interval(frame):
     frame.loc[0, ["low", "high"]] = float("nan")
     (mark,) = (

@@ -1,11 +1,12 @@
 """What is said of a preset before it begins."""
 
-import re
 from dataclasses import replace
 
 import pytest
 
 from experiments.running import plan
+from experiments.running.pieces import expected_runs
+from experiments.running.progress import in_words
 from experiments.running.runner import Runner
 from experiments.settings.preset import load_preset
 from theory.records import write_atomically
@@ -50,8 +51,10 @@ def test_the_committed_preset_has_nothing_to_do():
 
 def test_time_is_estimated_by_committed_runs_and_shared_among_workers():
     cpu = load_preset("cpu")
-    one = plan.text(cpu, ["code"], Runner(cpu, True, 1))
-    two = plan.text(cpu, ["code"], Runner(cpu, True, 2))
-    assert "2 at a time" in two
-    hours = [float(re.search(r"about ([\d.]+) hours", text)[1]) for text in (one, two)]
-    assert hours[0] == pytest.approx(2 * hours[1], abs=0.1)
+    one, two = (Runner(cpu, True, workers) for workers in (1, 2))
+    seconds = sum(one.durations.of(run) for run in expected_runs(cpu, "code"))
+    assert seconds > 3600
+    assert f"about {in_words(seconds)} in all" in plan.text(cpu, ["code"], one)
+    said = plan.text(cpu, ["code"], two)
+    assert f"about {in_words(seconds / 2)} in all" in said
+    assert "2 at a time" in said
