@@ -14,6 +14,9 @@ from experiments.reporting.forest import COLOURS
 from experiments.reporting.seeds import SeedDifference, difference_over_seeds, verdicts
 
 FOLDER = RESULTS / "cpu"
+#: The axis of a picture goes so much further than this share of all means; what lies beyond is in figures.
+REACH = 2.0
+MOST = 0.8
 
 
 def tables() -> list[str]:
@@ -58,6 +61,8 @@ def differences(
     seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
     """The loss of each row less that of one row, with its interval over seeds and what may be said of it.
+
+    What is said is corrected for the rows that are looked at, which are fewer than the comparisons of the table.
 
     Args:
         table: one of `tables`.
@@ -117,19 +122,25 @@ def picture(
         ValueError: see `differences`.
     """
     frame = differences(table, column, against, methods, seeds)
-    figure = Figure(figsize=(7.5, 1.2 + 0.26 * len(frame)), layout="constrained", dpi=90)
+    figure = Figure(figsize=(7.5, 1.6 + 0.26 * len(frame)), layout="constrained", dpi=80)
     axes = figure.subplots()
+    # One row far from all others, or an interval of few seeds, would leave no room for the rest.
+    reach = float(REACH * frame["mean"].abs().quantile(MOST)) or 1.0
     for y, (_, d) in enumerate(frame.iterrows()):
         colour = COLOURS[d["verdict"]]
         half = 0.0 if np.isnan(d["low"]) else d["high"] - d["mean"]
         face = "white" if d["verdict"] == "not decided" else colour
         mark = "s" if d["verdict"] == "level" else "o"
         axes.errorbar(d["mean"], y, xerr=half, fmt=mark, color=colour, mfc=face, capsize=2)
+        if abs(d["mean"]) > reach:
+            edge = reach if d["mean"] > 0 else -reach
+            side = "right" if d["mean"] > 0 else "left"
+            axes.text(
+                edge, y, f" {d['mean']:+.3f} ", color=colour, ha=side, va="center", fontsize=8
+            )
     axes.axvline(0, color="#999999", linewidth=1)
     axes.set_yticks(range(len(frame)), frame.index, fontsize=8)
-    axes.invert_yaxis()
-    # Intervals of few seeds may be far wider than any difference.
-    reach = 2.5 * frame["mean"].abs().max() or 1.0
+    axes.set_ylim(len(frame) - 0.4, -0.6)
     axes.set_xlim(-reach, reach)
     axes.set_xlabel(
         f"loss less that of: {against} ({unit(table, column)})\n95 % interval over seeds"
