@@ -34,7 +34,7 @@ def draw(results: Path, output: Path, name: str) -> list[Path]:
     )
     for axes, (title, (part, labels)) in zip(panels[0], shown.items(), strict=True):
         _lines(axes, part, labels)
-        axes.set(title=title, xlabel="rank", ylabel="increase of the test cross-entropy, nats")
+        axes.set(title=title, xlabel="rank", ylabel="increase of the test loss")
         axes.set_yscale("log" if (frame["test"] > 0).all() else "symlog")
         axes.legend(frameon=False, fontsize="x-small")
     return save(figure, output, f"frontier_{name}")
