@@ -37,7 +37,7 @@ def draw(results: Path, output: Path, name: str) -> list[Path]:
         1, len(shown), figsize=(4.6 * len(shown), 3.8), squeeze=False, layout="constrained"
     )
     for axes, (title, (part, labels)) in zip(panels[0], shown.items(), strict=True):
-        axes.set(title=title, xlabel="rank", ylabel="increase of the test cross-entropy, nats")
+        axes.set(title=title, xlabel="rank", ylabel="increase of the test loss")
         axes.set_yscale("log" if (frame["test"] > 0).all() else "symlog")
         _lines(axes, part, labels)
     return save(figure, output, f"frontier_{name}")

@@ -45,7 +45,7 @@ def test_a_measurement_brings_the_training_that_it_needs(runner):
 
 def test_the_committed_preset_has_nothing_to_do():
     cpu = load_preset("cpu")
-    said = plan.text(cpu, ["code", "one_shot", "table8"], Runner(cpu, False, 1))
+    said = plan.text(cpu, ["code", "table8"], Runner(cpu, False, 1))
     assert "runs are there, nothing is computed" in said
 
 
