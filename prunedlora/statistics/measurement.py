@@ -45,9 +45,9 @@ def model_fisher(model: nn.Module) -> Callable[[Any, torch.Generator], Tensor]:
     """`fisher_loss` of a transformers model's logits, at the positions that its own loss counts.
 
     Knows classification, (samples, classes), and causal language models, (samples, tokens, vocabulary), whose logits
-    predict the next token and whose labels are -100 where nothing is to be predicted.  Logits before the first target
-    are not computed, where the model can leave them out; ``shift_labels`` in a batch, as the losses of transformers take
-    them, are those of the logits that the batch asks for.
+    predict the next token and whose labels are -100 where nothing is to be predicted.  Logits before the first
+    target are not computed where the model can leave them out.  ``shift_labels`` in a batch, as the losses of
+    transformers take them, are those of the logits that it asks for by ``logits_to_keep``.
 
     Raises:
         ConfigurationError: from the function returned, for logits or labels of other shapes.

@@ -82,7 +82,9 @@ def test_a_model_that_cannot_leave_logits_out_computes_all():
             return type("Output", (), {"logits": torch.ones(*input_ids.shape, 3)})
 
     batch = batch_of_prompts()
-    logits, following = logits_at_targets(Plain(), {"input_ids": batch["input_ids"]}, batch["labels"])
+    logits, following = logits_at_targets(
+        Plain(), {"input_ids": batch["input_ids"]}, batch["labels"]
+    )
     assert transformers_model(Plain()) is None
     assert logits.shape == (4, 5, 3)
     assert torch.equal(following, batch["labels"][:, 1:])
