@@ -10,7 +10,6 @@ GPU ``benchmark_svd_fisher_gpu.json``.
 """
 
 import argparse
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -169,8 +168,7 @@ def measure(setting: Setting, device: str) -> dict[str, dict[str, Any]]:
         if t is not None
     )
     rows["reducing"]["bytes_above_model"] += held
-    steps = inspect.signature(rule.reduce).parameters.get("max_iter")
-    rows["whole"] = _whole(rows, work, 100 if steps is None else steps.default, device)
+    rows["whole"] = _whole(rows, work, rule.options["max_iter"], device)
     return rows
 
 
