@@ -2,7 +2,8 @@
 
 A line ``<!-- table: results/cpu/table1.md -->`` is followed by the table of that file; with ``## Heading`` after the
 path, by the one below that heading; ``<!-- table: claims.json -->`` by that of the verdicts on the paper's claims,
-``<!-- table: benchmarks -->`` by that of all benchmarks.  A test fails while the README holds another.
+``<!-- table: benchmarks -->`` by that of all benchmarks, ``<!-- table: benchmarks_gpu -->`` by that of their goals on a
+GPU.  A test fails while the README holds another.
 """
 
 import re
@@ -13,6 +14,8 @@ from experiments.reporting import benchmarks, claims
 from theory.records import write_atomically
 
 README = ROOT / "README.md"
+#: Tables that are not in a file, by what names them.
+MADE = {benchmarks.NAME: benchmarks.table, benchmarks.NAME_OF_GPU: benchmarks.gpu_table}
 QUOTED = re.compile(r"(<!-- table: (\S+?)(?: (## [^\n]+?))? -->\n)((?:\|[^\n]*\n)*)")
 
 
@@ -21,8 +24,9 @@ def refreshed(text: str) -> str:
 
     def quoted(match: re.Match[str]) -> str:
         line, path, heading, _ = match.groups(default="")
-        made = benchmarks.table() if path == benchmarks.NAME else table(EXPERIMENTS / path, heading)
-        return line + made
+        if path in MADE:
+            return line + MADE[path]()
+        return line + table(EXPERIMENTS / path, heading)
 
     return QUOTED.sub(quoted, text)
 

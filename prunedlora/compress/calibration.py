@@ -18,7 +18,8 @@ from prunedlora.files.adapter_file import AdapterFile
 from prunedlora.ranks.refinement import Refinement, mean_divergence, refine
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
-from prunedlora.statistics.measurement import IGNORED, measure_statistics
+from prunedlora.statistics.measurement import measure_statistics
+from prunedlora.statistics.targets import IGNORED, logits_at_targets
 
 
 class Calibration:
@@ -170,11 +171,12 @@ class Calibration:
         return fisher_loss(logits, labels != IGNORED, generator)
 
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits of each token that is to be predicted, and what it is."""
+        """Logits from the first token on that is to be predicted, and what each predicts."""
         device = next(self.model.parameters()).device
         ids, mask, labels = (t.to(device) for t in (batch.ids, batch.mask, batch.labels))
-        logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        return logits, labels[:, 1:]
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        logits, following = logits_at_targets(self.model, inputs, labels)
+        return logits.float(), following
 
 
 def load_calibration(
