@@ -37,7 +37,7 @@ status=0
 
 # Step 3: what is new, with the tables and figures.
 results=results-$(date +%Y%m%d-%H%M%S).tar.gz
-(cd unpacked/project && find experiments/results paper_figures -type f -newer ../started -not -name '*.py*' -print0 |
+(cd unpacked/project && mkdir -p experiments/runs && find experiments/results experiments/runs paper_figures -type f -newer ../started -not -name '*.py*' -print0 |
     tar -czf "../../$results" --null --files-from -)
 echo "new results: $results" >&2
 exit "$status"

@@ -32,13 +32,16 @@ def refreshed(text: str) -> str:
 
 
 def table(file: Path, heading: str = "") -> str:
+    """The table that a marker names; see `first_table` for one in a Markdown file."""
+    return claims.table(claims.load()) if file == claims.FILE else first_table(file, heading)
+
+
+def first_table(file: Path, heading: str = "") -> str:
     """The first table of a Markdown file, or the first below a heading.
 
     Raises:
         ValueError: there is none.
     """
-    if file == claims.FILE:
-        return claims.table(claims.load())
     text = file.read_text(encoding="utf-8")
     below = text.find(f"{heading}\n") if heading else 0
     rows = re.search(r"(?:^\|[^\n]*\n)+", text[below:], re.MULTILINE) if below >= 0 else None
