@@ -195,7 +195,7 @@ def _decoding(result: dict[str, Any]) -> Iterator[Row]:
 def _together(result: dict[str, Any]) -> Iterator[Row]:
     row = result["rows"]["best"]
     yield _row(
-        f"{row['trainings']} trainings of the tiny model at once",
+        f"{row['trainings']} trainings of the tiny model at once, by the clock of a busy machine",
         shown(row["tokens_per_second"], "tokens/s"),
         "",
         "",
