@@ -2,5 +2,5 @@
 
 `table` (Table, Row, Cell), `writing` (Markdown, CSV, sentences), `seeds` (differences over seeds, and when they
 are decided), `comparison` (paired differences over examples), `claims` (the paper's claims as data),
-`benchmarks` (all of them in one table), `page` (report.html), `readme` (the committed tables in the README).
+`benchmarks` (all of them in one table), `page` (report.html), `readme` (the verdicts in the README).
 """

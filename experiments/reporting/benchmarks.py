@@ -1,7 +1,7 @@
 """All benchmarks in one table: what was measured, the floor, the goal, and whether it is reached.
 
-It is made from their result files, and the README quotes it as ``<!-- table: benchmarks -->``.  A benchmark without a
-result file has no row.
+It is made from their result files, and stands in ``docs/reproduction/cost.md``.  A benchmark without a result file has
+no row.
 """
 
 import json
@@ -13,8 +13,6 @@ import pandas as pd
 
 from experiments.folders import RESULTS
 
-#: What the README's marker names.
-NAME = "benchmarks"
 Row = dict[str, str]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.folders import RESULTS
-from experiments.reporting import benchmarks, readme
+from experiments.reporting import benchmarks
 
 FILES = sorted(RESULTS.glob("benchmark_*.json"))
 
@@ -57,8 +57,3 @@ def test_the_slowest_statistics_of_a_goal_are_shown(folder):
     lines = [line for line in benchmarks.table(folder).splitlines() if "[step]" in line]
     assert [("`fisher`" in a, "x 5.500" in a) for a in lines if "gradients" in a] == [(True, True)]
     assert [("`kfac`" in a, "x 7.500" in a) for a in lines if "activations" in a] == [(True, True)]
-
-
-def test_the_marker_puts_it_into_a_document():
-    line = "<!-- table: benchmarks -->\n"
-    assert readme.refreshed(f"{line}| old |\n\nAfter.") == f"{line}{benchmarks.table()}\nAfter."
