@@ -48,7 +48,6 @@ Experiment = Literal[
     "figure2",
     "figure3",
     "when_to_prune",
-    "recovery",
     "language",
     "code",
     "verdict",

@@ -1,4 +1,4 @@
-"""Figure 1: accuracy of plain LoRA by rank, with full fine-tuning as a line.
+"""Figure 1: accuracy or loss of plain LoRA by rank, with full fine-tuning as a line.
 
 ``python -m paper_figures.figure1 RESULTS_FOLDER OUTPUT_FOLDER``
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from paper_figures.style import save, set_style
+from paper_figures.style import save, scores, set_style
 
 
 def draw(results: Path, output: Path) -> list[Path]:
@@ -20,15 +20,13 @@ def draw(results: Path, output: Path) -> list[Path]:
     ranks = lora["method"].str.extract(r"(\d+)")[0].astype(int)
     set_style()
     figure, axes = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
-    # How far the interval reaches below and above each point.
-    below = lora["accuracy"] - lora["low"]
-    above = lora["high"] - lora["accuracy"]
-    reach = 100 * pd.concat([below, above], axis=1).to_numpy().T
-    axes.errorbar(ranks, 100 * lora["accuracy"], yerr=reach, marker="o", capsize=3, label="LoRA")
-    axes.axhline(100 * full["accuracy"], linestyle="--", color="0.4", label="full fine-tuning")
+    heights, reach, label = scores(lora)
+    axes.errorbar(ranks, heights, yerr=reach, marker="o", capsize=3, label="LoRA")
+    line = float(scores(frame)[0][full.name])
+    axes.axhline(line, linestyle="--", color="0.4", label="full fine-tuning")
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(r) for r in ranks])
-    axes.set(xlabel="rank", ylabel="accuracy in %, 95 % interval")
+    axes.set(xlabel="rank", ylabel=label)
     axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return save(figure, output, "figure1")
 

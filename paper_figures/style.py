@@ -1,17 +1,63 @@
 """What all figures share."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+#: Least distance of two labels at the ends of lines, as a share of the height.
+APART = 0.055
 
 
 def set_style() -> None:
     """Fonts and colours for print; no display is needed."""
     mpl.use("agg")
     sns.set_theme(context="paper", style="ticks", palette="colorblind")
+
+
+def scores(frame: pd.DataFrame) -> tuple[pd.Series, Any, str]:
+    """What a figure shows of rows of a table.
+
+    Args:
+        frame: of a table's CSV.
+
+    Returns:
+        The accuracy in % where there is one, else the loss; how far its interval or its standard deviation over seeds
+        reaches below and above, 2 × rows; and the label of the axis.
+    """
+    if frame["accuracy"].notna().all():
+        reach = [frame["accuracy"] - frame["low"], frame["high"] - frame["accuracy"]]
+        return 100 * frame["accuracy"], 100 * np.array(reach), "accuracy in %, 95 % interval"
+    spread = frame["spread"].fillna(0.0)
+    return frame["loss"], np.array([spread, spread]), "loss, ± sd over seeds"
+
+
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
+    """Names beside the ends of lines, moved apart where they would overlap.
+
+    Args:
+        axes: with the lines; its limits are final.
+        ends: height and colour of each end, by name.
+    """
+    low, high = axes.get_ylim()
+    height = -float("inf")
+    for label, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
+        height = max(value, height + APART * (high - low))
+        axes.annotate(
+            label,
+            (1.02, (height - low) / (high - low)),
+            xycoords="axes fraction",
+            va="center",
+            color=colour,
+            fontsize="small",
+        )
 
 
 def save(figure: Figure, output: Path, name: str) -> list[Path]:

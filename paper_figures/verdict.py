@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
-from paper_figures.style import save, set_style
+from paper_figures.style import label_ends, save, set_style
 
 #: Rows that are drawn, and what they are called at the end of their lines.
 SHOWN = {
@@ -23,8 +22,6 @@ SHOWN = {
     "LoRA at the target rank": "LoRA at the target rank",
     "svd": "svd",
 }
-#: Least distance of two labels, as a share of the height.
-APART = 0.055
 
 
 def draw(results: Path, output: Path) -> list[Path]:
@@ -57,24 +54,8 @@ def draw(results: Path, output: Path) -> list[Path]:
     axes.set(
         xlabel="learning rate left after the last event", ylabel="loss, of the untuned model's"
     )
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return save(figure, output, "verdict")
-
-
-def _label_ends(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
-    """Names beside the ends of the lines, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    height = -float("inf")
-    for label, (loss, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
-        height = max(loss, height + APART * (high - low))
-        axes.annotate(
-            label,
-            (1.02, (height - low) / (high - low)),
-            xycoords="axes fraction",
-            va="center",
-            color=colour,
-            fontsize="small",
-        )
 
 
 if __name__ == "__main__":

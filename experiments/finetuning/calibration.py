@@ -8,7 +8,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.finetuning.data import collate, collate_texts, encode
-from experiments.finetuning.matching import collate_states
+from experiments.finetuning.matching import collate_states, states_fisher
 from experiments.finetuning.models import classifies, matches
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
@@ -30,10 +30,25 @@ def calibrate(
 ) -> list[Candidate]:
     """All statistics that any criterion needs, for every module of a trained adapter, which stays as it is."""
     batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
-    statistics = measure_statistics(
-        model, EVERYTHING, tqdm(batches, desc="calibrate", leave=False), seed=seed
-    )
+    statistics = statistics_of(model, config, EVERYTHING, batches, seed)
     return [Candidate.of(module, statistics[module.name]) for module in find_lora_modules(model)]
+
+
+def statistics_of(
+    model: torch.nn.Module,
+    config: RunConfig,
+    needs: tuple[str, ...],
+    batches: list[dict[str, Tensor]],
+    seed: int,
+) -> dict[str, Statistics]:
+    """Statistics of every module by name, with a progress bar."""
+    return measure_statistics(
+        model,
+        needs,
+        tqdm(batches, desc="calibrate", leave=False),
+        fisher=states_fisher(model) if matches(config) else None,
+        seed=seed,
+    )
 
 
 def batches_of(

@@ -1,6 +1,7 @@
 """Matching a teacher: the teacher itself, batches with its hidden states, and how far from it a model is."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -57,6 +58,24 @@ def _labels(teacher: Matcher, inputs: dict[str, Tensor]) -> Tensor:
     states = teacher(**inputs).logits
     padding = inputs["attention_mask"].unsqueeze(-1) == 0
     return states.masked_fill(padding, IGNORED)
+
+
+def states_fisher(model: torch.nn.Module) -> Callable[[dict[str, Tensor], torch.Generator], Tensor]:
+    r"""What `prunedlora.fisher_loss` is of logits, of hidden states that a Gaussian explains.
+
+    The mean square of a token's d numbers is, up to a constant, minus the log-likelihood of a Gaussian of variance
+    d / 2, whose Fisher matrix is :math:`\frac{2}{d} I`: random signs times :math:`\sqrt{2 / d}` have it as their second
+    moment.
+    """
+
+    def fisher(batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        states = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+        n, d = states.shape[0], states.shape[-1]
+        kept = states[batch["labels"][..., 0] != IGNORED]
+        signs = 2 * torch.randint(2, kept.shape, generator=generator).to(kept) - 1
+        return (kept * signs).sum() * (2 / (d * n * kept.shape[0])) ** 0.5
+
+    return fisher
 
 
 @torch.no_grad()

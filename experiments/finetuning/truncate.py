@@ -5,16 +5,14 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.calibration import batches_of
+from experiments.finetuning.calibration import batches_of, statistics_of
 from experiments.finetuning.models import HEADS, is_adapted
 from experiments.settings.jobs import RunConfig, rule_options
 from experiments.tasks import TASKS
 from prunedlora.criteria import get_criterion
 from prunedlora.ranks.adapter import reduce_adapter
-from prunedlora.statistics.measurement import measure_statistics
 
 CHANGES = "changes.safetensors"
 
@@ -38,9 +36,7 @@ def truncated(
     if needs:
         examples = TASKS[config.task].train(config.calibration_examples, config.seed)
         batches = batches_of(tokenizer, config, examples, next(model.parameters()).device)
-        statistics = measure_statistics(
-            model, needs, tqdm(batches, desc="calibrate", leave=False), seed=config.seed
-        )
+        statistics = statistics_of(model, config, needs, batches, config.seed)
     reduce_adapter(
         model,
         config.target_rank,

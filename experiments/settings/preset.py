@@ -20,6 +20,7 @@ from experiments.settings.validation import STRICT, read_yaml, validated
 Baseline = Literal["full", "rslora", "dora", "adalora", "cont_squeeze"]
 Ranks = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Tasks = Annotated[tuple[str, ...], Field(min_length=1)]
+Shares = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -77,24 +78,19 @@ class Language(Finetuning):
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """The tables and figures that are made on an encoder, see `experiments.tables.encoder`.
+class Understanding:
+    """Table 3: language understanding on several tasks, see `experiments.tables.table3`.
 
     Attributes:
         run: what all runs share.
-        tasks: of Table 3; the first is that of all other tables.
-        target_rank: of all tables but Figure 3.
-        initial_ranks: from which pruning starts; the largest where there is one only.
-        schedule_rank: initial rank of Table 6.
-        schedules: its (K1, K2).
-        figure1_ranks: of Figure 1.
-        figure3_targets: target ranks of Figure 3.
-        tails: of `when_to_prune`, the shares of the steps that are left after one-shot pruning.
-        when_criteria: its rules.
+        tasks: one column each; the learning rates are chosen on the first.
+        target_rank: rank that every compared adapter has in the end.
+        initial_ranks: from which the paper's rule prunes; the others from the largest.
         learning_rates: among which the validation loss chooses.
-        seeds: of Table 7, and of Table 3 on the first task, one run per cell and seed.
-        ablation_seeds: of all else.
+        seeds: one run per cell and seed.
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
+        events: of every schedule, from whatever rank; 0 for the interval and the components per event of the run.
+        share_left: of the sum of all learning rates, after the last of so many events.
     """
 
     __pydantic_config__ = STRICT
@@ -103,16 +99,55 @@ class Encoder:
     tasks: Tasks
     target_rank: PositiveInt
     initial_ranks: Ranks
+    learning_rates: tuple[PositiveFloat, ...]
+    seeds: Seeds = (0,)
+    least_gain: float = 0.0
+    events: NonNegativeInt = 0
+    share_left: PositiveFloat = 0.3
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """Tables and figures on one task that vary one thing each, see `experiments.tables.ablations`.
+
+    Attributes:
+        run: what all runs share, best on a task in which rank matters.
+        target_rank: of all tables but Figure 3.
+        initial_ranks: from which pruning starts; the largest where there is one only.
+        schedule_rank: initial rank of Table 6.
+        schedules: its (K1, K2).
+        figure1_ranks: of Figure 1.
+        figure3_targets: target ranks of Figure 3.
+        events: of every schedule where a table does not vary it.
+        shares: of the sum of all learning rates that are left after the last event: all in `when_to_prune`, the middle
+            one elsewhere.
+        learning_rates: among which the validation loss chooses, for every row and column.
+        seeds: one run per cell and seed.
+        margin: losses that differ by less are level, in the unit of the loss.
+        least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model; none on a task
+            in which nothing is right or wrong.
+    """
+
+    __pydantic_config__ = STRICT
+
+    run: RunConfig
+    target_rank: PositiveInt
+    initial_ranks: Ranks
     schedule_rank: PositiveInt
     schedules: tuple[tuple[PositiveInt, PositiveInt], ...]
     figure1_ranks: Ranks
     figure3_targets: Ranks
-    tails: tuple[PositiveFloat, ...]
-    when_criteria: tuple[str, ...]
+    events: PositiveInt
+    shares: Shares
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds = (0,)
-    ablation_seeds: Seeds = (0,)
-    least_gain: float = 0.0
+    margin: PositiveFloat = 0.02
+    least_gain: float | None = None
+
+    @property
+    def share_left(self) -> float:
+        """The middle one."""
+        return _middle(self.shares)
 
 
 @dataclass(frozen=True)
@@ -167,7 +202,7 @@ class Verdict:
     run: RunConfig
     initial_rank: PositiveInt
     target_ranks: Ranks
-    shares: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    shares: Shares
     events: PositiveInt
     learning_rates: tuple[PositiveFloat, ...]
     seeds: Seeds
@@ -176,6 +211,11 @@ class Verdict:
     phase_tasks: Tasks
     phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     control: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def share_left(self) -> float:
+        """The middle one."""
+        return _middle(self.shares)
 
 
 @dataclass(frozen=True)
@@ -296,7 +336,8 @@ class Preset:
         math: Tables 1 and 5.
         low_rank: the same from every initial rank to a lower one.
         one_shot: experiments of one-shot pruning, by name.
-        encoder: the tables that are made on an encoder.
+        understanding: Table 3.
+        ablations: tables and figures on one task that vary one thing each.
         language: language understanding with a language model.
         code: fine-tuning on code.
         verdict: the fair study of choice, recovery and schedule.
@@ -318,7 +359,8 @@ class Preset:
     math: Finetuning = field(kw_only=True)
     low_rank: Finetuning | None = None
     one_shot: dict[str, OneShot] = field(default_factory=dict)
-    encoder: Encoder | None = None
+    understanding: Understanding | None = None
+    ablations: Ablations | None = None
     language: Language | None = None
     code: Code | None = None
     verdict: Verdict | None = None
@@ -329,7 +371,11 @@ class Preset:
 
 
 #: Parts that have settings of runs; what they leave out is as in the preset's.
-WITH_RUNS = ("math", "low_rank", "encoder", "language", "code", "verdict")
+WITH_RUNS = ("math", "low_rank", "understanding", "ablations", "language", "code", "verdict")
+
+
+def _middle(shares: tuple[float, ...]) -> float:
+    return sorted(shares)[len(shares) // 2]
 
 
 def load_preset(name: str) -> Preset:

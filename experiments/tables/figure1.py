@@ -3,21 +3,21 @@
 from dataclasses import replace
 
 from experiments.reporting.table import Row, Table
-from experiments.settings.preset import Encoder
-from experiments.tables.encoder import each_seed
+from experiments.settings.preset import Ablations
 from experiments.tables.labels import FULL, lora_of_rank
+from experiments.tables.runs import each_seed, unpruned
 from experiments.tables.tuning import Tune
 
 
-def table(settings: Encoder, tune: Tune) -> Table:
+def table(settings: Ablations, tune: Tune) -> Table:
     """LoRA of every rank and full fine-tuning, each at its own learning rate, against the largest rank."""
     runs = {
-        lora_of_rank(r): replace(settings.run, method="lora", initial_rank=r, target_rank=r)
+        lora_of_rank(r): unpruned(replace(settings.run, initial_rank=r))
         for r in settings.figure1_ranks
     }
-    runs[FULL] = replace(settings.run, method="full")
+    runs[FULL] = replace(unpruned(settings.run), method="full", initial_rank=0, target_rank=0)
     rows = [
-        Row(label, {settings.tasks[0]: each_seed(tune(run), settings.ablation_seeds)})
+        Row(label, {settings.run.task: each_seed(tune(run), settings.seeds)})
         for label, run in runs.items()
     ]
     top = lora_of_rank(max(settings.figure1_ranks))
@@ -26,4 +26,5 @@ def table(settings: Encoder, tune: Tune) -> Table:
         "Figure 1: plain LoRA by rank, every rank at its own learning rate",
         tuple(rows),
         tuple((label, top) for label in runs if label != top),
+        margin=settings.margin,
     )

@@ -1,40 +1,50 @@
 """Figure 3: pruned from several initial ranks to several target ranks."""
 
-from dataclasses import replace
-
 from experiments.reporting.table import Row, Table
-from experiments.settings.preset import Encoder
-from experiments.tables.encoder import ONE_RATE, at_one_rate, each_seed
-from experiments.tables.labels import LORA, PAPER_NAMES, from_rank
+from experiments.settings.preset import Ablations
+from experiments.tables.ablations import plain_rows, run_between, schedule_note
+from experiments.tables.labels import LORA, SKYLINE, from_rank
+from experiments.tables.rules import (
+    HALF,
+    LLM_PRUNER,
+    PRINTED,
+    RANDOM,
+    SPARSEGPT,
+    SVD,
+    pruned_by_rule,
+)
+from experiments.tables.runs import each_seed
 from experiments.tables.tuning import Tune
 
-RULES = ("sparsegpt2023", "llmpruner2023", "prunedlora2025")
+SHOWN = (SPARSEGPT, LLM_PRUNER, PRINTED, HALF, RANDOM, SVD)
 
 
-def table(settings: Encoder, tune: Tune) -> Table:
+def table(settings: Ablations, tune: Tune) -> Table:
     """One column for each target rank; LoRA of that rank, and every rule from every initial rank above it."""
-    run = at_one_rate(settings, tune)
-    seeds = settings.ablation_seeds
+    ranks = sorted(settings.initial_ranks)
     targets = {f"rank {k}": k for k in settings.figure3_targets}
-    plain = {
-        column: each_seed(replace(run, method="lora", initial_rank=k, target_rank=k), seeds)
-        for column, k in targets.items()
-    }
-    rows = [Row(LORA, plain)]
-    # The target rank of the other tables is an initial rank here, where a lower one is aimed at.
-    initial_ranks = {settings.target_rank, *settings.initial_ranks}
-    for rank in sorted(initial_ranks - {min(settings.figure3_targets)}):
-        for rule in RULES:
-            pruned = replace(run, method="prune", criterion=rule, initial_rank=rank)
+    rows = plain_rows(
+        {column: run_between(settings, ranks[-1], k) for column, k in targets.items()},
+        settings,
+        tune,
+    )
+    pruned = []
+    for rank in ranks:
+        for rule in SHOWN:
+            prune = pruned_by_rule(rule)
             cells = {
-                column: each_seed(replace(pruned, target_rank=k), seeds)
+                column: each_seed(tune(prune(run_between(settings, rank, k))), settings.seeds)
                 for column, k in targets.items()
                 if k < rank
             }
-            rows.append(Row(from_rank(PAPER_NAMES[rule], rank), cells))
+            if cells:
+                pruned.append(Row(from_rank(rule, rank), cells))
     return Table(
         "figure3",
         "Figure 3: pruned from several initial ranks to several target ranks",
-        tuple(rows),
-        note=f"{ONE_RATE}.",
+        (*rows, *pruned),
+        tuple((row.label, LORA) for row in pruned),
+        schedule_note(settings),
+        settings.margin,
+        gate=(LORA, SKYLINE),
     )

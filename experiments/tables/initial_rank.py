@@ -4,11 +4,10 @@ from dataclasses import replace
 
 from experiments.reporting.table import Row, Table
 from experiments.settings.preset import Verdict
-from experiments.tables.encoder import each_seed
 from experiments.tables.labels import LORA, from_rank
-from experiments.tables.rows import scheduled
+from experiments.tables.rules import HALF, PRINTED, SVD, pruned_by_rule
+from experiments.tables.runs import at_target_rank, each_seed, scheduled
 from experiments.tables.tuning import Tune
-from experiments.tables.verdict import HALF, PRINTED, RULES, SVD, at_target_rank, pruned_by_rule
 
 #: The rules that prune.
 PRUNED = (PRINTED, HALF, SVD)
@@ -16,7 +15,7 @@ PRUNED = (PRINTED, HALF, SVD)
 
 def table(settings: Verdict, tune: Tune) -> Table:
     """To the least target rank by the middle schedule, from every initial rank."""
-    share = sorted(settings.shares)[len(settings.shares) // 2]
+    share = settings.share_left
     least = min(settings.target_ranks)
     ranks = sorted({*settings.lower_initial_ranks, settings.initial_rank})
     column = f"to {least}, {share:.0%} left"
@@ -30,7 +29,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
     rows += [
         Row(
             from_rank(rule, rank),
-            {column: each_seed(tune(pruned_by_rule(RULES[rule])(run)), settings.seeds)},
+            {column: each_seed(tune(pruned_by_rule(rule)(run)), settings.seeds)},
         )
         for rule in PRUNED
         for rank, run in runs.items()

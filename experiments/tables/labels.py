@@ -32,32 +32,12 @@ def truncated_by(criterion: str) -> Label:
 
 #: The paper's rule, pruned during training.
 PRUNED_BY_OURS: Final = pruned_by("prunedlora2025")
+CORRECTED: Final = pruned_by("prunedlora2025, half of its recovery")
 TRUNCATED_BY_SVD: Final = truncated_by("svd")
 PRUNED_BY_SVD: Final = pruned_by("svd")
 
-# Rules as the paper calls them, in the tables on an encoder.
-MAGNITUDE: Final = Label("Magnitude")
-WANDA: Final = Label("Wanda")
-SPARSEGPT: Final = Label("SparseGPT")
-LLM_PRUNER: Final = Label("LLM-Pruner")
-PRUNEDLORA: Final = Label("PrunedLoRA")
-#: By the name of the criterion.
-PAPER_NAMES: Final = {
-    "magnitude": MAGNITUDE,
-    "wanda2024": WANDA,
-    "sparsegpt2023": SPARSEGPT,
-    "llmpruner2023": LLM_PRUNER,
-    "prunedlora2025": PRUNEDLORA,
-}
-
-# Further rows of Table 7.
-RANDOM: Final = Label("random")
+#: Of Table 7: nothing but truncation, of a change of all weights or of the skyline.
 FULL_CHANGE: Final = Label("SVD of full fine-tuning's change")
-ADALORA_SCORE: Final = Label("AdaLoRA's score")
-SVD: Final = Label("svd (LoRA-Squeeze)")
-PARA: Final = Label("para2026 (PARA)")
-KFAC: Final = Label("kfac")
-SVD_KFAC: Final = Label("svd_kfac")
 SVD_FISHER: Final = Label("svd_fisher")
 
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Verdict
-from experiments.tables.encoder import each_seed
 from experiments.tables.labels import LORA
-from experiments.tables.rows import scheduled
+from experiments.tables.rules import HALF, SVD, pruned_by_rule
+from experiments.tables.runs import at_target_rank, each_seed, scheduled
 from experiments.tables.tuning import Tune
-from experiments.tables.verdict import HALF, RULES, SVD, at_target_rank, pruned_by_rule
 
 #: The rows that prune.
 PRUNED = (SVD, HALF)
@@ -31,13 +30,12 @@ def table(settings: Verdict, tune: Tune) -> Table:
         }
         return Row(label, cells)
 
-    middle = sorted(settings.shares)[len(settings.shares) // 2]
     return Table(
         "phase",
         f"When starting at rank {settings.initial_rank} and pruning beats training at the target rank",
-        (row(LORA, at_target_rank), *(row(rule, pruned_by_rule(RULES[rule])) for rule in PRUNED)),
+        (row(LORA, at_target_rank), *(row(rule, pruned_by_rule(rule)) for rule in PRUNED)),
         (*((rule, LORA) for rule in PRUNED), (HALF, SVD)),
-        f"All rows of a column take as many steps; after the last event {middle:.0%} of the sum of all "
+        f"All rows of a column take as many steps; after the last event {settings.share_left:.0%} of the sum of all "
         "learning rates is left. Every row has its own learning rate in every column.",
         settings.margin,
     )
@@ -49,7 +47,6 @@ def column_name(task: str, steps: int, rank: int) -> str:
 
 
 def _run(settings: Verdict, task: str, steps: int, rank: int) -> RunConfig:
-    middle = sorted(settings.shares)[len(settings.shares) // 2]
     run = replace(
         settings.run,
         task=task,
@@ -57,4 +54,4 @@ def _run(settings: Verdict, task: str, steps: int, rank: int) -> RunConfig:
         initial_rank=settings.initial_rank,
         target_rank=rank,
     )
-    return scheduled(run, settings.events, middle)
+    return scheduled(run, settings.events, settings.share_left)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.finetuning.learning_rate import cosine_with_warmup
 from experiments.reporting.table import Label, Row
 from experiments.settings.jobs import Method, RunConfig
 from experiments.settings.preset import Finetuning
@@ -11,6 +10,7 @@ from experiments.tables.labels import (
     ADALORA,
     CONT_SQUEEZE,
     CONT_SQUEEZE_TAIL,
+    CORRECTED,
     DORA,
     FULL,
     LORA,
@@ -23,9 +23,9 @@ from experiments.tables.labels import (
     pruned_by,
     truncated_by,
 )
+from experiments.tables.runs import pruned_once, scheduled
 from experiments.tables.study import Gate
 from experiments.tables.tuning import Tune
-from prunedlora.training.learning_rate import share_left
 
 #: The label of a row, and what becomes of LoRA at the initial rank in it.
 Kind = tuple[Label, Callable[[RunConfig], RunConfig]]
@@ -67,7 +67,7 @@ def finetuning_rows(
         *(baselines[name] for name in settings.baselines),
         (SKYLINE, lambda run: replace(run, target_rank=run.initial_rank)),
         *((truncated_by(c), _lowered("truncate", c, k)) for c in settings.truncations),
-        *((pruned_by(c), gradually(settings, c)) for c in settings.criteria),
+        *(kind for c in settings.criteria for kind in _pruned(settings, c)),
     ]
     rows = []
     for label, change in kinds:
@@ -83,30 +83,13 @@ def seeded(run: RunConfig, seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
     )
 
 
-def pruned_once(run: RunConfig, tail: float) -> RunConfig:
-    """A run that prunes at one event, with a share of its steps to go."""
-    steps = run.steps - round(tail * run.steps)
-    return replace(
-        run,
-        method="prune",
-        warmup_steps=0,
-        interval=steps,
-        per_event=run.initial_rank - run.target_rank,
-    )
-
-
-def scheduled(run: RunConfig, events: int, share: float) -> RunConfig:
-    """The run with so many events, of which the last leaves a share of the sum of all learning rates."""
-    factor = cosine_with_warmup(run.steps)
-    rates = [factor(step) for step in range(run.steps)]
-    last = min(range(2, run.steps + 1), key=lambda step: abs(share_left(rates, step) - share))
-    per_event = -(-(run.initial_rank - run.target_rank) // events)
-    count = -(-(run.initial_rank - run.target_rank) // per_event)
-    # The first event comes as late as there are steps between two of them; B is zero at the start.
-    interval = max(1, last // (count + 1))
-    return replace(
-        run, per_event=per_event, interval=interval, warmup_steps=last - count * interval
-    )
+def _pruned(settings: Finetuning, criterion: str) -> list[Kind]:
+    """The row of a rule, and of the paper's another in which what is removed is made up for once, not twice."""
+    change = gradually(settings, criterion)
+    kinds: list[Kind] = [(pruned_by(criterion), change)]
+    if criterion == "prunedlora2025":
+        kinds.append((CORRECTED, lambda run: replace(change(run), options={"recovery": "half"})))
+    return kinds
 
 
 def gradually(settings: Finetuning, criterion: str) -> Callable[[RunConfig], RunConfig]:
@@ -132,7 +115,10 @@ def comparisons(settings: Finetuning) -> tuple[tuple[Label, Label], ...]:
     beside = ((rule, rival) for rule in others for rival in (LORA, *full))
     both = [c for c in settings.criteria if c in settings.truncations]
     dynamic = ((pruned_by(c), truncated_by(c)) for c in both)
-    return (*own, *ranks, *beside, *dynamic)
+    corrected = (
+        (CORRECTED, rival) for rival in (PRUNED_BY_OURS, *rivals) if PRUNED_BY_OURS in pruned
+    )
+    return (*own, *corrected, *ranks, *beside, *dynamic)
 
 
 def gate(settings: Finetuning, column: RunConfig, tune: Tune) -> Gate:

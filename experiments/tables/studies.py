@@ -3,17 +3,24 @@
 from dataclasses import replace
 from functools import partial
 
-from experiments.settings.preset import Code, Encoder, Finetuning, Language, Preset, Verdict
+from experiments.settings.preset import (
+    Ablations,
+    Code,
+    Finetuning,
+    Language,
+    Preset,
+    Understanding,
+    Verdict,
+)
 from experiments.tables import (
+    ablations,
     code,
-    encoder,
     figure1,
     figure3,
     initial_rank,
     language,
     math,
     phase,
-    recovery,
     rows,
     table3,
     table4,
@@ -31,8 +38,10 @@ def studies(preset: Preset) -> dict[str, Study]:
     parts = {"math": _math(preset.name, preset.math)}
     if preset.low_rank is not None:
         parts["low_rank"] = _low_rank(preset.name, preset.low_rank)
-    if preset.encoder is not None:
-        parts["encoder"] = _encoder(preset.name, preset.encoder)
+    if preset.understanding is not None:
+        parts["understanding"] = _understanding(preset.name, preset.understanding)
+    if preset.ablations is not None:
+        parts["ablations"] = _ablations(preset.name, preset.ablations)
     if preset.language is not None:
         parts["language"] = _language(preset.name, preset.language)
     if preset.code is not None:
@@ -60,20 +69,27 @@ def _low_rank(preset: str, settings: Finetuning) -> Study:
     return replace(_math(preset, settings), tables=tables)
 
 
-def _encoder(preset: str, settings: Encoder) -> Study:
+def _understanding(preset: str, settings: Understanding) -> Study:
     return Study(
-        heading=encoder.heading(preset, settings),
+        heading=table3.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds, settings.tasks[0]),
-        gate=partial(encoder.gate, settings),
+        gate=partial(table3.gate, settings),
+        tables={"table3": partial(table3.table, settings)},
+    )
+
+
+def _ablations(preset: str, settings: Ablations) -> Study:
+    return Study(
+        heading=ablations.heading(preset, settings),
+        tuning=Tuning(settings.learning_rates, settings.seeds),
+        gate=None if settings.least_gain is None else partial(ablations.gate, settings),
         tables={
-            "table3": partial(table3.table, settings),
             "table4": partial(table4.table, settings),
             "table6": partial(table6.table, settings),
             "table7": partial(table7.table, settings),
             "figure1": partial(figure1.table, settings),
             "figure3": partial(figure3.table, settings),
             "when_to_prune": partial(when_to_prune.table, settings),
-            "recovery": partial(recovery.table, settings),
         },
     )
 

@@ -1,31 +1,32 @@
 """Table 7: one-shot against dynamic pruning, by every rule."""
 
 from dataclasses import replace
-from typing import Literal
 
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig
-from experiments.settings.preset import Encoder
-from experiments.tables.encoder import ONE_RATE, at_one_rate, each_seed
-from experiments.tables.labels import (
+from experiments.settings.preset import Ablations
+from experiments.tables.ablations import plain_rows, run_between, schedule_note
+from experiments.tables.labels import FULL_CHANGE, LORA, SKYLINE, SVD_FISHER, one_budget
+from experiments.tables.rules import (
     ADALORA_SCORE,
-    FULL_CHANGE,
+    HALF,
     KFAC,
     LLM_PRUNER,
     MAGNITUDE,
-    PAPER_NAMES,
+    MASKED,
     PARA,
-    PRUNEDLORA,
+    PRINTED,
     RANDOM,
+    RANDOM_HALF,
+    RULES,
     SPARSEGPT,
     SVD,
-    SVD_FISHER,
     SVD_KFAC,
     WANDA,
-    one_budget,
+    pruned_by_rule,
 )
+from experiments.tables.runs import each_seed, truncated
 from experiments.tables.tuning import Tune
-from prunedlora.choices import Scope
 
 #: Accuracies of Llama-3-8B on GSM8K, 128 to 64, one-shot / dynamic.
 PAPER = {
@@ -34,70 +35,77 @@ PAPER = {
     FULL_CHANGE: "65.21 / –",
     SPARSEGPT: "65.01 / 66.35",
     LLM_PRUNER: "64.45 / 69.82",
-    PRUNEDLORA: "66.31 / 69.21",
+    PRINTED: "66.31 / 69.21",
 }
-#: Rules that the paper does not have, by the name of the criterion.
-OTHERS = {
-    "adalora2023": ADALORA_SCORE,
-    "kfac": KFAC,
-    "svd": SVD,
-    "para2026": PARA,
-    "svd_kfac": SVD_KFAC,
-}
-#: Rules whose budget is shared by all modules in a further row.
-SHARED_BUDGET = {"prunedlora2025": PRUNEDLORA, "kfac": KFAC}
-COMPARED = (
-    (PRUNEDLORA, RANDOM),
-    (PRUNEDLORA, MAGNITUDE),
-    (PRUNEDLORA, SPARSEGPT),
-    (PRUNEDLORA, LLM_PRUNER),
-    (PRUNEDLORA, SVD),
-    (SVD_KFAC, SVD),
-    (KFAC, SPARSEGPT),
-    (KFAC, SVD),
-    (PARA, SVD),
-    (one_budget(PRUNEDLORA), PRUNEDLORA),
-    (one_budget(KFAC), KFAC),
+#: Rows with both columns.
+BOTH = (
+    RANDOM,
+    MAGNITUDE,
+    WANDA,
+    SPARSEGPT,
+    LLM_PRUNER,
+    PRINTED,
+    HALF,
+    MASKED,
+    ADALORA_SCORE,
+    KFAC,
+    SVD,
+    PARA,
+    SVD_KFAC,
 )
+#: Rules whose budget is shared by all modules in a further row.
+SHARED_BUDGET = (PRINTED, HALF, KFAC)
+COMPARED = (
+    *((rule, LORA) for rule in BOTH),
+    *((rule, RANDOM) for rule in BOTH if rule != RANDOM),
+    (HALF, PRINTED),
+    (HALF, RANDOM_HALF),
+    (HALF, SPARSEGPT),
+    (HALF, KFAC),
+    (HALF, SVD),
+    (KFAC, SPARSEGPT),
+    (SVD_KFAC, SVD),
+    (PARA, SVD),
+    (SVD_FISHER, SVD),
+    *((one_budget(rule), rule) for rule in SHARED_BUDGET),
+)
+ONE_SHOT, DYNAMIC = "one-shot", "dynamic"
 
 
-def table(settings: Encoder, tune: Tune) -> Table:
+def table(settings: Ablations, tune: Tune) -> Table:
     """From the largest initial rank: pruned once after training, and at events during it."""
     top = max(settings.initial_ranks)
-    k = settings.target_rank
-    run = replace(at_one_rate(settings, tune), initial_rank=top, target_rank=k)
+    run = run_between(settings, top, settings.target_rank)
 
-    def one_shot(criterion: str) -> dict[str, tuple[RunConfig, ...]]:
-        reduced = replace(run, method="truncate", criterion=criterion)
-        return {"one-shot": each_seed(reduced, settings.seeds)}
+    def seeds(of: RunConfig) -> tuple[RunConfig, ...]:
+        return each_seed(tune(of), settings.seeds)
 
-    def dynamic(
-        criterion: str, scope: Scope | Literal[""] = ""
-    ) -> dict[str, tuple[RunConfig, ...]]:
-        pruned = replace(run, method="prune", criterion=criterion, scope=scope)
-        return {"dynamic": each_seed(pruned, settings.seeds)}
+    def one_shot(criterion: str, options: dict[str, str]) -> dict[str, tuple[RunConfig, ...]]:
+        return {ONE_SHOT: seeds(replace(truncated(run, criterion), options=options))}
 
-    def row(label: Label, criterion: str) -> Row:
-        return Row(label, one_shot(criterion) | dynamic(criterion), PAPER.get(label, ""))
+    def dynamic(rule: Label) -> dict[str, tuple[RunConfig, ...]]:
+        return {DYNAMIC: seeds(pruned_by_rule(rule)(run))}
 
-    rows = [row(RANDOM, "random")]
-    rows += [row(label, criterion) for criterion, label in PAPER_NAMES.items()]
-    # Full fine-tuning has a rate of its own, and no initial rank.
-    full = tune(replace(run, method="truncate_full", initial_rank=0))
-    rows.append(Row(FULL_CHANGE, {"one-shot": each_seed(full, settings.seeds)}, PAPER[FULL_CHANGE]))
-    rows += [row(label, criterion) for criterion, label in OTHERS.items()]
-    rows.append(Row(SVD_FISHER, one_shot("svd_fisher")))
+    rows = plain_rows({ONE_SHOT: run, DYNAMIC: run}, settings, tune)
     rows += [
-        Row(one_budget(label), dynamic(criterion, scope="global"))
-        for criterion, label in SHARED_BUDGET.items()
+        Row(rule, one_shot(*RULES[rule]) | dynamic(rule), PAPER.get(rule, "")) for rule in BOTH
     ]
+    rows.append(Row(RANDOM_HALF, dynamic(RANDOM_HALF)))
+    # Full fine-tuning has a rate of its own, and no initial rank.
+    full = replace(truncated(run, ""), method="truncate_full", initial_rank=0)
+    rows.append(Row(FULL_CHANGE, {ONE_SHOT: seeds(full)}, PAPER[FULL_CHANGE]))
+    rows.append(Row(SVD_FISHER, one_shot("svd_fisher", {})))
+    for rule in SHARED_BUDGET:
+        shared = replace(pruned_by_rule(rule)(run), scope="global")
+        rows.append(Row(one_budget(rule), {DYNAMIC: seeds(shared)}))
     return Table(
         "table7",
-        f"Table 7: one-shot and dynamic pruning, {top} to {k}",
+        f"Table 7: one-shot and dynamic pruning, {top} to {settings.target_rank}",
         tuple(rows),
         COMPARED,
-        "Paper: Llama-3-8B on GSM8K, 128 to 64; one-shot / dynamic. One-shot: trained at the "
-        "initial rank to the end, pruned once, no further training. "
-        f"{ONE_RATE}, full fine-tuning at its own. Of full fine-tuning's change the adapted layers "
-        "and the head are kept, the rest is dropped.",
+        "Paper: Llama-3-8B on GSM8K, 128 to 64; one-shot / dynamic. One-shot: trained at the initial rank to the end, "
+        "pruned once, no further training. Of full fine-tuning's change the adapted layers and the head are kept, the "
+        f"rest is dropped. {schedule_note(settings)}",
+        settings.margin,
+        gate=(LORA, SKYLINE),
     )

@@ -2,7 +2,8 @@
 
 Its ``additional_resources`` hold 10,605 sentences of movie reviews, and smaller sets of product reviews, newspaper
 editorials and tweets, each with the mean rating of twenty people between -4 and 4 (Hutto, Gilbert, ICWSM 2014).  The
-sign of the rating is the label; a rating of zero has none and is left out.
+sign of the rating is the label; a rating of zero has none and is left out.  Training sentences that differ from a test
+or validation sentence in case, spaces and punctuation only are left out, too.
 """
 
 import functools
@@ -86,6 +87,15 @@ def _example(sentence: str, label: str) -> Example:
     return Example(f"{sentence}\nSentiment:", f" {label}", label, text=sentence)
 
 
+def _letters(sentence: str) -> str:
+    """A sentence without case, spaces and punctuation: sentences that agree in it are near-duplicates.
+
+    >>> _letters("What a  disappointment!") == _letters("what a disappointment...")
+    True
+    """
+    return "".join(c for c in sentence.casefold() if c.isalnum())
+
+
 def _task(name: str, kind: str) -> Task:
     def split(start: float, end: float) -> list[Example]:
         sentences = _sentences(kind)
@@ -98,8 +108,16 @@ def _task(name: str, kind: str) -> Task:
     def validation(n: int) -> list[Example]:
         return split(TEST_SHARE, TEST_SHARE + VALIDATION_SHARE)[:n]
 
+    @functools.cache
+    def remaining() -> list[Example]:
+        """What is neither in the other splits nor a near-duplicate of a sentence there."""
+        kept = {_letters(e.text) for e in split(0.0, TEST_SHARE + VALIDATION_SHARE)}
+        return [
+            e for e in split(TEST_SHARE + VALIDATION_SHARE, 1.0) if _letters(e.text) not in kept
+        ]
+
     def train(n: int, seed: int) -> list[Example]:
-        rest = split(TEST_SHARE + VALIDATION_SHARE, 1.0)
+        rest = remaining()
         order = random.Random(seed).sample(range(len(rest)), len(rest))
         return [rest[order[i % len(rest)]] for i in range(n)]
 

@@ -1,4 +1,4 @@
-"""Figures of the tables of encoders."""
+"""Figures of tables of runs."""
 
 import pytest
 from matplotlib import pyplot as plt
@@ -14,8 +14,8 @@ from tests.experiments.made_up import result
 @pytest.mark.parametrize(
     ("study", "name", "figure"),
     [
-        ("encoder", "figure1", figure1),
-        ("encoder", "figure3", figure3),
+        ("ablations", "figure1", figure1),
+        ("ablations", "figure3", figure3),
         ("verdict", "phase", phase),
         ("verdict", "verdict", verdict),
     ],

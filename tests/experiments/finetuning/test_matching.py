@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from experiments.finetuning.data import training_batches
 from experiments.finetuning.evaluate import evaluate
-from experiments.finetuning.matching import teacher_and_base, unexplained
+from experiments.finetuning.matcher import distances
+from experiments.finetuning.matching import states_fisher, teacher_and_base, unexplained
 from experiments.finetuning.models import load_base
 from experiments.finetuning.processes import processes
 from experiments.jobs.reload import check_reload
@@ -99,3 +101,35 @@ def test_a_run_learns_and_its_adapter_reloads(tmp_path, method):
     assert result["train_loss"][-1] < result["train_loss"][0]
     assert result["rank"] == config.target_rank
     assert check_reload(config, tmp_path / "adapter") < 1e-5
+
+
+class Given(torch.nn.Module):
+    """A model whose hidden states are its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = torch.nn.Parameter(torch.randn(1, 3, 4, dtype=torch.float64))
+
+    def forward(self, input_ids):
+        return SequenceClassifierOutput(logits=self.states)
+
+
+def test_the_fisher_matrix_of_hidden_states_is_the_hessian_of_the_loss():
+    """Of a Gaussian's mean it is the same for every state; signs have exactly its diagonal as their squares."""
+    model = Given()
+    labels = torch.randn(1, 3, 4, dtype=torch.float64)
+    labels[0, 2] = IGNORED
+    hessian = torch.autograd.functional.hessian(
+        lambda states: distances(states, labels).mean(), model.states.detach()
+    ).reshape(12, 12)
+    fisher = states_fisher(model)
+    generator = torch.Generator().manual_seed(0)
+    second = torch.zeros(12, 12, dtype=torch.float64)
+    for _ in range(2_000):
+        model.zero_grad()
+        fisher({"input_ids": torch.zeros(1, 3), "labels": labels}, generator).backward()
+        gradient = model.states.grad.flatten()
+        second += gradient.outer(gradient) / 2_000
+    torch.testing.assert_close(second.diagonal(), hessian.diagonal())
+    assert hessian.diagonal()[:8].unique().numel() == 1
+    assert (second - hessian).abs().max() < 0.15 * hessian.max()

@@ -79,6 +79,6 @@ def test_events_leave_a_quarter_of_the_learning_rate():
     left = {run.key: dry_run.share_left_by(run) for run in runs}
     assert len(left) > 30
     assert min(left.values()) >= 0.25
-    cpu = load_preset("cpu").encoder.run
+    cpu = load_preset("cpu").understanding.run
     late = replace(cpu, method="prune", criterion="svd", initial_rank=64, target_rank=8)
     assert dry_run.share_left_by(late) < 0.05

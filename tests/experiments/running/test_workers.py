@@ -25,9 +25,9 @@ RUNS = {
     ),
     "full": replace(SMOKE.run, method="full", steps=4),
     "encoder": replace(
-        SMOKE.encoder.run, method="prune", criterion="svd_kfac", initial_rank=4, target_rank=2
+        SMOKE.understanding.run, method="prune", criterion="svd_kfac", initial_rank=4, target_rank=2
     ),
-    "encoder, full": replace(SMOKE.encoder.run, method="full"),
+    "encoder, full": replace(SMOKE.understanding.run, method="full"),
 }
 
 

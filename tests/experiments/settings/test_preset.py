@@ -138,8 +138,8 @@ def test_a_rate_without_a_point_is_a_number():
 
 def test_parts_complete_the_shared_settings_and_sequences_are_tuples():
     preset = load_preset("cpu")
-    assert preset.encoder.run.steps == 150
-    assert preset.encoder.run.model == "minilm"
+    assert preset.understanding.run.steps == 150
+    assert preset.understanding.run.model == "minilm"
     assert preset.code.run.model == preset.run.model == "smollm2"
-    assert preset.encoder.schedules == ((5, 2), (5, 4), (10, 2), (10, 4))
+    assert preset.ablations.schedules == ((5, 2), (5, 4), (10, 2), (10, 4))
     assert preset.table8.run.method == "dense"

@@ -19,11 +19,10 @@ TABLES = [
 
 def test_a_part_that_a_preset_lacks_has_no_study():
     preset = load_preset("smoke")
-    assert list(studies(preset)) == ["math", "encoder", "language", "code", "verdict"]
-    assert list(studies(replace(preset, encoder=None, code=None, verdict=None))) == [
-        "math",
-        "language",
-    ]
+    parts = ["math", "understanding", "ablations", "language", "code", "verdict"]
+    assert list(studies(preset)) == parts
+    fewer = replace(preset, understanding=None, ablations=None, code=None, verdict=None)
+    assert list(studies(fewer)) == ["math", "language"]
 
 
 def test_every_table_can_be_asked_for_by_its_name():

@@ -19,7 +19,7 @@ def test_the_gate_stops_where_nothing_was_learnt():
     Gate(gate.untuned, gate.unpruned, least_gain=1.5).check(results)
 
 
-@pytest.mark.parametrize("part", ["math", "encoder", "language", "code"])
+@pytest.mark.parametrize("part", ["math", "understanding", "language", "code"])
 def test_the_gate_of_every_study_asks_for_the_rate_of_its_unpruned_adapter(part):
     study = studies(load_preset("smoke"))[part]
     gate = study.gate(unchanged)
