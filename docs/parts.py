@@ -22,10 +22,13 @@ import pandas as pd
 
 import prunedlora
 import theory.statements
-from experiments.folders import RESULTS, ROOT
+from experiments.__main__ import EXPERIMENTS
+from experiments.folders import FIGURES, RESULTS, ROOT
 from experiments.reporting import benchmarks as all_benchmarks
 from experiments.reporting import claims as the_claims
 from experiments.reporting.page import spent
+from experiments.settings.preset import PRESETS, Preset, load_preset
+from experiments.tables.studies import studies as studies_of
 from prunedlora.criteria import Criterion, available_criteria, get_criterion
 from prunedlora.statistics.data import Statistics
 
@@ -188,9 +191,8 @@ def evidence(name: str) -> str:
         _losses_of(name, "verdict", "The fair study", BESIDE),
         _losses_of(name, "phase", "Flat and decaying spectra, short and long", BESIDE[:1]),
         _losses_of(name, "table1", "Table 1, sums of two-digit numbers", BESIDE[:1]),
-        _losses_of(name, "table7", "Table 7, sentiment, once after training or during it", ()),
-        _one_shot(name, "one_shot_minilm", "MiniLM"),
-        _one_shot(name, "one_shot_smollm2", "SmolLM2"),
+        _losses_of(name, "table7", "Table 7, once after training or during it", BESIDE[:1]),
+        *(_one_shot(name, file) for file in sorted(CPU.glob("one_shot_*.csv"))),
     ]
     return "\n\n".join(part for part in parts if part) or "It is in none of the committed tables."
 
@@ -207,12 +209,15 @@ def is_about(label: str, name: str) -> bool:
 
 def _losses_of(name: str, study: str, title: str, beside: tuple[str, ...]) -> str:
     """Loss of a criterion's rows in every column of a study, rows to compare them with first."""
+    if not (CPU / f"{study}.csv").exists():
+        return ""
     lines = pd.read_csv(CPU / f"{study}.csv", keep_default_na=False)
-    own = [label for label in lines.method.unique() if is_about(label, name)]
+    present = list(lines.method.unique())
+    own = [label for label in present if is_about(label, name)]
     if not own:
         return ""
     rows = []
-    for label in [*(b for b in beside if b not in own), *own]:
+    for label in [*(b for b in beside if b in present and b not in own), *own]:
         cells = lines[lines.method == label]
         values = zip(cells.column, cells.loss, cells.spread, strict=True)
         rows.append(
@@ -235,9 +240,9 @@ def _loss(loss: Any, spread: Any) -> str:
     return f"{float(loss):.3f}" + (f" ± {float(spread):.3f}" if spread != "" else "")
 
 
-def _one_shot(name: str, study: str, model: str) -> str:
+def _one_shot(name: str, file: Path) -> str:
     """Increase of the test loss when a criterion prunes a trained adapter once."""
-    lines = pd.read_csv(CPU / f"{study}.csv")
+    lines = pd.read_csv(file)
     of = lines[[label.split(" (")[0] == name for label in lines.criterion]]
     if of.empty:
         return ""
@@ -246,9 +251,10 @@ def _one_shot(name: str, study: str, model: str) -> str:
         cells = zip(lines_of["rank"], lines_of.test, lines_of["±"], strict=True)
         by_rank = {f"to rank {rank}": f"{test:.4f} ± {error:.4f}" for rank, test, error in cells}
         rows.append({"rule": str(rule), "recovery": str(recovery)} | by_rank)
-    link = f"[`{study}`](experiments/results/cpu/{study}.md)"
+    link = f"[`{file.stem}`](experiments/results/cpu/{file.stem}.md)"
+    kind = file.stem.removeprefix("one_shot_")
     what = "increase of the test loss ± standard error over examples"
-    return f"**Once after training, {model}** ({link}): {what}.\n\n{table(rows)}"
+    return f"**Once after training, {kind}** ({link}): {what}.\n\n{table(rows)}"
 
 
 def statistics() -> str:
@@ -287,10 +293,93 @@ def in_section(text: str) -> str:
     return re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
 
 
-def study(name: str) -> str:
-    """A table of results with all its sentences, those a line of their own as a list."""
-    text = (CPU / f"{name}.md").read_text(encoding="utf-8")
-    return f"(study-{name})=\n{in_section(text)}"
+def tables() -> str:
+    """The paper's tables and figures as they were measured, with all their sentences."""
+    return "\n\n".join(_study(file) for file in committed() if is_of_the_paper(file))
+
+
+def studies() -> str:
+    """Everything else that was measured, the fair study first."""
+    files = [file for file in committed() if not is_of_the_paper(file)]
+    order = {name: place for place, name in enumerate(("verdict", "phase", "initial_rank"))}
+    files.sort(key=lambda file: (order.get(file.stem, len(order)), file.stem))
+    return "\n\n".join(_study(file) for file in files)
+
+
+def committed() -> list[Path]:
+    """The tables of results that are committed."""
+    return sorted(CPU.glob("*.md"))
+
+
+def is_of_the_paper(file: Path) -> bool:
+    """Whether the paper has this table or figure.
+
+    >>> is_of_the_paper(Path("table1.md")), is_of_the_paper(Path("phase.md"))
+    (True, False)
+    """
+    return re.fullmatch(r"(table|figure)\d+", file.stem) is not None
+
+
+def _study(file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    # The pictures that are drawn of it.
+    pictures = "".join(
+        f"\n![{picture.stem}]({picture.relative_to(ROOT)})\n"
+        for picture in sorted((FIGURES / "cpu").glob("*.png"))
+        if picture.stem in (file.stem, *ALSO_DRAWN.get(file.stem, ()))
+    )
+    return f"(study-{file.stem})=\n{in_section(text)}{pictures}"
+
+
+#: Pictures by the table that they are drawn of, where their name is another.
+ALSO_DRAWN = {
+    "table1": ("rank_and_loss",),
+    "table7": ("rank_per_layer",),
+    "one_shot_minilm": ("frontier_minilm",),
+    "one_shot_smollm2": ("frontier_smollm2",),
+}
+
+
+def experiments() -> str:
+    """What each experiment is, and which presets have it or its results."""
+    presets = {file.stem: load_preset(file.stem) for file in sorted(PRESETS.glob("*.yaml"))}
+    rows = []
+    for name in EXPERIMENTS:
+        row = {"experiment": f"`{name}`", "what it is": _title(name)}
+        for preset, settings in presets.items():
+            row[f"`{preset}`"] = _state(name, RESULTS / preset, name in _experiments_of(settings))
+        rows.append(row)
+    return table(rows)
+
+
+def _experiments_of(preset: Preset) -> set[str]:
+    names = {name for part in studies_of(preset).values() for name in part.tables}
+    jobs = {"table2": preset.table2, "table8": preset.table8, "one_shot": preset.one_shot}
+    return names | {name for name, settings in jobs.items() if settings}
+
+
+def _title(name: str) -> str:
+    """As the committed file has it, or the file that defines the experiment."""
+    file = CPU / f"{name}.md"
+    if file.exists():
+        title = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        return re.sub(r"^(Table|Figure) \d+[^:]*: ", "", title)
+    return OTHER_TITLES.get(name, "")
+
+
+#: Of experiments without a committed file of their name.
+OTHER_TITLES = {
+    "low_rank": "Table 5 to a lower rank",
+    "one_shot": "every criterion once after training, with and without recovery",
+}
+
+
+def _state(name: str, folder: Path, planned: bool) -> str:
+    files = [f for f in folder.glob(f"{name}*.csv") if not f.stem.endswith("_differences")]
+    seeds = {int(s) for f in files for s in pd.read_csv(f).get("seeds", [])}
+    if files:
+        return f"results, seeds: {max(seeds)}" if seeds else "results"
+    return "yes" if planned else "–"
 
 
 def document(path: str) -> str:
@@ -335,7 +424,7 @@ def verdicts() -> str:
 def settings() -> str:
     """What each study says of its setting, in its own words."""
     rows = []
-    for file in sorted(CPU.glob("*.md")):
+    for file in committed():
         title, _, text = file.read_text(encoding="utf-8").partition("\n\n")
         first = text.partition("\n\n")[0]
         if not first.startswith(("|", "#")):
@@ -560,6 +649,7 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "criterion": criterion,
     "document": document,
     "evidence": evidence,
+    "experiments": experiments,
     "licences": licences,
     "names": names,
     "proofs": proofs,
@@ -567,7 +657,8 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "settings": settings,
     "statements": statements,
     "statistics": statistics,
-    "study": study,
+    "studies": studies,
+    "tables": tables,
     "verdicts": verdicts,
     "words": words,
 }
@@ -583,8 +674,8 @@ def pages() -> dict[str, str]:
 def used(text: str) -> Iterator[tuple[str, str]]:
     r"""The parts that a page asks for: name and argument.
 
-    >>> list(used("```{part} study verdict\n```"))
-    [('study', 'verdict')]
+    >>> list(used("```{part} evidence svd\n```"))
+    [('evidence', 'svd')]
     """
     for match in re.finditer(r"^```\{part\} (\w+)(?: (.+))?$", text, re.MULTILINE):
         yield match[1], match[2] or ""
