@@ -39,8 +39,12 @@ def seconds(run: RunConfig, estimate: Estimate) -> float:
 def lines(preset: Preset, only: Sequence[str] | None = None) -> Iterator[str]:
     """The pieces of a preset: what to type, how many times, and for how many minutes in all.
 
-    Runs that several experiments share are counted where they come first.
+    Runs that several experiments share are counted where they come first.  Benchmarks are a piece of every preset that
+    has pieces, the first, unless only some experiments are asked for.
     """
+    everything = {name for names in preset.pieces for name in names}
+    if everything and (only is None or everything <= set(only)):
+        yield f"1 x python -m experiments.benchmarks --minutes {MINUTES - OVERHEAD / 60:.1f}: all benchmarks"
     done: dict[str, RunConfig] = {}
     total = 0
     for names in preset.pieces:

@@ -40,6 +40,8 @@ def carried(tmp_path):
     out.mkdir()
     (project / "__init__.py").touch()
     (project / "__main__.py").write_text(PROGRAM)
+    (project / "benchmarks").mkdir()
+    (project / "benchmarks" / "__main__.py").write_text(PROGRAM.replace("/gpu/runs", "/measured"))
     (project / "results" / "old.json").write_text("of before")
     shutil.copy(SCRIPTS / "set_up.py", project / "offline")
     (content / "project" / "paper_figures").mkdir()
@@ -73,6 +75,13 @@ def test_pieces_are_unpacked_once_and_only_new_results_are_packed(carried):
         assert tar.extractfile(tar.getnames()[0]).read() == b"unpacked --only table1"
     for piece in carried.glob("bundle.tar.*"):
         piece.unlink()  # not needed again
+    results.unlink()
+    done = unpack_and_run(carried, "benchmarks", "--minutes", "8")
+    assert done.returncode == 0, done.stderr
+    (results,) = carried.glob("results-*.tar.gz")
+    with tarfile.open(results) as tar:
+        assert tar.getnames() == ["experiments/results/measured/new.json"]
+        assert tar.extractfile(tar.getnames()[0]).read() == b"unpacked --minutes 8"
     failed = unpack_and_run(carried, "fail")
     assert failed.returncode == 1
     assert "new results" in failed.stderr
