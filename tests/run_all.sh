@@ -4,7 +4,7 @@
 # Types are checked while the tests run, in two processes: -n 4 for four, -n 0 for this one (to debug).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source experiments/environment.sh experiments,dev
+source experiments/environment.sh experiments,dev,docs
 # The processes share the cores; the tensors are too small to be shared further.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 

@@ -1,4 +1,4 @@
-"""The rooms are as the README draws them, and imports run downwards only; read off the import statements."""
+"""The rooms are as the developers' page draws them, and imports run downwards only; read off the import statements."""
 
 import graphlib
 import re
@@ -12,7 +12,9 @@ import pytest
 from tests.paths import ROOT
 
 PACKAGES = ("prunedlora", "theory", "experiments")
-#: What may stand in a folder without a line in the README's tree.
+#: Where the trees are drawn.
+DRAWING = ROOT / "docs/project/developing.md"
+#: What may stand in a folder without a line in its tree.
 UNDRAWN = ("__init__", "__main__")
 #: What each package may import of the others.
 ALLOWED = {
@@ -24,10 +26,10 @@ ALLOWED = {
 
 
 def drawn(package: str) -> list[tuple[int, str]]:
-    """The README's tree of a package: depth and name of every entry, the package's own line left out."""
-    readme = (ROOT / "README.md").read_text()
-    tree = re.search(rf"^{package}/ .*\n((?:[│├└ ].*\n)+)", readme, re.MULTILINE)
-    assert tree is not None, f"the README draws no tree of {package}/"
+    """The drawn tree of a package: depth and name of every entry, the package's own line left out."""
+    text = DRAWING.read_text()
+    tree = re.search(rf"^{package}/ .*\n((?:[│├└ ].*\n)+)", text, re.MULTILINE)
+    assert tree is not None, f"{DRAWING.name} draws no tree of {package}/"
     entries = []
     for line in tree[1].splitlines():
         branch, text = re.match(r"([│├└─ ]+)(.*)", line).groups()
@@ -38,7 +40,7 @@ def drawn(package: str) -> list[tuple[int, str]]:
 
 
 def rooms(package: str) -> list[str]:
-    """Folders and single modules of a package, in the order of the README, which imports may only go down."""
+    """Folders and single modules of a package, in the order of the drawing, which imports may only go down."""
     top = [name for depth, name in drawn(package) if depth == 1]
     names = [
         name.removesuffix("/").removesuffix(".py") for name in top if name.endswith(("/", ".py"))
@@ -88,7 +90,7 @@ def imports_of(graph: grimp.ImportGraph, package: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_tree_in_the_readme_is_that_of_the_files(package):
+def test_the_drawn_tree_is_that_of_the_files(package):
     expected, folders = set(), []
     for depth, name in drawn(package):
         folders[depth - 1 :] = [name]

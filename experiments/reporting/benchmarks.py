@@ -1,8 +1,7 @@
 """All benchmarks in one table: what was measured, the floor, the goal, and whether it is reached.
 
-It is made from their result files, and the README quotes it as ``<!-- table: benchmarks -->``.  A benchmark without a
-result file has no row.  What is to be reached on a GPU is a table of its own, ``<!-- table: benchmarks_gpu -->``, with
-a row for every goal, run or not.
+It is made from their result files, and stands in ``docs/reproduction/cost.md``.  A benchmark without a result file has
+no row.  What is to be reached on a GPU is a table of its own, with a row for every goal, run or not.
 """
 
 import json
@@ -15,9 +14,6 @@ import pandas as pd
 from experiments.folders import RESULTS
 from experiments.reporting.goals import GOALS, Goal, shown
 
-#: What the README's markers name.
-NAME = "benchmarks"
-NAME_OF_GPU = "benchmarks_gpu"
 Row = dict[str, str]
 
 

@@ -1,7 +1,7 @@
 """The paper's claims as data: each with a verdict, the condition under which it holds, and the numbers it rests on.
 
-``experiments/claims.json`` has them; the README's table of verdicts is made from it, and a test checks every piece of
-evidence against the committed results.
+``experiments/claims.json`` has them; what the README and ``docs`` say of verdicts is made from it, and a test checks
+every piece of evidence against the committed results.
 """
 
 import json
@@ -51,7 +51,8 @@ class Claim:
         claim: what the paper says, in a sentence.
         place: where.
         verdict: what these results say of it.
-        condition: under which, in a sentence or two.
+        finding: what was found, in a dozen words.
+        condition: under which it holds, in a few sentences.
         pages: files that a reader opens to see more, from the root of the repository.
         command: that repeats the results.
         evidence: what the verdict rests on.
@@ -62,6 +63,7 @@ class Claim:
     claim: str
     place: str
     verdict: Holds
+    finding: str
     condition: str
     pages: tuple[str, ...]
     command: str
@@ -110,19 +112,14 @@ def contradiction(evidence: Evidence) -> str | None:
     return None if own < larger else f"{evidence}: {own} is not below {larger}"
 
 
-def table(claims: tuple[Claim, ...]) -> str:
-    """The verdicts as a table in Markdown, for a document at the root of the repository."""
+def short_table(claims: tuple[Claim, ...]) -> str:
+    """The verdicts as a table in Markdown."""
     rows = [
-        {
-            "the paper says": f"{c.claim} ({c.place})",
-            "verdict": f"**{c.verdict}**",
-            "what was found": c.condition,
-            "see": ", ".join(f"[{Path(page).name}]({page})" for page in c.pages),
-        }
+        {"the paper says": c.claim, "verdict": f"**{c.verdict}**", "found here": c.finding}
         for c in claims
     ]
     return (
-        pd.DataFrame(rows).to_markdown(index=False, tablefmt="pipe", colalign=["left"] * 4) + "\n"
+        pd.DataFrame(rows).to_markdown(index=False, tablefmt="pipe", colalign=["left"] * 3) + "\n"
     )
 
 

@@ -1,53 +1,29 @@
-"""Puts the committed tables where the README quotes them: ``python -m experiments.reporting.readme``.
+"""Puts the verdicts on the paper's claims into the README: ``python -m experiments.reporting.readme``.
 
-A line ``<!-- table: results/cpu/table1.md -->`` is followed by the table of that file; with ``## Heading`` after the
-path, by the one below that heading; ``<!-- table: claims.json -->`` by that of the verdicts on the paper's claims,
-``<!-- table: benchmarks -->`` by that of all benchmarks, ``<!-- table: benchmarks_gpu -->`` by that of their goals on a
-GPU.  A test fails while the README holds another.
+They are the table behind the line ``<!-- table: claims.json -->``.  A test fails while the README holds another.  All
+other tables are in ``docs``, whose build makes them.
 """
 
 import re
-from pathlib import Path
 
-from experiments.folders import EXPERIMENTS, ROOT
-from experiments.reporting import benchmarks, claims
+from experiments.folders import ROOT
+from experiments.reporting import claims
 from theory.records import write_atomically
 
 README = ROOT / "README.md"
-#: Tables that are not in a file, by what names them.
-MADE = {benchmarks.NAME: benchmarks.table, benchmarks.NAME_OF_GPU: benchmarks.gpu_table}
-QUOTED = re.compile(r"(<!-- table: (\S+?)(?: (## [^\n]+?))? -->\n)((?:\|[^\n]*\n)*)")
+QUOTED = re.compile(r"(?<=<!-- table: claims\.json -->\n)(?:\|[^\n]*\n)*")
 
 
 def refreshed(text: str) -> str:
-    """The text with every quoted table as its file has it now."""
-
-    def quoted(match: re.Match[str]) -> str:
-        line, path, heading, _ = match.groups(default="")
-        if path in MADE:
-            return line + MADE[path]()
-        return line + table(EXPERIMENTS / path, heading)
-
-    return QUOTED.sub(quoted, text)
-
-
-def table(file: Path, heading: str = "") -> str:
-    """The table that a marker names; see `first_table` for one in a Markdown file."""
-    return claims.table(claims.load()) if file == claims.FILE else first_table(file, heading)
-
-
-def first_table(file: Path, heading: str = "") -> str:
-    """The first table of a Markdown file, or the first below a heading.
+    """The text with the verdicts as ``claims.json`` has them now.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it has no place for them.
     """
-    text = file.read_text(encoding="utf-8")
-    below = text.find(f"{heading}\n") if heading else 0
-    rows = re.search(r"(?:^\|[^\n]*\n)+", text[below:], re.MULTILINE) if below >= 0 else None
-    if rows is None:
-        raise ValueError(f"{file}: no table{f' below {heading}' if heading else ''}")
-    return rows[0]
+    new, places = QUOTED.subn(lambda _: claims.short_table(claims.load()), text)
+    if places != 1:
+        raise ValueError("the README must have one line <!-- table: claims.json -->")
+    return new
 
 
 if __name__ == "__main__":

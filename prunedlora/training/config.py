@@ -20,7 +20,7 @@ class PruneConfig:
     Attributes:
         target_rank: rank of every module at the end.
         criterion: name of the rule, see :func:`prunedlora.available_criteria`.  The default, ``"svd"``, needs no
-            statistics; why it is the default is said in the README under *What was found*.
+            statistics; why it is the default is said in the documentation, under *Prune while training*.
         options: options of the rule, e.g. ``{"damping": 0.1}``.
         interval: K1, optimiser steps between events.
         per_event: K2, components removed per module at an event.  By default 2, as in the paper, for rules that choose

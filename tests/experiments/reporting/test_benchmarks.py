@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.folders import RESULTS
-from experiments.reporting import benchmarks, readme
+from experiments.reporting import benchmarks
 from experiments.reporting.goals import GOALS, judged
 
 FILES = sorted(f for f in RESULTS.glob("benchmark_*.json") if not f.stem.endswith("_gpu"))
@@ -58,13 +58,6 @@ def test_the_slowest_statistics_of_a_goal_are_shown(folder):
     lines = [line for line in benchmarks.table(folder).splitlines() if "[step]" in line]
     assert [("`fisher`" in a, "x 5.500" in a) for a in lines if "gradients" in a] == [(True, True)]
     assert [("`kfac`" in a, "x 7.500" in a) for a in lines if "activations" in a] == [(True, True)]
-
-
-def test_the_marker_puts_it_into_a_document():
-    line = "<!-- table: benchmarks -->\n"
-    assert readme.refreshed(f"{line}| old |\n\nAfter.") == f"{line}{benchmarks.table()}\nAfter."
-    line = "<!-- table: benchmarks_gpu -->\n"
-    assert readme.refreshed(line) == f"{line}{benchmarks.gpu_table()}"
 
 
 def test_every_goal_for_a_gpu_has_a_row_that_says_not_run_where_there_is_no_result(folder):

@@ -28,6 +28,14 @@ def test_every_claim_has_pages_that_exist_and_a_command_that_can_be_typed():
         assert claim.command.startswith(("bash experiments/run_all.sh", "python -m theory"))
 
 
+def test_what_was_found_is_said_in_a_line_of_a_table():
+    table = claims.short_table(CLAIMS).splitlines()
+    assert len(table) == 2 + len(CLAIMS)
+    for claim, line in zip(CLAIMS, table[2:], strict=True):
+        assert len(claim.finding.split()) <= 15, claim.finding
+        assert f"**{claim.verdict}**" in line
+
+
 @pytest.fixture
 def evidence(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "ROOT", tmp_path)

@@ -46,9 +46,9 @@ def test_every_help_shows_an_example_that_works_as_typed(tmp_path, monkeypatch, 
     assert out
 
 
-def test_the_commands_in_the_readme_work_as_typed(tmp_path, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text()
-    lines = re.findall(r"^prunedlora (.*?)(?:\s+#.*)?$", readme, re.MULTILINE)
+def test_the_documented_commands_work_as_typed(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs/files/formats.md").read_text()
+    lines = re.findall(r"^prunedlora (.*?)(?:\s+#.*)?$", page, re.MULTILINE)
     assert {line.split()[0] for line in lines} == {*COMMANDS}
     saved(tmp_path / "my-adapter", r=32)
     saved(tmp_path / "other-adapter", r=4, seed=5)

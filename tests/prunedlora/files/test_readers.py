@@ -1,6 +1,5 @@
 """What each reader makes of an adapter, by the rules in its source."""
 
-from pathlib import Path
 from typing import get_args
 
 import peft
@@ -13,6 +12,7 @@ from prunedlora.files.adapter_file import open_adapter
 from prunedlora.files.readers import READERS, readings
 from tests.adapters_on_disk import configured, kohya, saved
 from tests.models import llama
+from tests.paths import ROOT
 
 
 def by_name(source):
@@ -104,8 +104,8 @@ def test_what_a_reader_would_not_load_is_not_written(tmp_path):
     assert report.settings["layout"] == "ragged"
 
 
-def test_the_table_in_the_readme_is_what_the_readers_make_of_each_layout(tmp_path):
-    """Where it fails, the message is the table that the README should have."""
+def test_the_documented_table_is_what_the_readers_make_of_each_layout(tmp_path):
+    """Where it fails, the message is the table that the page should have."""
     folder = saved(tmp_path / "a", r=32)
     file = kohya(tmp_path / "a.safetensors", rank=8)
     outcomes = {}
@@ -129,4 +129,4 @@ def test_the_table_in_the_readme_is_what_the_readers_make_of_each_layout(tmp_pat
             f"| {reader.name} | {words} | {alike}{ranks} | {outcomes[reader.name, 'ragged']} |"
         )
     table = "\n".join(lines)
-    assert table in (Path(__file__).parents[3] / "README.md").read_text(), "\n" + table
+    assert table in (ROOT / "docs/files/formats.md").read_text(), "\n" + table
