@@ -6,6 +6,7 @@
 # --python is the version there; FILE is what `pip list` prints there: what it has is not packed. There:
 #
 #   bash unpack_and_run.sh --preset gpu --workers auto --minutes 8 --only table1
+#   bash unpack_and_run.sh benchmarks --minutes 8
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source experiments/environment.sh experiments

@@ -4,6 +4,7 @@
 """
 
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,8 @@ from paper_figures.style import save, set_style
 ZERO = "LoRA at the target rank"
 #: Line styles of the rules, in the order of the table.
 STYLES = ("-", ":")
+#: Marks of the target ranks, in turn.
+MARKS = "os^Dv"
 
 
 def draw(results: Path, output: Path) -> list[Path]:
@@ -30,6 +33,7 @@ def draw(results: Path, output: Path) -> list[Path]:
     tasks = list(dict.fromkeys(frame["task"]))
     targets = sorted(frame["target"].unique())
     colours = dict(zip(targets, sns.color_palette("colorblind", len(targets)), strict=True))
+    marks = dict(zip(targets, cycle(MARKS), strict=False))
     styles = dict(zip(dict.fromkeys(frame["method"]), STYLES, strict=True))
     figure, panels = plt.subplots(
         1,
@@ -50,7 +54,7 @@ def draw(results: Path, output: Path) -> list[Path]:
                 yerr=spread if part["low"].notna().all() else None,
                 color=colours[target],
                 linestyle=styles[method],
-                marker="o",
+                marker=marks[target],
                 markersize=3,
                 capsize=2,
                 label=f"{method}, to {target}",

@@ -1,4 +1,4 @@
-"""Rank and training loss against the step, one line per run.
+"""Rank and training loss against the step by rule: the mean over seeds, and at the end its standard deviation.
 
 ``python -m paper_figures.rank_and_loss OUTPUT_FOLDER RESULT_FILE...``
 """
@@ -9,42 +9,58 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 
-from paper_figures.style import save, set_style
+from paper_figures.style import label_ends, look, save, set_style
 
 NAME = "rank_and_loss"
 SMOOTHING = 10
+#: Rules that are in the table only: more lines could not be told apart.
+NOT_DRAWN = ("magnitude", "para2026")
+#: Of the marks along a line, in steps.
+MARKS_APART = 15
 
 
 def draw(runs: list[Path], output: Path) -> list[Path]:
-    """Draw the figure from result files, those without training left out; writes PNG and PDF, returns their paths."""
-    frame = pd.concat([_curve(json.loads(file.read_text())) for file in sorted(runs)])
+    """Draw the figure from result files of all seeds; writes PNG and PDF, returns their paths.
+
+    Runs without training are left out, and those of `NOT_DRAWN`.
+    """
+    records = [json.loads(file.read_text()) for file in sorted(runs)]
+    drawn = [record for record in records if record["config"]["criterion"] not in NOT_DRAWN]
+    frame = pd.concat([_curve(record) for record in drawn])
     set_style()
-    figure, axes = plt.subplots(
-        2, 1, sharex=True, figsize=(5.5, 5.0), height_ratios=(1, 2), layout="constrained"
+    figure, (ranks, losses) = plt.subplots(
+        2, 1, sharex=True, figsize=(6.0, 4.6), height_ratios=(1, 2.4), layout="constrained"
     )
-    line = {
-        "data": frame,
-        "x": "step",
-        "hue": "run",
-        "style": "run",
-        "dashes": True,
-        "errorbar": None,
-    }
-    sns.lineplot(y="rank", ax=axes[0], legend=False, drawstyle="steps-post", **line)
-    sns.lineplot(y="loss", ax=axes[1], **line)
-    axes[0].set_ylabel("rank per module")
-    axes[0].set_ylim(bottom=0)
-    axes[1].set(
+    losses.set_yscale("log")
+    last = int(frame["step"].max())
+    ends = {}
+    for i, (name, part) in enumerate(frame.groupby("run")):
+        by_step = part.groupby("step")
+        loss = by_step["loss"].mean()
+        style = look(i)
+        line = {key: style[key] for key in ("color", "linestyle")}
+        ranks.step(loss.index, by_step["rank"].mean(), where="post", **line)
+        marks = {"markevery": (2 * i, MARKS_APART), **style}
+        losses.plot(loss.index, loss, linewidth=1.2, **marks)
+        # Side by side beyond the last step, where they do not hide each other.
+        spread = by_step["loss"].std().get(last)
+        if pd.notna(spread):
+            place = last + 2 + 1.5 * i
+            losses.errorbar(
+                place, loss[last], spread, color=style["color"], capsize=1.5, linewidth=1
+            )
+        ends[str(name)] = float(loss[last]), style["color"]
+    ranks.set(ylabel="rank per module", ylim=(0, None))
+    losses.set(
         xlabel="optimiser step",
-        ylabel=f"training loss\n(mean of {SMOOTHING} steps, nats per token)",
-        yscale="log",
+        ylabel=f"training loss, mean of\n{SMOOTHING} steps (nats per token)",
     )
-    axes[1].yaxis.set_major_formatter("{x:g}")
-    axes[1].yaxis.set_minor_formatter("{x:g}")
-    axes[1].legend(title=None, frameon=False, fontsize="small")
+    losses.yaxis.set_major_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter("{x:g}")
+    losses.tick_params(which="minor", labelsize="x-small")
+    label_ends(losses, ends)
     return save(figure, output, NAME)
 
 

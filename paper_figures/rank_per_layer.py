@@ -1,6 +1,6 @@
 """Rank of every module over training, where one budget is shared by all modules: PARA's run of Table 7.
 
-``python -m paper_figures.rank_per_layer RESULTS_FOLDER OUTPUT_FOLDER``
+``python -m paper_figures.rank_per_layer RESULT_FILE OUTPUT_FOLDER``
 """
 
 import json
@@ -14,22 +14,10 @@ from matplotlib import pyplot as plt
 
 from paper_figures.style import save, set_style
 
-#: The first seed's run, among the result files.
-RUN = "*_prune_para2026_*_seed0_*.json"
 
-
-def draw(results: Path, output: Path) -> list[Path]:
-    """Draw the figure from the run's result file; writes PNG and PDF, returns their paths.
-
-    Raises:
-        FileNotFoundError: the run has no result in ``results/runs``.
-    """
-    files = sorted((results / "runs").glob(RUN))
-    if not files:
-        raise FileNotFoundError(
-            f"no result {RUN} in {results / 'runs'}: run table7 of this preset first"
-        )
-    frame = ranks(json.loads(files[-1].read_text()))
+def draw(run: Path, output: Path) -> list[Path]:
+    """Draw the figure from the run's result file; writes PNG and PDF, returns their paths."""
+    frame = ranks(json.loads(run.read_text()))
     set_style()
     figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.17 * len(frame)), layout="constrained")
     sns.heatmap(

@@ -14,12 +14,32 @@ from matplotlib.figure import Figure
 
 #: Least distance of two labels at the ends of lines, as a share of the height.
 APART = 0.055
+#: Lines that can be told apart in a panel, at most.
+MOST_LINES = 8
+_MARKS = "os^Dv<>P"
+_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
 
 def set_style() -> None:
     """Fonts and colours for print; no display is needed."""
     mpl.use("agg")
     sns.set_theme(context="paper", style="ticks", palette="colorblind")
+
+
+def look(i: int) -> dict[str, Any]:
+    """Colour, mark and dashes of a line, so that it is known in grey too.
+
+    Args:
+        i: which line; from `MOST_LINES` on they are the same again.
+    """
+    i %= MOST_LINES
+    colours = sns.color_palette("colorblind", MOST_LINES).as_hex()
+    return {
+        "color": colours[i],
+        "marker": _MARKS[i],
+        "linestyle": _DASHES[i % len(_DASHES)],
+        "markersize": 3.5,
+    }
 
 
 def scores(frame: pd.DataFrame) -> tuple[pd.Series, Any, str]:
@@ -46,16 +66,18 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
         axes: with the lines; its limits are final.
         ends: height and colour of each end, by name.
     """
-    low, high = axes.get_ylim()
-    height = -float("inf")
-    for label, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
-        height = max(value, height + APART * (high - low))
+    # In shares of the height, whatever the scale is.
+    to_share = axes.transData + axes.transAxes.inverted()
+    heights = {name: float(to_share.transform((1.0, y))[1]) for name, (y, _) in ends.items()}
+    free = -float("inf")
+    for name, height in sorted(heights.items(), key=lambda item: item[1]):
+        free = max(height, free + APART)
         axes.annotate(
-            label,
-            (1.02, (height - low) / (high - low)),
+            name,
+            (1.02, free),
             xycoords="axes fraction",
             va="center",
-            color=colour,
+            color=ends[name][1],
             fontsize="small",
         )
 

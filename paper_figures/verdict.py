@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 
-from paper_figures.style import label_ends, save, set_style
+from paper_figures.style import label_ends, look, save, set_style
 
 #: Rows that are drawn, and what they are called at the end of their lines.
 SHOWN = {
@@ -33,21 +32,11 @@ def draw(results: Path, output: Path) -> list[Path]:
     set_style()
     figure, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
     ends = {}
-    colours = sns.color_palette("colorblind", len(SHOWN)).as_hex()
-    for (row, label), colour in zip(SHOWN.items(), colours, strict=True):
+    for i, (row, label) in enumerate(SHOWN.items()):
         part = frame[frame["method"] == row].sort_values("left", ascending=False)
-        plain = label.startswith("LoRA")
-        axes.errorbar(
-            part["left"],
-            part["loss"],
-            yerr=part["spread"],
-            marker="o",
-            markersize=3,
-            capsize=2,
-            color="0.4" if plain else colour,
-            linestyle="--" if plain else "-",
-        )
-        ends[label] = float(part["loss"].iloc[-1]), "0.4" if plain else colour
+        style = look(i) | ({"color": "0.4"} if label.startswith("LoRA") else {})
+        axes.errorbar(part["left"], part["loss"], yerr=part["spread"], capsize=2, **style)
+        ends[label] = float(part["loss"].iloc[-1]), style["color"]
     shares = sorted(frame["left"].unique(), reverse=True)
     axes.set_xticks(shares, [f"{share:.0f} %" for share in shares])
     axes.invert_xaxis()

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from prunedlora.linalg.truncation import truncate as truncate
     from prunedlora.linalg.weighted_truncation import truncate_weighted as truncate_weighted
     from prunedlora.ranks.adapter import reduce_adapter as reduce_adapter
+    from prunedlora.ranks.refinement import Refinement as Refinement
+    from prunedlora.ranks.refinement import refine_adapter as refine_adapter
     from prunedlora.statistics.data import Statistics as Statistics
     from prunedlora.statistics.fisher_loss import fisher_loss as fisher_loss
     from prunedlora.statistics.measurement import measure_statistics as measure_statistics
@@ -71,6 +73,8 @@ _PLACES = {
     "LoraModule": "adapters.modules",  # one of them: B, A and scaling
     "truncate_adapter": "adapters.surgery",  # the best adapter of lower rank, by SVD
     "reduce_adapter": "ranks.adapter",  # an adapter of lower rank, by any criterion
+    "refine_adapter": "ranks.refinement",  # train it to predict what the larger one predicts
+    "Refinement": "ranks.refinement",  # what came of that
     "measure_statistics": "statistics.measurement",  # what a criterion needs, measured on data
     "fisher_loss": "statistics.fisher_loss",  # what to measure some of it with, from logits
     "export_adapter": "files.export",  # write it so that every reader loads what is in memory

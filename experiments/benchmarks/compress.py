@@ -9,13 +9,11 @@ memory is the most that a process of its own held during the decompositions, les
 """
 
 import argparse
-import gc
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ import peft
 import torch
 from torch import nn
 
+from experiments.benchmarks.machine import most_memory
 from experiments.finetuning.models import load_model
 from experiments.folders import RESULTS
 from prunedlora import CompressConfig, compress_adapter, export_adapter
@@ -69,20 +68,6 @@ def adapted(case: str) -> nn.Module:
     model = peft.get_peft_model(model, config)
     fill_decaying(find_lora_modules(model), seed=0)
     return model
-
-
-def most_memory(call: Callable[[], object]) -> int:
-    """Most resident memory during a call, beyond that before it, bytes; by resetting the process's high-water mark."""
-
-    def resident(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-    gc.collect()
-    before = resident("VmRSS:")
-    Path("/proc/self/clear_refs").write_text("5")
-    call()
-    return resident("VmHWM:") - before
 
 
 def peak(case: str, method: str, threads: int) -> int:
@@ -136,7 +121,7 @@ def main() -> None:
         model = adapted(arguments.case)
         # Once before it is measured: what libraries take for themselves does not count.
         METHODS[arguments.method](random_adapter([(8, 8)], 4), 2)
-        print(most_memory(lambda: METHODS[arguments.method](model, TARGET)))
+        print(most_memory(lambda: METHODS[arguments.method](model, TARGET), "cpu"))
         return
     cases = {case: measure(case, arguments.threads) for case in CASES}
     what = (

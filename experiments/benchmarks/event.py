@@ -10,7 +10,7 @@ samples, by as many steps as it needs.  Beside the events stand, for the same mo
 
 both on a few of the modules, the seconds multiplied by how many there are.  The floor is the time in which
 the device, as measured, reads and writes once what a rule must, or carries out its decompositions, whichever is longer.
-Writes ``experiments/results/benchmark_event.json``.
+Writes ``experiments/results/benchmark_event.json``, of a GPU ``benchmark_event_gpu.json``.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.machine import capability, floor, median_seconds, seconds, write
-from experiments.folders import RESULTS
 from prunedlora import LoraRankPruner, PruneConfig
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.compress.benchmark import random_adapter
@@ -33,7 +32,7 @@ from prunedlora.linalg.curvature import damped
 from prunedlora.linalg.elimination import block_solution
 from prunedlora.statistics.collector import Collector
 
-OUT = RESULTS / "benchmark_event.json"
+NAME = "event"
 #: Events that are timed, after one that is not.
 EVENTS = 3
 #: Beginnings of the names of statistics that have an entry for each weight, and of r x r matrices.
@@ -245,7 +244,7 @@ def main() -> None:
     what = (
         "seconds of a pruning event of all modules, median; and of other ways to choose and remove"
     )
-    write(OUT, what, record, rows, arguments.device)
+    write(NAME, what, record, rows, arguments.device)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ Times one training step (forward, backward, optimiser) of a random Llama with Lo
 and without the statistics that each criterion needs, collected at every step (the worst case: by default they are
 collected at the steps of events only).  Each step with them follows one without, in one process, so that a busy
 machine slows both alike; reported is the median of these ratios, with quartiles, beside that of two plain steps.
-Writes ``experiments/results/benchmark_statistics.json``.
+Writes ``experiments/results/benchmark_statistics.json``, of a GPU ``benchmark_statistics_gpu.json``.
 """
 
 import argparse
-import json
-import platform
 import statistics
 from typing import Any
 
@@ -18,13 +16,15 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments.benchmarks.machine import machine, on_gpu, result_file
 from experiments.benchmarks.machine import seconds as step_seconds
-from experiments.folders import RESULTS
+from experiments.reporting import goals
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.criteria import available_criteria, get_criterion
 from prunedlora.statistics.collector import Collector
+from theory.records import to_json, write_atomically
 
-OUT = RESULTS / "benchmark_statistics.json"
+NAME = "statistics"
 SHAPE = {
     "hidden_size": 384,
     "intermediate_size": 1024,
@@ -112,14 +112,7 @@ def report(times: dict[tuple[str, ...], list[tuple[float, float]]], device: str)
         },
         "plain_step_seconds": round(statistics.median(without for without, _ in times[()]), 4),
         "criteria": rows,
-        "environment": {
-            "torch": torch.__version__,
-            "peft": peft.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu, processor time",
-        },
+        "environment": machine(device),
     }
 
 
@@ -127,11 +120,12 @@ def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     out = report(measure(arguments.steps, arguments.device), arguments.device)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(out, indent=2) + "\n")
+    if on_gpu(arguments.device):
+        out["goals"] = goals.judged(NAME, out)
+    write_atomically(result_file(NAME, arguments.device), to_json(out))
     for name, row in out["criteria"].items():
         print(
             f"{name:18} {row['ratio']:.3f}  {'ok' if row['within_limit'] else 'OVER ' + str(row['limit'])}"

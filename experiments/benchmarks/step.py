@@ -6,7 +6,7 @@ collects its statistics, without an event; criteria that need the same statistic
 pruner follows one without it in one process, so that a busy machine slows both alike: ratios are medians of such
 pairs, with quartiles.  The floor is the time of the operations and of the bytes that a step cannot do without,
 whichever takes longer, by what the device reaches in a large product and a copy.  Writes
-``experiments/results/benchmark_step.json``.
+``experiments/results/benchmark_step.json``, of a GPU ``benchmark_step_gpu.json``.
 """
 
 import argparse
@@ -26,11 +26,10 @@ from experiments.benchmarks.training import (
     stepper,
     weight_dtype,
 )
-from experiments.folders import RESULTS
 from prunedlora import LoraRankPruner, PruneConfig, available_criteria
 from prunedlora.statistics.core_gradients import MAX_CORE
 
-OUT = RESULTS / "benchmark_step.json"
+NAME = "step"
 ON_CPU = Shape(576, 1536, 4, 9, 3, 4096, batch=4, length=128), 64
 ON_GPU = SMOLLM2, 512
 #: The first event is that many steps away.
@@ -157,7 +156,7 @@ def main() -> None:
         **able,
     }
     what = "seconds of a training step, and a step with a pruner's statistics over the one before it without: medians"
-    write(OUT, what, setting, rows, device)
+    write(NAME, what, setting, rows, device)
 
 
 if __name__ == "__main__":

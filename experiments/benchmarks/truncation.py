@@ -9,7 +9,7 @@ For each rank a batch of random float32 modules is truncated to an eighth of its
 Beside them the r x r core alone, by `core_svd` and by torch's SVD, and errors: of the product against the dense optimum
 where that is computed in float64, of the core's singular values, relative to the largest.  All in one process, with
 the same threads.  With ``--device cuda`` modules are the square projections of Llama-3-8B.  Writes
-``experiments/results/benchmark_truncation.json``.
+``experiments/results/benchmark_truncation.json``, of a GPU ``benchmark_truncation_gpu.json``.
 """
 
 import argparse
@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.machine import capability, floor, median_seconds, write
-from experiments.folders import RESULTS
 from prunedlora import truncate
 from prunedlora.linalg.qr import ByReflections
 from prunedlora.linalg.truncation import core_svd
 
-OUT = RESULTS / "benchmark_truncation.json"
+NAME = "truncation"
 #: Side of the modules and how many there are, on a CPU and on a GPU.
 ON_CPU = 1024, 4
 ON_GPU = 4096, 64
@@ -98,7 +97,7 @@ def main() -> None:
     first["reached"] = first["times_dense"] >= AIM
     setting = {"modules": modules, "d": d, "to": "an eighth of the rank", "aim": AIM, **able}
     what = "seconds of truncating all modules, median of three; the dense SVD once, on one module"
-    write(OUT, what, setting, rows, arguments.device)
+    write(NAME, what, setting, rows, arguments.device)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ both.  The floor is that of steps whose tensors have the rank of the schedule at
 of LoRA at the low rank.  Memory is counted after every step: factors, gradients, the optimiser's state and what is
 collected; ``falls`` says whether after the last event no more is held than by LoRA at the low rank, ``held_at_the_end``
 is what the run leaves.  Events are far closer than in a real training, so that they can be seen.  Writes
-``experiments/results/benchmark_whole_run.json``.
+``experiments/results/benchmark_whole_run.json``, of a GPU ``benchmark_whole_run_gpu.json``.
 """
 
 import argparse
@@ -28,10 +28,9 @@ from experiments.benchmarks.training import (
     stepper,
     weight_dtype,
 )
-from experiments.folders import RESULTS
 from prunedlora import LoraRankPruner, PruneConfig
 
-OUT = RESULTS / "benchmark_whole_run.json"
+NAME = "whole_run"
 RULES = ("svd", "prunedlora2025", "kfac", "magnitude")
 EVENTS = 14
 #: Largest time of a run relative to LoRA at its high rank, in which nothing is pruned.
@@ -197,7 +196,7 @@ def main() -> None:
         **able,
     }
     what = "seconds of whole runs, steps and events, and bytes that are held; LoRA at both ranks beside them"
-    write(OUT, what, record, rows, device)
+    write(NAME, what, record, rows, device)
 
 
 def _plain(setting: Setting) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.finetuning.data import collate, collate_texts, encode
+from experiments.finetuning.data import at_targets, collate, collate_texts, encode
 from experiments.finetuning.matching import collate_states, states_fisher
 from experiments.finetuning.models import classifies, matches
 from experiments.settings.jobs import RunConfig
@@ -56,8 +56,18 @@ def batches_of(
     config: RunConfig,
     examples: list[Example],
     device: torch.device,
+    *,
+    all_logits: bool = False,
 ) -> list[dict[str, Tensor]]:
-    """Batches of calibration examples, in their order."""
+    """Batches of calibration examples, in their order.
+
+    Args:
+        tokenizer: of the model.
+        config: names the model and the task.
+        examples: of the task.
+        device: of the batches.
+        all_logits: whether a language model is to compute logits of prompts too, which no loss looks at.
+    """
     groups = [
         examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)
     ]
@@ -66,6 +76,7 @@ def batches_of(
     if classifies(config.model):
         labels = TASKS[config.task].labels
         return [collate_texts(g, labels, tokenizer, config.max_length, device) for g in groups]
-    return [
+    whole = [
         collate([encode(e, tokenizer) for e in g], tokenizer.pad_token_id, device) for g in groups
     ]
+    return whole if all_logits else [at_targets(batch) for batch in whole]

@@ -20,6 +20,7 @@ RANDOM_RECOVERED = "random_recovered"
 REBALANCED = "rebalanced"
 CANCELLING = "cancelling"
 KFAC_TWO_SIDED = "kfac_two_sided"
+CONTROLS = (RANDOM_RECOVERED, REBALANCED, CANCELLING, KFAC_TWO_SIDED)
 #: The statistics of the paper's rule, and of random choice.
 GRADIENTS = ("gradient_B", "gradient_A", "gram_B", "gram_A", "noise")
 #: Those of the rules that look at activations, too.

@@ -15,7 +15,7 @@ from experiments.finetuning.texts import padded_texts
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from prunedlora.compress.examples import Tokens, padded
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 
 def encode(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:

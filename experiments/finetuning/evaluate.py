@@ -24,7 +24,7 @@ from experiments.finetuning.precision import forward, products
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from experiments.tasks.base import Harness, Task
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 #: Examples whose losses are computed together, at most: logits of whole targets take more memory than decoding does.
 MOST_SCORED = 100

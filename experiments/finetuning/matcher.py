@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 
 class Matcher(BertPreTrainedModel):

@@ -14,7 +14,7 @@ from experiments.finetuning.texts import padded_texts
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from experiments.tasks.planted import draw_change
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from experiments.finetuning.precision import forward, products
 from experiments.finetuning.processes import Processes
 from experiments.settings.jobs import RunConfig
 from prunedlora import PruneEvent
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 MAX_GRADIENT_NORM = 1.0
 

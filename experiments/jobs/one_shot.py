@@ -18,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.finetuning.calibration import calibrate
-from experiments.finetuning.controls import RANDOM_RECOVERED, REBALANCED
+from experiments.finetuning.controls import CONTROLS
 from experiments.finetuning.evaluate import class_logits, label_losses, target_losses
-from experiments.finetuning.models import classifies, load_base
+from experiments.finetuning.matching import unexplained
+from experiments.finetuning.models import classifies, load_base, matches
 from experiments.jobs.record import write_record
 from experiments.settings.jobs import OneShot, RunConfig, rule_options
 from experiments.settings.validation import validated
@@ -36,7 +37,7 @@ Recovery = Literal["own", "none", "C_z"]
 #: Other names of `svd`, the same with one adapter and one event per module.
 ALIASES = ("lorasqueeze2026", "para2026")
 #: Rules of another study.
-NOT_HERE = (*ALIASES, RANDOM_RECOVERED, REBALANCED)
+NOT_HERE = (*ALIASES, *CONTROLS)
 #: Rows whose losses are kept sentence by sentence, for paired comparisons.
 COMPARED = ("svd", "svd_kfac", "svd_fisher")
 
@@ -145,6 +146,8 @@ def _losses(
     model: torch.nn.Module, tokenizer: Any, run: RunConfig, examples: list[Example]
 ) -> Tensor:
     model.eval()
+    if matches(run):
+        return unexplained(model, tokenizer, run, examples)
     if classifies(run.model):
         labels = TASKS[run.task].labels
         return label_losses(class_logits(model, tokenizer, run, examples), labels, examples)

@@ -119,7 +119,7 @@ def _sorted_batches(
     """Batches with little padding."""
     by_length = sorted(examples, key=lambda e: len(e.text or e.prompt + e.target))
     large = replace(run, batch_size=run.eval_batch_size)
-    return batches_of(tokenizer, large, by_length, torch.device("cpu"))
+    return batches_of(tokenizer, large, by_length, torch.device("cpu"), all_logits=True)
 
 
 def blocks_of(model: nn.Module, modules: list[LoraModule]) -> nn.ModuleList:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 
 def losses_of(logits: Tensor, labels: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

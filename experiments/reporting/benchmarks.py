@@ -1,7 +1,7 @@
 """All benchmarks in one table: what was measured, the floor, the goal, and whether it is reached.
 
 It is made from their result files, and stands in ``docs/reproduction/cost.md``.  A benchmark without a result file has
-no row.
+no row.  What is to be reached on a GPU is a table of its own, with a row for every goal, run or not.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.folders import RESULTS
+from experiments.reporting.goals import GOALS, Goal, shown
 
 Row = dict[str, str]
 
@@ -29,6 +30,39 @@ def table(folder: Path = RESULTS) -> str:
             result = json.loads(file.read_text(encoding="utf-8"))
             link = f"[{name}](experiments/results/{file.name})"
             rows += [{"benchmark": link} | row for row in of(result)]
+    return _markdown(rows)
+
+
+def gpu_table(folder: Path = RESULTS) -> str:
+    """Every goal for a GPU, with what was measured or "not run".
+
+    Args:
+        folder: with the result files.
+    """
+    rows = []
+    for name, goals in GOALS.items():
+        file = folder / f"benchmark_{name}_gpu.json"
+        result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        where = f"[{name}](experiments/results/{file.name})" if result else f"`{name}`"
+        rows += [{"benchmark": where} | _of_gpu(goal, result) for goal in goals]
+    return _markdown(rows)
+
+
+def _of_gpu(goal: Goal, result: dict[str, Any] | None) -> Row:
+    if result is None:
+        return {
+            "what": goal.what,
+            "measured": "not run",
+            "floor": "",
+            "goal": goal.asked,
+            "reached": "",
+        }
+    value = goal.read(result)
+    least = shown(goal.floor(result), goal.unit) if goal.floor else ""
+    return _row(goal.what, shown(value, goal.unit), least, goal.asked, goal.reached(value))
+
+
+def _markdown(rows: list[Row]) -> str:
     columns = ["left"] * 6
     return pd.DataFrame(rows).to_markdown(index=False, tablefmt="pipe", colalign=columns) + "\n"
 
@@ -137,6 +171,40 @@ def _whole_run(result: dict[str, Any]) -> Iterator[Row]:
     )
 
 
+def _svd_fisher(result: dict[str, Any]) -> Iterator[Row]:
+    row = result["rows"]["whole"]
+    what = f"`svd_fisher` with its statistics, {row['modules']} modules of SmolLM2, rank {row['rank']} to {row['to']}"
+    yield _row(
+        what,
+        f"{_seconds(row['seconds'])}, {row['gibibytes_above_model']:.2f} GiB above the model",
+        f"{_seconds(row['floor_seconds'])}, {row['floor_gibibytes']:.2f} GiB",
+        _seconds(row["goal"]),
+        row["reached"],
+    )
+
+
+def _decoding(result: dict[str, Any]) -> Iterator[Row]:
+    setting, row = result["setting"], result["rows"]["whole"]
+    yield _row(
+        f"answers to {setting['problems']} sums of {setting['new_tokens']} tokens, SmolLM2, wall time",
+        f"{_seconds(row['seconds'])}, {row['tokens_per_second']:.0f} tokens/s",
+        _seconds(row["floor_seconds"]),
+        "",
+        None,
+    )
+
+
+def _together(result: dict[str, Any]) -> Iterator[Row]:
+    row = result["rows"]["best"]
+    yield _row(
+        f"{row['trainings']} trainings of the tiny model at once",
+        shown(row["tokens_per_second"], "tokens/s"),
+        "",
+        "",
+        None,
+    )
+
+
 def _slowest(rows: dict[str, Any], where: str, goal: float, key: str) -> Row:
     """The criterion, of those that share a goal, whose statistics cost most."""
     name = max(rows, key=lambda name: rows[name]["ratio"])
@@ -173,4 +241,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "whole_run": _whole_run,
     "truncation": _truncation,
     "compress": _compress,
+    "svd_fisher": _svd_fisher,
+    "decoding": _decoding,
+    "together": _together,
 }

@@ -1,7 +1,7 @@
 """Tables in general: rows of runs, and the numbers of their cells."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NewType
 
 import numpy as np
@@ -62,6 +62,26 @@ class Table:
     def columns(self) -> list[str]:
         """Names of the columns, in order of appearance."""
         return list(dict.fromkeys(column for row in self.rows for column in row.cells))
+
+    def part(self, rows: Sequence[str], columns: Sequence[str]) -> "Table":
+        """Some rows and columns; all of those of which none is named.
+
+        Raises:
+            ValueError: one that is named is not there; the message says which there are.
+        """
+        labels: list[str] = [row.label for row in self.rows]
+        for asked, known, what in ((rows, labels, "row"), (columns, self.columns, "column")):
+            for name in asked:
+                if name not in known:
+                    there = ", ".join(known)
+                    raise ValueError(f"{self.name} has no {what} {name!r}; there are: {there}")
+        chosen = [row for row in self.rows if not rows or row.label in rows]
+        cells = [
+            {name: runs for name, runs in row.cells.items() if not columns or name in columns}
+            for row in chosen
+        ]
+        kept = [replace(row, cells=own) for row, own in zip(chosen, cells, strict=True)]
+        return replace(self, rows=tuple(kept))
 
 
 @dataclass(frozen=True)

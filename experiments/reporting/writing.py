@@ -1,5 +1,6 @@
-"""Tables in files: Markdown with the numbers and the sentences that compare them, CSV of the plain numbers."""
+"""Tables in files: Markdown with the numbers and the differences of rows, CSV of the plain numbers and of those."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,21 +19,18 @@ from experiments.reporting.seeds import (
 from experiments.reporting.table import Cell, Label, Results, Row, Table, cells
 from theory.records import write_atomically
 
-#: Losses of which nothing is left in the digits that sentences print.
+#: Losses of which nothing is left in the digits that are printed.
 NOTHING = 5e-5
 #: Standard deviations over seeds by which a gate must be passed.
 GATE = 5
+#: Above the table of differences.
+DIFFERENCES = "## Differences between rows"
 #: Columns of the CSV, attributes of a cell.
 PLAIN = ("accuracy", "low", "high", "loss", "spread", "seeds")
 #: One row against another in a column.
 Pair = tuple[str, Label, Label]
-#: How a sentence puts what `verdicts` says.
-SAID: dict[Verdict, str] = {
-    "lower": "lower than",
-    "higher": "higher than",
-    "level": "level with",
-    "not decided": "not decided against",
-}
+#: Of a verdict that is none, in a table of differences.
+UNSAID: dict[Verdict, str] = {"not decided": ""}
 
 
 def write(table: Table, results: Results, folder: Path, heading: str) -> list[Path]:
@@ -45,6 +43,7 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
         heading: the setting in a sentence, which comes first.
     """
     numbers = cells(table, results)
+    differences = compared(table, numbers)
     files = [folder / f"{table.name}.md", folder / f"{table.name}.csv"]
     parts = [
         f"# {table.title}",
@@ -53,27 +52,51 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
         *([table.note] if table.note else []),
         *sentences(table, results),
     ]
+    if differences:
+        written = difference_frame(differences).to_markdown(index=False, disable_numparse=True)
+        judged = _how_it_is_judged(len(differences), table.margin)
+        parts += [DIFFERENCES, judged, written]
     write_atomically(files[0], "\n\n".join(parts) + "\n")
     plain = [
-        {"method": label, "column": column} | {name: getattr(c, name) for name in PLAIN}
+        {"method": label, "column": column}
+        | {name: getattr(c, name) for name in PLAIN}
+        | {"by_seed": " ".join(f"{loss:.12g}" for loss in c.by_seed)}
         for (label, column), c in numbers.items()
     ]
     write_csv(files[1], pd.DataFrame(plain))
-    differences = compared(table, numbers)
     if differences:
         files.append(folder / f"{table.name}_differences.csv")
-        write_csv(files[2], _judged(differences))
+        write_csv(files[2], _judged(differences, table.margin))
     return files
 
 
-def _judged(differences: Mapping[Pair, SeedDifference]) -> pd.DataFrame:
+def _judged(differences: Mapping[Pair, SeedDifference], margin: float) -> pd.DataFrame:
     """One line for each comparison, with what may be said of it."""
     said = verdicts(differences)
     return pd.DataFrame(
-        {"column": column, "method": one, "against": other, **asdict(d), "verdict": said[pair]}
+        {
+            "column": column,
+            "method": one,
+            "against": other,
+            **asdict(d),
+            "margin": margin,
+            "verdict": said[pair],
+        }
         for pair, d in differences.items()
         for column, one, other in [pair]
     )
+
+
+def first_table(file: Path) -> str:
+    """The first table of a Markdown file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = re.search(r"(?:^\|[^\n]*\n)+", file.read_text(encoding="utf-8"), re.MULTILINE)
+    if rows is None:
+        raise ValueError(f"{file}: no table")
+    return rows[0]
 
 
 def write_csv(file: Path, frame: pd.DataFrame) -> None:
@@ -117,25 +140,38 @@ def frame(table: Table, results: Results) -> pd.DataFrame:
 
 
 def sentences(table: Table, results: Results) -> list[str]:
-    """What the numbers say, column by column: which rows are best, and how those differ that the table compares."""
+    """What the numbers say of single columns: whether rank matters there, and which rows are best."""
     numbers = cells(table, results)
-    differences = compared(table, numbers)
-    said = verdicts(differences)
     text = _of_gate(table, numbers)
+    best = []
     for column in table.columns:
         own = {label: c for (label, where), c in numbers.items() if where == column}
         if len(own) > 1:
-            text.append(f"{column}: {_best(own)}")
-        for one in dict.fromkeys(one for where, one, _ in differences if where == column):
-            rivals = {
-                pair: d for pair, d in differences.items() if pair[0] == column and pair[1] == one
-            }
-            text.append(_compare(f"{column}: {one}", rivals, said))
-    if differences:
-        text.append(_how_it_is_judged(len(differences), table.margin))
+            best.append(f"- {column}: {_best(own)}")
+    text += ["\n".join(best)] if best else []
     if any(c.seeds == 1 for c in numbers.values()):
         text.append("One seed, where no ± is given: it says nothing of other seeds.")
     return text
+
+
+def difference_frame(differences: Mapping[Pair, SeedDifference]) -> pd.DataFrame:
+    """One line for each pair of rows, one column for each of the table's: mean, interval and what may be said."""
+    said = verdicts(differences)
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for pair, d in differences.items():
+        column, one, other = pair
+        line = lines.setdefault((one, other), {"loss of": one, "less that of": other})
+        line[column] = _difference(d, said[pair])
+    return pd.DataFrame(list(lines.values())).fillna("")
+
+
+def _difference(d: SeedDifference, said: Verdict) -> str:
+    """One cell: the interval reaches as far on both sides of the mean."""
+    if max(abs(d.mean), abs(d.low), abs(d.high)) < NOTHING:
+        return "the same"
+    half = f" ± {(d.high - d.low) / 2:.4f}" if d.seeds > 1 else ""
+    word = UNSAID.get(said, f" **{said}**")
+    return f"{d.mean:+.4f}{half}{word}"
 
 
 def compared(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> dict[Pair, SeedDifference]:
@@ -186,9 +222,10 @@ def _of_gate(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> list[st
 
 def _how_it_is_judged(count: int, margin: float) -> str:
     return (
-        "Of losses; in brackets the difference and its 95 % t-interval over seeds. Lower or higher is said where a "
-        f"paired t-test over seeds tells it from 0 at 5 %, level where two one-sided tests tell it from ±{margin:g}, "
-        f"each corrected by Holm's method for all {count} comparisons of this table; else nothing is decided."
+        "Differences of losses and their 95 % t-intervals over seeds. **Lower** or **higher** is said where a paired "
+        f"t-test over seeds tells it from 0 at 5 %, **level** where two one-sided tests tell it from ±{margin:g}, each "
+        f"corrected by Holm's method for all {count} comparisons of this table; where no word stands, nothing is "
+        "decided."
     )
 
 
@@ -216,18 +253,3 @@ def _written(c: Cell) -> str:
     if np.isnan(c.accuracy):
         return loss
     return f"{100 * c.accuracy:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}] {loss}"
-
-
-def _compare(name: str, rivals: Mapping[Pair, SeedDifference], said: Mapping[Pair, Verdict]) -> str:
-    """One row against others, by what may be said of the difference."""
-    groups: dict[str, list[str]] = {}
-    for pair, d in rivals.items():
-        same = max(abs(d.mean), abs(d.low), abs(d.high)) < NOTHING
-        group = groups.setdefault("the same as" if same else SAID[said[pair]], [])
-        group.append(f"{pair[2]} ({d.mean:+.4f}{_interval(d)})")
-    parts = "; ".join(f"{what} {', '.join(labels)}" for what, labels in groups.items())
-    return f"{name}: {parts}."
-
-
-def _interval(d: SeedDifference) -> str:
-    return f", {d.low:+.4f} to {d.high:+.4f}" if d.seeds > 1 else ""

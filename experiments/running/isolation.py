@@ -8,8 +8,11 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
 
 import torch
 
@@ -24,18 +27,21 @@ JOBS = (
 )
 
 
-def do(module: str, arguments: list[str], threads: int | None = None) -> int:
+def do(
+    module: str, arguments: list[str], threads: int | None = None, log: Path | None = None
+) -> int:
     """``module.main(arguments)`` in a new process.
 
     Args:
         module: one of `JOBS`.
         arguments: for its main function.
         threads: that torch may use there; what it finds if not given.
+        log: file to whose end goes what the process prints; printed as it is if not given.
 
     Returns:
         The exit status of the process; a failure has printed its traceback.
     """
-    process = process_context().Process(target=_main, args=(module, arguments, threads))
+    process = process_context().Process(target=_main, args=(module, arguments, threads, log))
     process.start()
     process.join()
     return process.exitcode or 0
@@ -50,8 +56,36 @@ def process_context() -> ForkServerContext | SpawnContext:
     return context
 
 
-def _main(module: str, arguments: list[str], threads: int | None) -> None:
+def print_to(log: Path) -> None:
+    """Send all that this process prints from now on, libraries included, to the end of a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Descriptors and not `sys.stdout`: loggers and libraries in C keep what they found at their start.
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+@contextmanager
+def printing_to(log: Path) -> Iterator[None]:
+    """The same for as long as the context lasts."""
+    before = [os.dup(1), os.dup(2)]
+    print_to(log)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+
+
+def _main(module: str, arguments: list[str], threads: int | None, log: Path | None) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
+    if log is not None:
+        print_to(log)
     if threads is not None:
         torch.set_num_threads(threads)
     importlib.import_module(module).main(arguments)

@@ -1,7 +1,8 @@
 """A preset in pieces of a few minutes, each a command; and how long they take, by what runs took before."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from experiments.jobs.one_shot import variants
 from experiments.settings.jobs import Compression, RunConfig
@@ -15,6 +16,8 @@ from experiments.tables.tuning import unchanged
 MINUTES = 8.75
 #: Seconds until the first run trains, and after the last one.
 OVERHEAD = 30
+#: Validation loss that no run has: one that has not been done is not taken for the best.
+FAR = 1e6
 
 
 def seconds(run: RunConfig, estimate: Estimate) -> float:
@@ -36,8 +39,12 @@ def seconds(run: RunConfig, estimate: Estimate) -> float:
 def lines(preset: Preset, only: Sequence[str] | None = None) -> Iterator[str]:
     """The pieces of a preset: what to type, how many times, and for how many minutes in all.
 
-    Runs that several experiments share are counted where they come first.
+    Runs that several experiments share are counted where they come first.  Benchmarks are a piece of every preset that
+    has pieces, the first, unless only some experiments are asked for.
     """
+    everything = {name for names in preset.pieces for name in names}
+    if everything and (only is None or everything <= set(only)):
+        yield f"1 x python -m experiments.benchmarks --minutes {MINUTES - OVERHEAD / 60:.1f}: all benchmarks"
     done: dict[str, RunConfig] = {}
     total = 0
     for names in preset.pieces:
@@ -63,27 +70,44 @@ def lines(preset: Preset, only: Sequence[str] | None = None) -> Iterator[str]:
         )
 
 
-def expected_runs(preset: Preset, name: str) -> list[RunConfig]:
-    """The runs of an experiment, those of its search included, if every row's best rate is the one tried first."""
+def nothing(run: RunConfig) -> dict[str, Any] | None:
+    """No result of any run."""
+    return None
+
+
+def expected_runs(
+    preset: Preset, name: str, known: Callable[[RunConfig], dict[str, Any] | None] = nothing
+) -> list[RunConfig]:
+    """The runs of an experiment, those of its search included.
+
+    Args:
+        preset: with the experiment.
+        name: of the experiment.
+        known: the result of a run that has been done; of all others, those at the rate tried first are taken for the
+            best.
+    """
     if name == "one_shot":
         return [run for kind in preset.one_shot for run in one_shot_runs(preset, kind)]
     parts = studies(preset)
     if name == "table2":
         assert preset.table2 is not None
-        return _searched(parts["math"], preset.table2.of)
+        return _searched(parts["math"], preset.table2.of, known)
     study = next((study for study in parts.values() if name in study.tables), None)
-    return [] if study is None else _searched(study, name)
+    return [] if study is None else _searched(study, name, known)
 
 
-def _searched(study: Study, name: str) -> list[RunConfig]:
+def _searched(
+    study: Study, name: str, known: Callable[[RunConfig], dict[str, Any] | None]
+) -> list[RunConfig]:
     build = study.tables[name]
     asking = [build] if study.gate is None else [build, study.gate]
     runs: dict[str, RunConfig] = {}
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    results: dict[str, dict[str, Any]] = {}
     while missing := study.tuning.missing(results, *asking):
         for run in missing:
             distance = abs(math.log(run.learning_rate / study.tuning.first(run)))
-            results[run.key] = {"validation": {"cross_entropy": distance}}
+            pretended = {"validation": {"cross_entropy": FAR + distance}}
+            results[run.key] = known(run) or pretended
             runs[run.key] = run
     tune = study.tuning.chooser(results)
     gate = [] if study.gate is None else [study.gate(tune).untuned, study.gate(tune).unpruned]

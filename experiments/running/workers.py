@@ -14,11 +14,12 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
 from experiments.finetuning.models import keep_models
-from experiments.running.isolation import end_with_parent, process_context
+from experiments.running.isolation import end_with_parent, print_to, process_context
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,16 @@ class Worker:
 
     Args:
         threads: that torch may use there; what it finds if not given.
+        log: file to whose end goes what it prints; printed as it is if not given.
     """
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, threads: int | None, log: Path | None = None) -> None:
         here, there = process_context().Pipe()
         self._connection: Connection = here
         # As a daemon it is ended with this process, whatever it waits for.
-        self._process = process_context().Process(target=_serve, args=(there, threads), daemon=True)
+        self._process = process_context().Process(
+            target=_serve, args=(there, threads, log), daemon=True
+        )
         self._process.start()
         there.close()
 
@@ -73,10 +77,12 @@ class Workers:
 
     Args:
         threads: that torch may use in each; what it finds if not given.
+        log: file to whose end goes what they print; printed as it is if not given.
     """
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, threads: int | None, log: Path | None = None) -> None:
         self._threads = threads
+        self._log = log
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def do(self, module: str, arguments: list[str]) -> Outcome:
@@ -84,7 +90,7 @@ class Workers:
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
-            worker = Worker(self._threads)
+            worker = Worker(self._threads, self._log)
         outcome = worker.do(module, arguments)
         # What a failed job has left behind is nobody's business to find out.
         if outcome.error:
@@ -102,9 +108,11 @@ class Workers:
                 return
 
 
-def _serve(connection: Connection, threads: int | None) -> None:
+def _serve(connection: Connection, threads: int | None, log: Path | None) -> None:
     """Do the jobs that come, until the other end is closed."""
     threading.Thread(target=end_with_parent, daemon=True).start()
+    if log is not None:
+        print_to(log)
     if threads is not None:
         torch.set_num_threads(threads)
     keep_models()

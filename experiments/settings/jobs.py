@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -124,7 +125,7 @@ class RunConfig:
     precision: Precision = "float32"
     seed: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of all settings on which the result depends; names the result file."""
         settings = asdict(self)

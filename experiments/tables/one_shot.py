@@ -9,6 +9,7 @@ import pandas as pd
 from experiments.reporting.comparison import Difference, difference
 from experiments.reporting.writing import write_csv
 from experiments.settings.jobs import OneShot, RunConfig
+from experiments.tasks import TASKS
 from theory.intervals import interval, ratio_of_means
 from theory.records import to_json, write_atomically
 
@@ -39,10 +40,12 @@ def write(
     first = records[0]
     unpruned = {k: np.mean([r["unpruned"][k] for r in records]) for k in first["unpruned"]}
     scored = first["sentences"]
+    planted = TASKS[run.task].planted is not None
+    loss = "share of the planted change that is left" if planted else "cross-entropy"
     title = (
         f"# One-shot pruning, preset {preset}: {run.model} on {run.task}, {first['modules']} modules of "
         f"rank {run.initial_rank}, {run.steps} steps, {len(records)} seed{'s' * (len(records) > 1)}\n\n"
-        f"Increase of the cross-entropy over the unpruned adapter ({unpruned['test']:.4f} on {scored['test']} test "
+        f"Increase of the {loss} over the unpruned adapter ({unpruned['test']:.4f} on {scored['test']} test "
         f"examples, {unpruned['calibration']:.4f} on {scored['calibration']} of the "
         f"{settings.calibration_examples} calibration examples), mean over seeds; ± is the "
         "standard error over test examples. No training follows.\n"
@@ -51,6 +54,7 @@ def write(
     for rank in sorted(set(frame["rank"]), reverse=True):
         part = frame[frame["rank"] == rank].drop(columns="rank")
         parts.append(f"## Rank {rank}\n\n{part.to_markdown(index=False, floatfmt='.4f')}\n")
+    parts.append("## Truncation at every rank\n\n" + by_rank(frame) + "\n")
     parts.append("## What was found\n\n" + "\n\n".join(sentences(frame, compared)) + "\n")
     write_atomically(files[0], "\n".join(parts))
     write_csv(files[1], frame)
@@ -76,6 +80,21 @@ def ranking(records: list[dict[str, Any]]) -> pd.DataFrame:
             "calibration_increase": "calibration",
         }
     )
+
+
+def by_rank(frame: pd.DataFrame) -> str:
+    """The increase of the test loss by the rules that truncate, and its mean over the ranks, the area under the curve.
+
+    Args:
+        frame: of `ranking`.
+    """
+    truncating = frame[frame["criterion"].str.startswith("svd")]
+    curves = truncating.pivot(index="criterion", columns="rank", values="test")
+    curves.columns = [f"rank {rank}" for rank in curves.columns]
+    mean = curves.mean(axis=1)
+    curves = curves.assign(mean=mean, relative=mean / mean["svd"]).sort_values("mean")
+    renamed = curves.rename(columns={"relative": "relative to svd"})
+    return str(renamed.reset_index().to_markdown(index=False, floatfmt=".4f"))
 
 
 def comparisons(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

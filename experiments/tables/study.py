@@ -1,6 +1,6 @@
 """A study: tables whose rows share the search for learning rates, and what must hold before anything is compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,3 +58,20 @@ class Study:
     tuning: Tuning
     gate: Callable[[Tune], Gate] | None
     tables: Mapping[str, Callable[[Tune], Table]]
+
+    def chosen_rates(
+        self,
+        builders: Sequence[Callable[[Tune], Table]],
+        results_of: Callable[[list[RunConfig]], dict[str, dict[str, Any]]],
+    ) -> Tune:
+        """The choice of learning rates for some tables and for the gate, searched by runs.
+
+        Args:
+            builders: of the tables.
+            results_of: gives the results of runs, by key.
+        """
+        asking = builders if self.gate is None else [*builders, self.gate]
+        results: dict[str, dict[str, Any]] = {}
+        while missing := self.tuning.missing(results, *asking):
+            results |= results_of(missing)
+        return self.tuning.chooser(results)

@@ -13,11 +13,13 @@ from prunedlora.compress.base_model import load_with_adapter, model_class, predi
 from prunedlora.compress.examples import Batch, batches, read_records, split, to_tokens
 from prunedlora.criteria import Criterion
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.factors import Scaled
+from prunedlora.factors import Factors, Scaled
 from prunedlora.files.adapter_file import AdapterFile
+from prunedlora.ranks.refinement import Refinement, mean_divergence, refine
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
-from prunedlora.statistics.measurement import IGNORED, measure_statistics
+from prunedlora.statistics.measurement import measure_statistics
+from prunedlora.statistics.targets import IGNORED, logits_at_targets
 
 
 class Calibration:
@@ -78,16 +80,71 @@ class Calibration:
         Raises:
             NonFiniteError: it is NaN or infinite.
         """
-        kept = {n: (m.B.detach().clone(), m.A.detach().clone()) for n, m in self.modules.items()}
+        kept = self._factors()
         try:
             for name, module in self.modules.items():
                 self._put(module, modules.get(name))
             return self.loss()
         finally:
+            self._write(kept)
+
+    def refined(
+        self, modules: Mapping[str, Scaled], steps: int
+    ) -> tuple[dict[str, Factors], Refinement]:
+        """Other factors of the same adapter, trained to predict what it predicts.
+
+        Args:
+            modules: the factors to start from; a module that is not named adds nothing.
+            steps: see :func:`prunedlora.refine_adapter`.
+
+        Returns:
+            The factors of each named module, to the scaling that the adapter has there, and what
+            came of it.
+        """
+        large = self._factors()
+        trained = [m for n, m in self.modules.items() if n in modules and m.scaling != 0]
+
+        def divergence(batch: Batch) -> Tensor:
+            # The adapter itself says what is to be predicted; there is no second model.
+            small = self._factors()
+            self._write(large)
+            with torch.no_grad():
+                aim, labels = self._logits(batch)
+            self._write(small)
+            return mean_divergence(self._logits(batch)[0], aim, labels != IGNORED)
+
+        flags = [(p, p.requires_grad) for p in self.model.parameters()]
+        try:
             for name, module in self.modules.items():
-                with torch.no_grad():
-                    module.B.copy_(kept[name][0])
-                    module.A.copy_(kept[name][1])
+                self._put(module, modules.get(name))
+            # Beyond the new rank both factors are zero, and so are the gradients of both.
+            parameters = [p for module in trained for p in (module.B, module.A)]
+            found = refine(parameters, divergence, self._calibration, self.held_out, steps)
+            new = {
+                name: Factors(
+                    self.modules[name].B.detach()[:, : start.rank].cpu().clone(),
+                    self.modules[name].A.detach()[: start.rank].cpu().clone(),
+                )
+                for name, start in modules.items()
+            }
+            return new, found
+        finally:
+            self._write(large)
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def _factors(self) -> dict[str, Factors]:
+        """Copies of what the modules hold."""
+        return {
+            name: Factors(module.B.detach().clone(), module.A.detach().clone())
+            for name, module in self.modules.items()
+        }
+
+    @torch.no_grad()
+    def _write(self, factors: Mapping[str, Factors]) -> None:
+        for name, module in self.modules.items():
+            module.B.copy_(factors[name].B)
+            module.A.copy_(factors[name].A)
 
     @staticmethod
     def _put(module: LoraModule, new: Scaled | None) -> None:
@@ -114,11 +171,12 @@ class Calibration:
         return fisher_loss(logits, labels != IGNORED, generator)
 
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits of each token that is to be predicted, and what it is."""
+        """Logits from the first token on that is to be predicted, and what each predicts."""
         device = next(self.model.parameters()).device
         ids, mask, labels = (t.to(device) for t in (batch.ids, batch.mask, batch.labels))
-        logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        return logits, labels[:, 1:]
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        logits, following = logits_at_targets(self.model, inputs, labels)
+        return logits.float(), following
 
 
 def load_calibration(

@@ -16,6 +16,7 @@ from prunedlora.compress.modules import (
     CompressedModule,
     compress_modules,
     excluded,
+    refined_modules,
     score_all,
 )
 from prunedlora.compress.output import check_output, write_output
@@ -99,8 +100,11 @@ def compress_opened(source: AdapterFile, out: Path, config: CompressConfig) -> C
     compressed = _compressed(source, config, measured, calibration, before)
     # The factors are rounded as they will be written, so this is the loss of the written adapter.
     after = calibration.loss_with(_factors(compressed)) if calibration else None
+    cut = after
+    if calibration and after is not None and config.refine:
+        compressed, after = _refined(source, config, compressed, calibration, after)
     seconds = time.perf_counter() - start
-    report = _report(source, config, compressed, (before, after), seconds)
+    report = _report(source, config, compressed, (before, cut, after), seconds)
     return write_output(source, out, config, compressed, report)
 
 
@@ -234,6 +238,30 @@ def _within_loss(
     return best
 
 
+def _refined(
+    source: AdapterFile,
+    config: CompressConfig,
+    compressed: list[CompressedModule],
+    calibration: Calibration,
+    loss: float,
+) -> tuple[list[CompressedModule], float]:
+    """The modules after some training towards the adapter as it was, and their held-out loss.
+
+    They stay as they are where that would be higher.
+    """
+    factors, found = calibration.refined(_factors(compressed), config.refine)
+    logger.info(
+        "refined: divergence %.5f, %.5f after %d steps at rate %g",
+        found.before,
+        found.after,
+        found.step,
+        found.learning_rate,
+    )
+    new = refined_modules(source, config, compressed, factors)
+    new_loss = calibration.loss_with(_factors(new))
+    return (new, new_loss) if new_loss < loss else (compressed, loss)
+
+
 def _factors(compressed: list[CompressedModule]) -> dict[str, Scaled]:
     return {item.module.name: item.factors for item in compressed}
 
@@ -265,7 +293,7 @@ def _report(
     source: AdapterFile,
     config: CompressConfig,
     compressed: list[CompressedModule],
-    losses: tuple[float | None, float | None],
+    losses: tuple[float | None, float | None, float | None],
     seconds: float,
 ) -> CompressReport:
     error = sum(item.squared_error for item in compressed)
@@ -284,7 +312,8 @@ def _report(
         bytes_before=source.header.file_size,
         bytes_after=0,  # known once it is written
         loss_before=losses[0],
-        loss=losses[1],
+        loss_cut=losses[1],
+        loss=losses[2],
         seconds=round(seconds, 4),
         carried=list(source.others),
     )

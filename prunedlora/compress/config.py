@@ -54,6 +54,8 @@ class CompressConfig:
         round_to: ranks are multiples of this; 8 or 16 are what some servers want. Zeros fill up a
             module that has less.
         samples: how many examples to use; one in four is held out.
+        refine: after the cut, train so many steps to predict what the adapter predicts, without
+            labels; needs data. What does not lower the held-out loss is dropped.
         scope: module, or global for one budget over all modules.
         layout: uniform: one rank, every reader agrees; ragged: a rank for each module, the smallest
             file; padded: ragged with zeros, every reader agrees. By default uniform for a PEFT
@@ -90,6 +92,7 @@ class CompressConfig:
     base: str | None = None
     data: str | None = None
     samples: int = 256
+    refine: int = 0
     scope: Scope | None = None
     layout: Layout | None = None
     reader: ReaderName | None = None
@@ -173,6 +176,10 @@ class CompressConfig:
         if self.samples < 2:
             raise ConfigurationError(
                 f"samples must be at least 2, one of them held out, not {self.samples}"
+            )
+        if self.refine < 0 or (self.refine and self.data is None):
+            raise ConfigurationError(
+                f"refine={self.refine}: it is a number of steps, and needs a base model and data"
             )
         if not abs(self.seed) < _SEEDS:
             raise ConfigurationError(f"seed must be below 2^62, not {self.seed}")

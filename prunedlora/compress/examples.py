@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunedlora.errors import ConfigurationError
 from prunedlora.optional import require
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 #: Longest example, tokens; what is longer is cut.
 MAX_LENGTH = 1024

@@ -124,6 +124,31 @@ def _reduced_together(
     return kept
 
 
+def refined_modules(
+    source: AdapterFile,
+    config: CompressConfig,
+    compressed: list[CompressedModule],
+    factors: Mapping[str, Factors],
+) -> list[CompressedModule]:
+    """The same modules with other factors of their ranks.
+
+    Args:
+        source: the adapter.
+        config: with the dtype.
+        compressed: the modules.
+        factors: of each by its name, to the scaling that it had.
+
+    Raises:
+        NonFiniteError: what cannot be written in that dtype; the message names the module.
+    """
+    kept = {item.module.name for item in compressed}
+    return [
+        _rounded(module, old, factors[module.name], config, folder=source.config is not None)
+        for module, old in source.factors()
+        if module.name in kept
+    ]
+
+
 def excluded(source: AdapterFile, compressed: list[CompressedModule]) -> list[str]:
     """Names of the modules that are left out."""
     kept = {item.module.name for item in compressed}

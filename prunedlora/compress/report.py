@@ -24,6 +24,7 @@ class CompressReport:
         bytes_before: size of the weights' file.
         bytes_after: the same of the new file.
         loss_before: held-out loss, nats per token; None without data.
+        loss_cut: the same after the cut, before anything was refined.
         loss: the same of the new adapter.
         seconds: time taken, without loading model and data.
     """
@@ -39,6 +40,7 @@ class CompressReport:
     bytes_before: int
     bytes_after: int
     loss_before: float | None
+    loss_cut: float | None
     loss: float | None
     seconds: float
     carried: list[str] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
@@ -14,50 +15,122 @@ from prunedlora.distributed import true_everywhere
 
 Outcome = TypeVar("Outcome")
 
-#: Conditions taken as true within a block of `assuming`; None outside of one.
-_assumed: ContextVar[list[Tensor] | None] = ContextVar("assumed", default=None)
+#: By the places at which a tensor decides between two ways: which were taken there.
+Taken = dict[str, set[bool]]
+
+
+@dataclass
+class Ways:
+    """Which ways were taken in one kind of computation that comes again and again.
+
+    Attributes:
+        last: in the last computation.
+        before: in the one before.
+    """
+
+    last: Taken = field(default_factory=dict)
+    before: Taken = field(default_factory=dict)
+
+    def expected(self, place: str) -> bool | None:
+        """The way that was taken whenever the last two computations came to a place; None if there is not one."""
+        ways = self.last.get(place, set())
+        return next(iter(ways)) if len(ways) == 1 and ways == self.before.get(place) else None
+
+    def add(self, taken: Taken) -> None:
+        """Take note of a computation."""
+        self.before = self.last
+        self.last = taken
+
+
+@dataclass
+class _Assumptions:
+    """What a computation takes for granted.
+
+    Attributes:
+        conditions: taken as true, to be read at the end; None where each is read at once.
+        ways: that are expected to be taken where they are known; None where each decision is read at once.
+        taken: the ways that have been taken.
+    """
+
+    conditions: list[Tensor] | None
+    ways: Ways | None = None
+    taken: Taken = field(default_factory=dict)
+
+
+#: Those of the computation under way; None outside of one.
+_assumed: ContextVar[_Assumptions | None] = ContextVar("assumed", default=None)
 
 
 def holds(condition: Bool[Tensor, "*shape"]) -> bool:
-    """Whether a condition is true in every entry; where it is not, raise an error or compute in another way.
+    """Whether a condition is true in every entry; where it is not, raise an error.
 
     Outside `assuming` this waits for the device.  Within, it is taken as true and noted.
 
     >>> holds(torch.tensor([True, False]))
     False
     """
-    conditions = _assumed.get()
-    if conditions is None:
+    assumed = _assumed.get()
+    if assumed is None or assumed.conditions is None:
         return bool(condition.all())
-    conditions.append(condition.all())
+    assumed.conditions.append(condition.all())
     return True
 
 
-@contextmanager
-def assuming() -> Iterator[list[Tensor]]:
-    """Within the block `holds` does not wait; yields the list of the conditions that it took as true.
+def fits(condition: Bool[Tensor, "*shape"], place: str) -> bool:
+    """Whether the first of two ways will do, since a condition is true in every entry; else take the other.
 
-    What is computed in the block counts only if all of them are: see `optimistically`.
+    This waits for the device, but not within `optimistically` where the same way was always taken at the same place
+    before: then it is taken to be as it was, and noted.
+
+    >>> fits(torch.tensor([True, False]), "here")
+    False
     """
-    conditions: list[Tensor] = []
-    token = _assumed.set(conditions)
+    assumed = _assumed.get()
+    if assumed is None:
+        return bool(condition.all())
+    known = assumed.ways.expected(place) if assumed.ways is not None else None
+    if known is None or assumed.conditions is None:
+        known = bool(condition.all())
+    else:
+        assumed.conditions.append(condition.all() == known)
+    assumed.taken.setdefault(place, set()).add(known)
+    return known
+
+
+@contextmanager
+def assuming(ways: Ways | None = None) -> Iterator[_Assumptions]:
+    """Within the block `holds` does not wait, nor `fits` where the way is known; yields what is taken for granted.
+
+    What is computed in the block counts only if all conditions are true: see `optimistically`.
+    """
+    with _taking(_Assumptions([], ways)) as assumed:
+        yield assumed
+
+
+@contextmanager
+def _taking(assumptions: _Assumptions) -> Iterator[_Assumptions]:
+    token = _assumed.set(assumptions)
     try:
-        yield conditions
+        yield assumptions
     finally:
         _assumed.reset(token)
 
 
 def optimistically(
-    compute: Callable[[], Outcome], read: Callable[[Outcome], Sequence[Tensor]]
+    compute: Callable[[], Outcome],
+    read: Callable[[Outcome], Sequence[Tensor]],
+    ways: Ways | None = None,
 ) -> tuple[Outcome, list[list[float]]]:
     """What `compute` returns, with all its conditions and some results read from the device once, at the end.
 
     Where a condition turns out false, in any process, `compute` runs again and waits for each, so that it raises its
-    errors and takes its other ways as it does outside.  It must change nothing.
+    errors and takes its other ways as it does outside.  It must change nothing.  The outcome is the same to the last
+    digit however often it waits.
 
     Args:
-        compute: calls `holds` wherever it decides by a tensor.
+        compute: calls `holds` and `fits` wherever it decides by a tensor.
         read: the tensors of its outcome that are wanted on the host; integers of at most 2**53 in absolute value.
+        ways: that this computation has taken before, which are brought up to date.
 
     Returns:
         The outcome, and the entries of each tensor of `read`.
@@ -65,7 +138,10 @@ def optimistically(
     >>> optimistically(lambda: torch.ones(2) if holds(torch.tensor(False)) else torch.zeros(2), lambda t: [t])
     (tensor([0., 0.]), [[0.0, 0.0]])
     """
-    with assuming() as conditions:
+    ways = Ways() if ways is None else ways
+    with assuming(ways) as assumed:
+        conditions = assumed.conditions
+        assert conditions is not None
         try:
             outcome = compute()
             to_read = read(outcome)
@@ -78,9 +154,13 @@ def optimistically(
     # One transfer: whether all is as assumed, and what was to be read.
     held, *values = _to_host([_all_everywhere(conditions), *to_read])
     if all(held):
+        ways.add(assumed.taken)
         return outcome, values
-    outcome = compute()
-    return outcome, _to_host(read(outcome))
+    with _taking(_Assumptions(None)) as waited:
+        outcome = compute()
+        to_read = read(outcome)
+    ways.add(waited.taken)
+    return outcome, _to_host(to_read)
 
 
 def _all_everywhere(conditions: list[Tensor]) -> Tensor:

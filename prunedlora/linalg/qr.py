@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunedlora.linalg.numerics import fits
+
 #: Loss of orthogonality allowed, relative to the precision of the input's dtype.
 LOSS = 0.01
 #: Largest condition number that a second decomposition is trusted with.
@@ -28,20 +30,20 @@ class ByCholesky:
 
     @classmethod
     def of(
-        cls, X: Float[Tensor, "*m d r"], allowed: float, *, twice: bool = False
+        cls, X: Float[Tensor, "*m d r"], allowed: float, *, twice: bool = False, name: str = "X"
     ) -> "ByCholesky | None":
         """The decomposition, or None where the square of a condition number exceeds `allowed`.
 
         With `twice`, X R^-1 is decomposed once more where that may help: then condition numbers up to `TWICE` will do.
         """
         R, R_inverse, squared = triangle(X.mT @ X)
-        if (squared <= allowed).all():
+        if fits(squared <= allowed, f"{name}: Cholesky"):
             return cls(X, R, R_inverse)
-        if not (twice and (squared <= TWICE**2).all()):
+        if not (twice and fits(squared <= TWICE**2, f"{name}: twice")):
             return None
         Q = X @ R_inverse
         second, second_inverse, squared = triangle(Q.mT @ Q)
-        if not (squared <= allowed).all():
+        if not fits(squared <= allowed, f"{name}: after two"):
             return None
         return cls(X, second @ R, R_inverse @ second_inverse)
 
@@ -109,11 +111,12 @@ class Differentiable:
 
 
 def orthogonal(
-    X: Float[Tensor, "*m d r"], precision: torch.dtype | None = None
+    X: Float[Tensor, "*m d r"], precision: torch.dtype | None = None, name: str = "X"
 ) -> ByCholesky | ByReflections | Differentiable:
     r"""Decompose X: by Cholesky where that costs no digit of `precision`, by reflections otherwise.
 
-    The precision is by default that of the dtype of X.  Where a gradient with respect to X may be asked for, Q is
+    The precision is by default that of the dtype of X; the name says which of the factors it is, see
+    `prunedlora.linalg.numerics.fits`.  Where a gradient with respect to X may be asked for, Q is
     formed after all.
 
     The condition number is bounded by :math:`\|R\|_F \|R^{-1}\|_F`, after the columns are scaled to unit length.
@@ -128,7 +131,9 @@ def orthogonal(
     if torch.is_grad_enabled() and X.requires_grad:
         return Differentiable(wide)
     # Reflections are slow on a GPU, where a second round of matrix products costs next to nothing.
-    return _by_cholesky(wide, precision or X.dtype, twice=X.is_cuda) or ByReflections(wide)
+    return _by_cholesky(wide, precision or X.dtype, twice=X.is_cuda, name=name) or ByReflections(
+        wide
+    )
 
 
 def least_squares(
@@ -151,9 +156,9 @@ def least_squares(
 
 
 def _by_cholesky(
-    X: Float[Tensor, "*m d r"], precision: torch.dtype, *, twice: bool = False
+    X: Float[Tensor, "*m d r"], precision: torch.dtype, *, twice: bool = False, name: str = "X"
 ) -> ByCholesky | None:
     allowed = LOSS * torch.finfo(precision).eps / torch.finfo(torch.float64).eps
     if X.shape[-2] >= X.shape[-1] and allowed > X.shape[-1] ** 2:  # no bound is below r
-        return ByCholesky.of(X, allowed, twice=twice)
+        return ByCholesky.of(X, allowed, twice=twice, name=name)
     return None

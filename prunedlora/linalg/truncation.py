@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
-from prunedlora.linalg.numerics import is_finite
+from prunedlora.linalg.numerics import fits, is_finite
 from prunedlora.linalg.qr import orthogonal
 
 #: Cosine of the angle between two left singular vectors up to which `core_svd` trusts its fast way.
@@ -96,8 +96,8 @@ def truncation(
     """
     check_truncation(B, A, rank)
     # The SVD of BA is that of the small product of the two triangles.
-    b = orthogonal(B, precision)
-    a = orthogonal(A.mT, precision)
+    b = orthogonal(B, precision, "B")
+    a = orthogonal(A.mT, precision, "A")
     U, S, Vh = core_svd(b.R @ a.R.mT)
     # Both factors get the root of the singular values, so that they are balanced.
     root = S[..., :rank].sqrt().unsqueeze(-2)
@@ -138,7 +138,7 @@ def core_svd(
         values, order = values.sort(dim=-1, descending=True)
         U = _columns(image, order) / values.unsqueeze(-2)
         eye = torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)
-        if ((U.mT @ U - eye).abs() < SKEW).all():
+        if fits((U.mT @ U - eye).abs() < SKEW, "core: eigenvectors"):
             return U, values, _columns(V, order).mT
     U, S, Vh = torch.linalg.svd(C, full_matrices=False)
     return U, S, Vh

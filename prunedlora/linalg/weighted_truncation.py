@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.linalg.curvature import square_root
-from prunedlora.linalg.numerics import is_finite
+from prunedlora.linalg.numerics import fits, is_finite
 from prunedlora.linalg.qr import triangle
 from prunedlora.linalg.truncation import Truncation, check_truncation, core_svd, truncation
 
@@ -132,7 +132,7 @@ def _root(
 ) -> tuple[Float[Tensor, "*m r r"], Float[Tensor, "*m r r"]]:
     """A square root and its inverse: by Cholesky where M is far from singular, else `square_root`."""
     R, R_inverse, squared = triangle(M.double())
-    if (squared <= WELL_CONDITIONED).all():
+    if fits(squared <= WELL_CONDITIONED, f"{name}: Cholesky"):
         return R, R_inverse
     return square_root(M, name)
 
@@ -175,7 +175,7 @@ def _mean_over(
     """Mean of D over the column space of the factor, whose dimension may be below r, as where r exceeds d_out."""
     # Where the columns are independent beyond doubt, the mean is that over all r of them.
     _, R_inverse, squared = triangle(gram)
-    if (squared <= WELL_CONDITIONED).all():
+    if fits(squared <= WELL_CONDITIONED, "Gram matrix: Cholesky"):
         trace = ((M @ R_inverse) * R_inverse).sum(dim=(-2, -1))
         return (trace / M.shape[-1]).clamp(min=0.0)[..., None, None]
     diagonal = gram.diagonal(dim1=-2, dim2=-1)

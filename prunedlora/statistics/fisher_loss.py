@@ -12,6 +12,9 @@ from torch import Tensor
 
 from prunedlora.errors import ConfigurationError
 
+#: Entries of the logits that are turned into `signed_root` at once, which needs several tensors of that size.
+AT_ONCE = 2**24
+
 
 def fisher_loss(
     logits: Float[Tensor, "n *t c"],
@@ -30,7 +33,7 @@ def fisher_loss(
     Args:
         logits: of each sample, and of each position if there are positions.
         counted: positions that the loss counts; all by default.
-        generator: of the signs, on the CPU.
+        generator: of the signs, on the CPU; on another device they come from a generator there that it seeds.
 
     Raises:
         ConfigurationError: no position is counted, or there is only one class.
@@ -48,8 +51,13 @@ def fisher_loss(
     flat = logits.reshape(-1, c) if counted is None else logits[counted]
     if flat.shape[0] == 0:
         raise ConfigurationError("no position is counted; check the labels of the calibration data")
-    v = signed_root(flat.detach().to(torch.promote_types(flat.dtype, torch.float32)), generator)
-    return (flat * v.to(flat.dtype)).sum() / (n * flat.shape[0]) ** 0.5
+    if flat.device.type != "cpu":
+        generator = _on(flat.device, generator)
+    wide = torch.promote_types(flat.dtype, torch.float32)
+    # A part of the positions at a time; the signs are the same as at once.
+    parts = torch.split(flat.detach(), max(1, AT_ONCE // c))
+    v = torch.cat([signed_root(part.to(wide), generator).to(flat.dtype) for part in parts])
+    return (flat * v).sum() / (n * flat.shape[0]) ** 0.5
 
 
 def signed_root(
@@ -57,8 +65,17 @@ def signed_root(
 ) -> Float[Tensor, "m c"]:
     r"""One draw of :math:`v = L\xi` for each row; :math:`E[vv^\top] = \operatorname{diag}(p) - pp^\top`."""
     q = logits.softmax(dim=-1).sqrt()
-    signs = torch.randint(0, 2, logits[:, 1:].shape, generator=generator).to(q) * 2 - 1
+    size = logits[:, 1:].shape
+    device = generator.device if generator is not None else None
+    bits = torch.randint(0, 2, size, generator=generator, dtype=torch.int8, device=device)
+    signs = bits.to(q) * 2 - 1
     along = (q[:, 1:] * signs).sum(dim=-1, keepdim=True)
     first = -along
     rest = signs - q[:, 1:] * along / (1 + q[:, :1])
     return q * torch.cat([first, rest], dim=-1)
+
+
+def _on(device: torch.device, generator: torch.Generator | None) -> torch.Generator:
+    """A generator on a device, seeded by one on the CPU: a sign for each logit is slow to draw there, and to move."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

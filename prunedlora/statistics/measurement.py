@@ -14,11 +14,10 @@ from prunedlora.statistics.collector import Collector
 from prunedlora.statistics.core_gradients import MAX_CORE, Space
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
+from prunedlora.statistics.targets import IGNORED, logits_at_targets, transformers_model
 
 #: Measured with the true Fisher matrix; the rest with the labels of the data, as in training.
 OF_THE_MODEL = ("C_z", "U", "core_gradients", "core_columns", "core_rows", "core_traces")
-#: Label of a position that the losses of transformers leave out.
-IGNORED = -100
 
 Batch = TypeVar("Batch")
 
@@ -46,21 +45,28 @@ def model_fisher(model: nn.Module) -> Callable[[Any, torch.Generator], Tensor]:
     """`fisher_loss` of a transformers model's logits, at the positions that its own loss counts.
 
     Knows classification, (samples, classes), and causal language models, (samples, tokens, vocabulary), whose logits
-    predict the next token and whose labels are -100 where nothing is to be predicted.
+    predict the next token and whose labels are -100 where nothing is to be predicted.  Logits before the first
+    target are not computed where the model can leave them out.  ``shift_labels`` in a batch, as the losses of
+    transformers take them, are those of the logits that it asks for by ``logits_to_keep``.
 
     Raises:
         ConfigurationError: from the function returned, for logits or labels of other shapes.
     """
-    causal = _transformers_class(model).endswith(("ForCausalLM", "LMHeadModel"))
+    inner = transformers_model(model)
+    causal = type(inner).__name__.endswith(("ForCausalLM", "LMHeadModel"))
 
     def fisher(batch: Any, generator: torch.Generator) -> Tensor:
-        inputs = {key: value for key, value in _arguments(batch).items() if key != "labels"}
-        logits = getattr(model(**inputs), "logits", None)
-        labels = batch.get("labels")
+        given = _arguments(batch)
+        inputs = {k: v for k, v in given.items() if k not in ("labels", "shift_labels")}
+        labels = given.get("shift_labels")
+        if causal and labels is None and isinstance(given.get("labels"), Tensor):
+            logits, labels = logits_at_targets(model, inputs, given["labels"])
+        else:
+            logits = getattr(model(**inputs), "logits", None)
         if isinstance(logits, Tensor) and logits.dim() == 2:
             return fisher_loss(logits, generator=generator)
         if causal and isinstance(logits, Tensor) and isinstance(labels, Tensor):
-            return fisher_loss(logits[:, :-1], labels[:, 1:] != IGNORED, generator)
+            return fisher_loss(logits, labels != IGNORED, generator)
         raise ConfigurationError(
             "the Fisher matrix is known of classifiers and of causal language models, with labels in each batch; "
             "for another model pass fisher=, a function that calls prunedlora.fisher_loss on its logits"
@@ -245,9 +251,3 @@ def _arguments(batch: Any) -> Mapping[str, Any]:
             "functions of a batch"
         )
     return batch
-
-
-def _transformers_class(model: nn.Module) -> str:
-    """Name of the class of the transformers model in its wrappers; empty if there is none."""
-    names = ((type(module).__module__, type(module).__name__) for module in model.modules())
-    return next((name for place, name in names if place.startswith("transformers")), "")

@@ -25,7 +25,7 @@ from prunedlora.distributed import (
     several,
 )
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.linalg.numerics import optimistically
+from prunedlora.linalg.numerics import Ways, optimistically
 from prunedlora.ranks.reduction import Candidate, Group, allocate_ranks, reduce_groups
 from prunedlora.statistics.collector import Collector
 from prunedlora.statistics.data import Statistics
@@ -125,6 +125,8 @@ class LoraRankPruner:
         self._state_checked = False
         # Whether the gradients of each step were finite that was collected since the last event.
         self._finite: dict[int, Tensor] = {}
+        # The decompositions that the last event took, which the next is expected to take.
+        self._ways = Ways()
         # Refused before the first step: factors that are not trained, events that do not fit into training.
         self._criterion = get_criterion(config.criterion)
         if isinstance(model, nn.DataParallel):
@@ -391,6 +393,7 @@ class LoraRankPruner:
             lambda decided: [
                 t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())
             ],
+            self._ways,
         )
         self._finite.clear()
         # Every process must choose alike before any changes its weights.

@@ -1,7 +1,5 @@
 import json
 
-import pytest
-
 from paper_figures import rank_per_layer
 
 
@@ -12,9 +10,7 @@ def test_the_rank_of_every_module_is_drawn_from_the_events_of_its_run(tmp_path):
     frame = rank_per_layer.ranks(record)
     assert frame.columns.tolist() == [0, 1, 2]
     assert frame.loc["layer.2.query"].tolist() == [8, 6, 4]
-    with pytest.raises(FileNotFoundError, match="run table7"):
-        rank_per_layer.draw(tmp_path, tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "tweets_prune_para2026_r8-2_seed0_abc.json").write_text(json.dumps(record))
-    for file in rank_per_layer.draw(tmp_path, tmp_path / "figures"):
+    run = tmp_path / "run.json"
+    run.write_text(json.dumps(record))
+    for file in rank_per_layer.draw(run, tmp_path / "figures"):
         assert file.stat().st_size > 5_000

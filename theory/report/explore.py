@@ -41,7 +41,7 @@ def break_printed(tokens: int = 64, sharpness: float = 10.0, log10_epsilon: floa
         ["output error", "printed bound", "corrected bound"],
         values,
         f"printed bound {'broken' if fallen else 'holds'}: error / bound = {values[0] / values[1]:.3g}",
-        "multiples of ε",
+        "Frobenius norm of the change, in multiples of ε",
     )
 
 
@@ -59,13 +59,15 @@ def price_of_ignoring(log10_kappa: float = 3.0, margin: float = 1e-4) -> Figure:
         ["paid", "κ(D)"],
         values,
         f"ΔL(activation choice) = {values[0]:.4g} · ΔL(loss-aware choice)",
-        "",
+        "increase of the loss, in multiples of the least possible one",
     )
 
 
 def tokens_against_bounds() -> Figure:
     """S4 and S5 as the number of tokens grows."""
-    return plots.printed_against_corrected()
+    figure = plots.printed_against_corrected()
+    figure.axes[0].set_ylabel("change of the output")
+    return figure
 
 
 def recovery_turns_round(share: float = 1.0, apart: float = 0.1) -> Figure:
@@ -145,6 +147,8 @@ def price_on_layer(model: str, layer: str) -> Figure:
         )
         axes.axhline(0, color=QUIET, linewidth=1)
         axes.set_title(title, fontsize=9)
+        axes.set_ylabel("change of the loss (nats)")
+        axes.set_xlabel("rules that are compared, and the rank that is left")
     measured.legend(frameon=False, fontsize=8)
     return figure
 

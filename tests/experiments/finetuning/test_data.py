@@ -7,7 +7,7 @@ import torch
 
 from experiments.finetuning.data import at_targets, batches, collate, encode
 from experiments.tasks import Example
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 
 def test_prompts_and_padding_are_masked_and_the_end_token_is_taught(tiny):

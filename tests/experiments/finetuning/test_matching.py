@@ -16,7 +16,7 @@ from experiments.finetuning.processes import processes
 from experiments.jobs.reload import check_reload
 from experiments.jobs.run import run
 from experiments.tasks import TASKS
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 from tests.experiments.finetuning.runs import BASE
 
 MODULES = ("query", "value")

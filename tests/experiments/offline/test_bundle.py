@@ -18,7 +18,7 @@ SCRIPTS = ROOT / "experiments" / "offline"
 PROGRAM = """
 import pathlib, sys
 import a_package
-folder = pathlib.Path("experiments/results/gpu/runs")
+folder = pathlib.Path("experiments/runs/gpu/runs")
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "new.json").write_text(" ".join([a_package.NAME, *sys.argv[1:]]))
 sys.exit(int("fail" in sys.argv))
@@ -40,6 +40,8 @@ def carried(tmp_path):
     out.mkdir()
     (project / "__init__.py").touch()
     (project / "__main__.py").write_text(PROGRAM)
+    (project / "benchmarks").mkdir()
+    (project / "benchmarks" / "__main__.py").write_text(PROGRAM.replace("/gpu/runs", "/measured"))
     (project / "results" / "old.json").write_text("of before")
     shutil.copy(SCRIPTS / "set_up.py", project / "offline")
     (content / "project" / "paper_figures").mkdir()
@@ -69,10 +71,17 @@ def test_pieces_are_unpacked_once_and_only_new_results_are_packed(carried):
     assert not (carried / "unpacked" / "packages" / "torch").exists()
     (results,) = carried.glob("results-*.tar.gz")
     with tarfile.open(results) as tar:
-        assert tar.getnames() == ["experiments/results/gpu/runs/new.json"]
+        assert tar.getnames() == ["experiments/runs/gpu/runs/new.json"]
         assert tar.extractfile(tar.getnames()[0]).read() == b"unpacked --only table1"
     for piece in carried.glob("bundle.tar.*"):
         piece.unlink()  # not needed again
+    results.unlink()
+    done = unpack_and_run(carried, "benchmarks", "--minutes", "8")
+    assert done.returncode == 0, done.stderr
+    (results,) = carried.glob("results-*.tar.gz")
+    with tarfile.open(results) as tar:
+        assert tar.getnames() == ["experiments/results/measured/new.json"]
+        assert tar.extractfile(tar.getnames()[0]).read() == b"unpacked --minutes 8"
     failed = unpack_and_run(carried, "fail")
     assert failed.returncode == 1
     assert "new results" in failed.stderr

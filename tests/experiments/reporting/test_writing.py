@@ -1,12 +1,20 @@
-"""What is written of a table: numbers, sentences and verdicts."""
+"""What is written of a table: numbers, differences and verdicts."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from experiments.reporting.table import Row, Table, cells
-from experiments.reporting.writing import compared, frame, sentences, write
+from experiments.reporting.writing import (
+    compared,
+    difference_frame,
+    first_table,
+    frame,
+    sentences,
+    write,
+)
 from experiments.settings.jobs import RunConfig
 from tests.experiments.made_up import result
 
@@ -32,18 +40,25 @@ def made():
     return Table("t", "A table", rows, (("good", "bad"),)), results
 
 
-def test_numbers_and_sentences_follow_the_results(made, tmp_path):
+def said_of(table, results, column="tweets"):
+    """What the table of differences says of its one pair of rows."""
+    (line,) = difference_frame(compared(table, cells(table, results))).to_dict("records")
+    assert (line["loss of"], line["less that of"]) == ("good", "bad")
+    return line[column]
+
+
+def test_numbers_and_differences_follow_the_results(made, tmp_path):
     table, results = made
-    text = sentences(table, results)
-    assert "least loss good (0.4000), highest accuracy good (80.5 %)" in text[0]
-    assert text[1] == "tweets: good: lower than bad (-0.2000, -0.2000 to -0.2000)."
-    assert "for all 1 comparisons" in text[2]
-    assert not any("One seed" in line for line in text)
+    (text,) = sentences(table, results)
+    assert text == "- tweets: least loss good (0.4000), highest accuracy good (80.5 %)."
+    assert said_of(table, results) == "-0.2000 ± 0.0000 **lower**"
     swapped = {k: {**v, "cross_entropy": 1 - v["cross_entropy"]} for k, v in results.items()}
-    assert "good: higher than bad (+0.2" in sentences(table, swapped)[1]
+    assert said_of(table, swapped) == "+0.2000 ± 0.0000 **higher**"
     markdown, csv, differences = write(table, results, tmp_path, "Somewhere.")
     assert "| good     | 80.5 [74.8, 85.8] 0.400 ± 0.000 |" in markdown.read_text()
     assert "Seeds: 2. In the cells: accuracy in %" in markdown.read_text()
+    assert "for all 1 comparisons" in markdown.read_text()
+    assert "| good      | bad            | -0.2000 ± 0.0000 **lower** |" in markdown.read_text()
     written = pd.read_csv(csv)
     assert written["seeds"].tolist() == [2, 2]
     assert written["accuracy"].tolist() == [0.805, 0.6]
@@ -58,16 +73,14 @@ def test_a_difference_of_which_no_printed_digit_is_left_is_none(made):
     for one, other in zip(good, bad, strict=True):
         same = results[other.key]["cross_entropy"]
         results[one.key] = {**results[other.key], "cross_entropy": same + 2e-5}
-    same = "tweets: good: the same as bad (+0.0000, +0.0000 to +0.0000)."
-    assert sentences(table, results)[1] == same
+    assert said_of(table, results) == "the same"
 
 
 def test_seeds_that_disagree_decide_nothing(made):
     table, results = made
     key = table.rows[0].cells["tweets"][1].key
     results[key] = {**results[key], "cross_entropy": 0.7}
-    verdict = sentences(table, results)[1]
-    assert verdict.startswith("tweets: good: not decided against bad (-0.0500, ")
+    assert re.fullmatch(r"-0\.0500 ± 1\.\d{4}", said_of(table, results))
 
 
 def test_one_seed_decides_nothing(made):
@@ -76,9 +89,10 @@ def test_one_seed_decides_nothing(made):
         table,
         rows=tuple(replace(r, cells={"tweets": r.cells["tweets"][:1]}) for r in table.rows),
     )
-    text = sentences(single, results)
-    assert text[1] == "tweets: good: not decided against bad (-0.2000)."
-    assert text[-1] == "One seed, where no ± is given: it says nothing of other seeds."
+    assert said_of(single, results) == "-0.2000"
+    assert sentences(single, results)[-1] == (
+        "One seed, where no ± is given: it says nothing of other seeds."
+    )
 
 
 def test_one_run_that_stands_for_all_seeds_is_compared_with_each(made):
@@ -87,7 +101,7 @@ def test_one_run_that_stands_for_all_seeds_is_compared_with_each(made):
     single = replace(
         table, rows=(table.rows[0], replace(bad, cells={"tweets": bad.cells["tweets"][:1]}))
     )
-    assert sentences(single, results)[1].startswith("tweets: good: lower than bad (-0.2000, ")
+    assert said_of(single, results) == "-0.2000 ± 0.0000 **lower**"
 
 
 def test_rows_of_other_seeds_are_not_compared(made):
@@ -122,7 +136,16 @@ def test_nothing_is_compared_in_a_column_that_does_not_pass_the_gate(made):
     gated = replace(table, gate=("bad", "good"))
     text = sentences(gated, results)
     assert text[0].startswith("Does rank matter? bad is behind good by so many")
-    assert "tweets: good: lower than bad" in text[2]
-    shut = sentences(replace(table, gate=("good", "bad")), results)
-    assert "(nothing is compared)" in shut[0]
-    assert not any("lower than" in line for line in shut)
+    assert said_of(gated, results).endswith("**lower**")
+    shut = replace(table, gate=("good", "bad"))
+    assert "(nothing is compared)" in sentences(shut, results)[0]
+    assert not compared(shut, cells(shut, results))
+
+
+def test_the_first_table_of_a_file_is_found_and_none_is_an_error(tmp_path):
+    file = tmp_path / "t.md"
+    file.write_text("# Title\n\n| a |\n|--|\n| 1 |\n\n| b |\n|--|\n")
+    assert first_table(file) == "| a |\n|--|\n| 1 |\n"
+    file.write_text("# Title\n")
+    with pytest.raises(ValueError, match="no table"):
+        first_table(file)

@@ -35,6 +35,16 @@ def test_the_headline_takes_four_pieces_and_the_rest_twelve_at_most():
     assert sum(counts[3:]) <= 12
 
 
+def test_the_benchmarks_are_the_first_piece_of_a_preset_that_has_pieces():
+    first, *others = pieces.lines(GPU)
+    assert first.startswith("1 x python -m experiments.benchmarks --minutes 8")
+    # What the command line asks for by default.
+    assert first == next(pieces.lines(GPU, EXPERIMENTS))
+    assert not any("experiments.benchmarks" in line for line in others)
+    assert not any("benchmarks" in line for line in pieces.lines(GPU, ["table1"]))
+    assert not list(pieces.lines(load_preset("cpu")))
+
+
 def test_only_what_is_asked_for_is_counted():
     report = dry_run.report(GPU, ["table1"])
     ((_, names, minutes, runs),) = asked(report.splitlines())

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.tables import one_shot
@@ -34,3 +35,11 @@ def test_the_text_follows_the_numbers(kfac, says):
     assert compared[0]["ratio"] == pytest.approx(kfac / 0.2, abs=0.01)
     assert any(f"svd_kfac at rank 2 {says}" in line for line in text)
     assert f"Rank 2: least loss with {'svd_kfac' if kfac < 0.2 else 'svd'} " in text[0]
+
+
+def test_the_mean_over_ranks_stands_beside_that_of_svd():
+    frame = one_shot.ranking([record(0.1, 0.2)])
+    frame = pd.concat([frame, frame.assign(rank=4, test=frame["test"] / 2)])
+    table = one_shot.by_rank(frame)
+    assert "| svd_kfac    |   0.1000 |   0.0500 | 0.0750 |            0.5000 |" in table
+    assert table.splitlines()[2].split()[1] == "svd_kfac"

@@ -103,3 +103,34 @@ def test_a_module_whose_numbers_decide_nothing_is_named_among_those_of_its_shape
     ranks = {module.name: 4 for module in source.modules}
     with pytest.raises(NonFiniteError, match=bad):
         list(compress_modules(source, config, measured, ranks))
+
+
+def test_refined_factors_are_nearer_and_the_adapter_stays_as_it_was(tmp_path):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = open_adapter(saved(tmp_path / "a"))
+    calibration = load_calibration(source, base, data, 16, device="cpu")
+    config = CompressConfig(rank=1, base=base, data=data, criterion="svd")
+    ranks = {module.name: 1 for module in source.modules}
+    cut = {c.module.name: c.factors for c in compress_modules(source, config, {}, ranks)}
+    before = {name: (m.B.clone(), m.A.clone()) for name, m in calibration.modules.items()}
+    flags = [p.requires_grad for p in calibration.model.parameters()]
+    new, found = calibration.refined(cut, 20)
+    assert found.after < found.before
+    assert {(f.B.shape[1], f.A.shape[0]) for f in new.values()} == {(1, 1)}
+    for name, module in calibration.modules.items():
+        assert torch.equal(module.B, before[name][0])
+        assert torch.equal(module.A, before[name][1])
+    assert [p.requires_grad for p in calibration.model.parameters()] == flags
+
+
+def test_a_refined_adapter_is_written_with_its_losses_and_never_worse_than_its_cut(tmp_path):
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = saved(tmp_path / "a")
+    plain = CompressConfig(rank=1, base=base, data=data, samples=16, device="cpu")
+    cut = compress_adapter(source, tmp_path / "cut", plain)
+    report = compress_adapter(source, tmp_path / "b", replace(plain, refine=20))
+    assert report.loss_cut == pytest.approx(cut.loss)
+    assert report.loss <= report.loss_cut
+    again = load_calibration(open_adapter(tmp_path / "b"), base, data, 16, device="cpu").loss()
+    assert again == pytest.approx(report.loss, abs=1e-5)
+    assert report.settings["refine"] == 20

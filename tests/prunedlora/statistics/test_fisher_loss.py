@@ -40,3 +40,16 @@ def test_nothing_to_draw_from_is_refused():
         fisher_loss(torch.zeros(3, 1))
     with pytest.raises(ConfigurationError, match="counted"):
         fisher_loss(torch.zeros(3, 2, 2), torch.zeros(3, 2, dtype=torch.bool))
+
+
+def test_parts_of_the_positions_draw_the_same_signs(monkeypatch):
+    logits = torch.randn(5, 7, 6, requires_grad=True)
+    counted = torch.rand(5, 7) > 0.3
+    gradients = []
+    for at_once in (2**24, 13, 1):
+        monkeypatch.setattr("prunedlora.statistics.fisher_loss.AT_ONCE", at_once)
+        loss = fisher_loss(logits, counted, torch.Generator().manual_seed(2))
+        gradients += torch.autograd.grad(loss, logits)
+    assert gradients[0].any()
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])

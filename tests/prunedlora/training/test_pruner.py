@@ -154,6 +154,28 @@ def test_training_that_ends_early_is_an_error_with_the_reason(lora):
     assert {m.rank for m in pruner.modules} == {8}
 
 
+def test_finishing_at_the_last_event_frees_memory_and_training_goes_on_as_if_it_had_not(lora):
+    def trained(early: bool) -> tuple[nn.Module, list[int]]:
+        torch.manual_seed(0)
+        model = lora()
+        optimizer = adamw(model)
+        held = []
+        with LoraRankPruner(model, optimizer, CONFIG, total_steps=16) as pruner:
+            for _ in range(16):
+                step(model, optimizer)
+                if early and pruner.complete:
+                    pruner.finish()
+                held.append(sum(t.numel() for s in optimizer.state.values() for t in s.values()))
+        return model, held
+
+    (late_model, late), (early_model, early) = trained(False), trained(True)
+    assert late[-1] == late[0] == early[9]
+    # After the last of three events, at step 11, a quarter of both moments; and the numbers of steps.
+    assert early[10] < 0.3 * late[10]
+    for a, b in zip(find_lora_modules(late_model), find_lora_modules(early_model), strict=True):
+        torch.testing.assert_close(a.B @ a.A, b.B @ b.A)
+
+
 def test_an_exception_in_the_loop_passes_and_removes_the_hooks(lora):
     model = lora()
     optimizer = adamw(model)

@@ -1,0 +1,259 @@
+"""After the cut: the smaller adapter learns to say what the larger one said, without labels."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from prunedlora.adapters.modules import find_lora_modules
+from prunedlora.adapters.peft import configured_model
+from prunedlora.choices import checked
+from prunedlora.errors import ConfigurationError
+from prunedlora.statistics.measurement import IGNORED
+
+Batch = TypeVar("Batch")
+#: Learning rates of which the best is taken, after a short try of each.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+#: One try takes this share of the steps.
+TRY = 0.125
+#: Share of the steps in which the learning rate rises.
+WARMUP = 0.05
+#: Largest norm of the gradient.
+CLIP = 1.0
+#: How often the held-out loss is looked at.
+LOOKS = 10
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What came of refining.
+
+    Attributes:
+        losses: the held-out loss after so many steps, from 0 on, in order.
+        step: of the weights that were kept; 0 where nothing was better than the start.
+        learning_rate: with which they were found.
+    """
+
+    losses: tuple[tuple[int, float], ...]
+    step: int
+    learning_rate: float
+
+    @property
+    def before(self) -> float:
+        """The held-out loss of the start."""
+        return self.losses[0][1]
+
+    @property
+    def after(self) -> float:
+        """The held-out loss of what was kept; never above that of the start."""
+        return dict(self.losses)[self.step]
+
+
+def refine_adapter(
+    model: nn.Module,
+    teacher: str,
+    batches: Sequence[Any],
+    held_out: Sequence[Any],
+    *,
+    steps: int = 200,
+    learning_rate: float | None = None,
+    adapter: str = "default",
+) -> Refinement:
+    """Train a smaller adapter to predict what the larger one predicts, and keep it only where that helps.
+
+    The loss is the mean over tokens of the divergence KL(teacher ‖ student) of their distributions, so that labels are
+    not needed; where a batch has ``labels``, the tokens that these leave out do not count.  Teacher and student share
+    the base model.  The weights of least held-out loss are kept, which are those of the start where training does not
+    lower it.
+
+    Args:
+        model: with both adapters; of transformers, for sequences of tokens or for classes.
+        teacher: name of the larger adapter, which stays as it is.
+        batches: keyword arguments of the model, which are gone through again and again.
+        held_out: others, by which it is judged.
+        steps: optimiser steps, one batch each.
+        learning_rate: of AdamW; by default the best of `RATES` after an eighth of the steps with each.
+        adapter: name of the smaller one.
+
+    Returns:
+        The held-out losses, and what was kept.
+
+    Raises:
+        UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
+        ConfigurationError: no batch, less than one step, a model without logits, or one adapter under both names.
+
+    >>> import peft, transformers
+    >>> _ = torch.manual_seed(0)
+    >>> sizes = transformers.LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+    ...     num_attention_heads=2, num_key_value_heads=2)
+    >>> settings = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    >>> model = peft.get_peft_model(transformers.LlamaForCausalLM(sizes), settings)
+    >>> model.add_adapter("large", settings)
+    >>> batches = [{"input_ids": torch.randint(16, (4, 6))} for _ in range(4)]
+    >>> found = refine_adapter(model, "large", batches[:3], batches[3:], steps=20)
+    >>> found.after < found.before
+    True
+    """
+    if teacher == adapter:
+        raise ConfigurationError("teacher and adapter are the same; name the larger one as teacher")
+    checked("steps", steps, int)
+    modules = find_lora_modules(model, adapter)
+    find_lora_modules(model, teacher)
+    configured_model(model, adapter)
+    peft_model: Any = model
+
+    def divergence(batch: Any) -> Tensor:
+        with _active(peft_model, teacher), torch.no_grad():
+            aim = _logits(model, batch)
+        return mean_divergence(_logits(model, batch), aim, counted_tokens(batch, aim))
+
+    mode, flags = model.training, [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        # Dropout would make the student learn noise.
+        model.eval()
+        with _active(peft_model, adapter):
+            parameters = [p for module in modules for p in (module.B, module.A)]
+            return refine(parameters, divergence, batches, held_out, steps, learning_rate)
+    finally:
+        model.train(mode)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def refine(
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[Batch], Tensor],
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    steps: int,
+    learning_rate: float | None = None,
+) -> Refinement:
+    """Minimise a loss over parameters by AdamW, and leave them at the least held-out loss that was seen.
+
+    Args:
+        parameters: that are trained; the gradients of all others are of no use.
+        loss: of a batch, a mean.
+        batches: gone through in their order, again and again.
+        held_out: of which the mean loss judges.
+        steps: optimiser steps, one batch each.
+        learning_rate: the peak; by default the best of `RATES`.
+
+    Raises:
+        ConfigurationError: no batch, or less than one step.
+    """
+    if not batches or not held_out:
+        raise ConfigurationError("refining needs batches, and others that are held out")
+    if steps < 1:
+        raise ConfigurationError(f"steps must be at least 1, not {steps}")
+    start = [p.detach().clone() for p in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def run(rate: float, steps: int) -> Refinement:
+        _put(parameters, start)
+        return _descend(parameters, loss, batches, held_out, steps, rate)
+
+    if learning_rate is None:
+        tries = [run(rate, max(1, round(TRY * steps))) for rate in RATES]
+        learning_rate = min(tries, key=lambda found: found.after).learning_rate
+    return run(learning_rate, steps)
+
+
+def mean_divergence(
+    student: Float[Tensor, "n *t c"],
+    teacher: Float[Tensor, "n *t c"],
+    counted: Bool[Tensor, "n *t"],
+) -> Float[Tensor, ""]:
+    """KL(teacher ‖ student) in nats, the mean over the tokens that count.
+
+    >>> logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> float(mean_divergence(logits, logits, torch.tensor([True, False])))
+    0.0
+    """
+    aim = teacher[counted].float().log_softmax(-1)
+    own = student[counted].float().log_softmax(-1)
+    return nn.functional.kl_div(own, aim, reduction="none", log_target=True).sum(-1).mean()
+
+
+def counted_tokens(batch: Any, logits: Float[Tensor, "n *t c"]) -> Bool[Tensor, "n *t"]:
+    """Which predictions count: those that labels, else the attention mask, of a batch do not leave out."""
+    counted = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+    if logits.ndim == 2:
+        return counted
+    if batch.get("labels") is not None:
+        # The label of a token is predicted where the one before it stands.
+        counted[:, :-1] = batch["labels"][:, 1:].to(logits.device) != IGNORED
+        counted[:, -1] = False
+    elif batch.get("attention_mask") is not None:
+        counted &= batch["attention_mask"].to(logits.device).bool()
+    return counted
+
+
+def _descend(
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[Batch], Tensor],
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    steps: int,
+    rate: float,
+) -> Refinement:
+    """One descent from where the parameters stand to the best point on its way."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    warmup = max(1, round(WARMUP * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2,
+    )
+    losses = [(0, _mean(loss, held_out))]
+    best, kept = losses[0], [p.detach().clone() for p in parameters]
+    every = max(1, steps // LOOKS)
+    for step, batch in enumerate(itertools.islice(itertools.cycle(batches), steps), start=1):
+        gradients = torch.autograd.grad(loss(batch), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % every and step != steps:
+            continue
+        losses.append((step, _mean(loss, held_out)))
+        if losses[-1][1] < best[1]:
+            best, kept = losses[-1], [p.detach().clone() for p in parameters]
+    _put(parameters, kept)
+    return Refinement(tuple(losses), best[0], rate)
+
+
+@torch.no_grad()
+def _mean(loss: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> float:
+    return sum(float(loss(batch)) for batch in batches) / len(batches)
+
+
+@torch.no_grad()
+def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+@contextmanager
+def _active(model: Any, adapter: str) -> Iterator[None]:
+    """An adapter of the model in place of the one that is active."""
+    before = model.active_adapter
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
+
+
+def _logits(model: nn.Module, batch: Any) -> Tensor:
+    out = model(**{name: value for name, value in batch.items() if name != "labels"})
+    if not isinstance(getattr(out, "logits", None), Tensor):
+        raise ConfigurationError("the model gives no logits; refining needs a model that predicts")
+    return out.logits
