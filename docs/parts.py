@@ -437,8 +437,8 @@ def benchmarks() -> str:
     return all_benchmarks.table()
 
 
-def benchmarks_of_gpu() -> str:
-    """What benchmarks are to reach on a GPU, and what they have."""
+def benchmarks_gpu() -> str:
+    """What is to be reached on a GPU, and what was."""
     return all_benchmarks.gpu_table()
 
 
@@ -645,7 +645,7 @@ def for_page(text: str, page: Path) -> str:
 
 PARTS: Mapping[str, Callable[..., str]] = {
     "benchmarks": benchmarks,
-    "benchmarks_of_gpu": benchmarks_of_gpu,
+    "benchmarks_gpu": benchmarks_gpu,
     "claims": claims,
     "command": command,
     "compute": compute,

@@ -76,7 +76,9 @@ def _curve(file: dict[str, Any]) -> pd.DataFrame:
         rank.loc[event["step"] :] = sum(each) / len(each)
     name = f"LoRA {config['initial_rank']}"
     if config["criterion"]:
-        name = f"{config['criterion']} {config['initial_rank']}→{config['target_rank']}"
+        options = "".join(f", {key} {value}" for key, value in config["options"].items())
+        ranks = f"{config['initial_rank']}→{config['target_rank']}"
+        name = f"{config['criterion']}{options} {ranks}"
     columns = {"step": steps, "rank": rank.to_numpy(), "loss": losses.to_numpy(), "run": name}
     return pd.DataFrame(columns)
 

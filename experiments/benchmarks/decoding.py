@@ -3,19 +3,18 @@
 As in the evaluation of a run: SmolLM2 with an adapter that has not learnt anything, so that hardly any text ends
 early; on a GPU 250 word problems of up to 320 new tokens at once, on a CPU 50 sums of 6.  The floor is the time in
 which, for each new token, the device reads all weights and all keys and values so far, or multiplies by the weights,
-whichever is longer.  Writes ``experiments/results/benchmark_decoding.json``, of a GPU
-``benchmark_decoding_gpu.json``.
+whichever is longer.  Time is wall time on a GPU, processor time of one thread on a CPU.  Writes
+``experiments/results/benchmark_decoding.json``, of a GPU ``benchmark_decoding_gpu.json``.
 """
 
 import argparse
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from experiments.benchmarks.machine import capability, floor, on_gpu, wait, write
+from experiments.benchmarks.machine import capability, floor, on_gpu, seconds, write
 from experiments.benchmarks.training import SMOLLM2, weight_dtype
 from experiments.finetuning.evaluate import answers
 from experiments.finetuning.methods import prepare
@@ -61,19 +60,19 @@ def measure(setting: Setting, device: str) -> dict[str, dict[str, Any]]:
     base, tokenizer = load_base(run)
     model = prepare(base.to(device), run).eval()
     examples = task.test(setting.problems)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
+
+    def answered() -> None:
         with products(run.precision), forward(run.precision, torch.device(device)):
             answers(model, tokenizer, task, examples, run.eval_batch_size)
-        wait(device)
-        seconds.append(time.perf_counter() - start)
+
+    first = seconds(answered, device)
+    second = seconds(answered, device)
     prompt = max(len(tokenizer(e.prompt).input_ids) for e in examples)
     tokens = len(examples) * task.max_new_tokens
     row = {
-        "first_seconds": seconds[0],
-        "seconds": seconds[1],
-        "tokens_per_second": tokens / seconds[1],
+        "first_seconds": first,
+        "seconds": second,
+        "tokens_per_second": tokens / second,
         "floor_seconds": least(model, len(examples), prompt, task.max_new_tokens, device),
     }
     return {"whole": row}
@@ -99,6 +98,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
     setting = ON_GPU if on_gpu(device) else ON_CPU
+    if not on_gpu(device):
+        torch.set_num_threads(1)
     rows = measure(setting, device)
     run = setting.run
     record = {
@@ -110,7 +111,7 @@ def main() -> None:
         "together": min(run.eval_batch_size, setting.problems),
         "precision": run.precision,
     }
-    write(NAME, "wall time until all problems are answered, the second time", record, rows, device)
+    write(NAME, "seconds until all problems are answered, the second time", record, rows, device)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.machine import capability, floor, most_memory, on_gpu, seconds, write
-from experiments.finetuning.calibration import batches_of
+from experiments.benchmarks.training import weight_dtype
+from experiments.finetuning.calibration import batches_of, statistics_of
 from experiments.finetuning.methods import prepare
 from experiments.finetuning.models import load_base
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS
-from prunedlora import measure_statistics, reduce_adapter
+from prunedlora import reduce_adapter
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.criteria import get_criterion
 from prunedlora.linalg.fisher_truncation import CORE, GRID, LEAST_CORE
@@ -52,7 +53,14 @@ class Setting:
 _SMOLLM2 = RunConfig("smollm2", "arithmetic", initial_rank=32, target_rank=8, batch_size=16)
 ON_CPU = Setting(replace(_SMOLLM2, target_modules=("all-linear",)), examples=512)
 ON_GPU = Setting(
-    replace(_SMOLLM2, task="gsm_symbolic", initial_rank=512, target_rank=64), examples=1024
+    replace(
+        _SMOLLM2,
+        task="gsm_symbolic",
+        initial_rank=512,
+        target_rank=64,
+        precision="bf16_autocast",
+    ),
+    examples=1024,
 )
 
 
@@ -154,7 +162,7 @@ def measure(setting: Setting, device: str) -> dict[str, dict[str, Any]]:
     found: dict[str, Any] = {}
 
     def measured() -> None:
-        found.update(measure_statistics(model, rule.needs, batches))
+        found.update(statistics_of(model, setting.run, rule.needs, batches, seed=0))
 
     def reduced() -> None:
         reduce_adapter(model, work.to, rule.name, found)
@@ -177,7 +185,7 @@ def _whole(
 ) -> dict[str, Any]:
     parts = rows.values()
     memory = max(row["bytes_above_model"] for row in parts)
-    passes = floor(0.0, work.passes_flops(), capability(device, torch.float32))
+    passes = floor(0.0, work.passes_flops(), capability(device, weight_dtype(device)))
     fits = floor(work.fits_bytes(steps), work.fits_flops(steps), capability(device))
     row = {
         "seconds": sum(row["seconds"] for row in parts),
@@ -218,6 +226,7 @@ def main() -> None:
         "task": run.task,
         "target_modules": list(run.target_modules),
         "batch_size": run.batch_size,
+        "precision": run.precision,
         "examples": setting.examples,
     }
     what = "time and memory beyond the model of svd_fisher and its statistics"

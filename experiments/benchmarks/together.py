@@ -54,7 +54,7 @@ class Setting:
 
 
 ON_CPU = Setting(
-    RunConfig("tiny", "arithmetic", initial_rank=8, target_rank=8, batch_size=4, steps=2_000),
+    RunConfig("tiny", "arithmetic", initial_rank=8, target_rank=8, batch_size=4, steps=1_000),
     (1, 2),
     3.0,
 )
@@ -64,7 +64,7 @@ ON_GPU = Setting(
         "gsm_symbolic",
         initial_rank=512,
         target_rank=512,
-        steps=400,
+        steps=300,
         length_groups=16,
         learning_rate=3e-4,
         precision="bf16_autocast",

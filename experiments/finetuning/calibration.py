@@ -1,6 +1,8 @@
 """Calibration statistics of a trained adapter, for every criterion."""
 
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from experiments.finetuning.data import at_targets, collate, collate_texts, encode
 from experiments.finetuning.matching import collate_states, states_fisher
 from experiments.finetuning.models import classifies, matches
+from experiments.finetuning.precision import forward, products
 from experiments.settings.jobs import RunConfig
 from experiments.tasks import TASKS, Example
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.ranks.reduction import Candidate
 from prunedlora.statistics.data import Statistics
-from prunedlora.statistics.measurement import measure_statistics
+from prunedlora.statistics.measurement import measure_statistics, model_fisher, model_loss
 
 #: All that any criterion needs.
 EVERYTHING = tuple(field.name for field in fields(Statistics))
@@ -41,14 +44,25 @@ def statistics_of(
     batches: list[dict[str, Tensor]],
     seed: int,
 ) -> dict[str, Statistics]:
-    """Statistics of every module by name, with a progress bar."""
-    return measure_statistics(
-        model,
-        needs,
-        tqdm(batches, desc="calibrate", leave=False),
-        fisher=states_fisher(model) if matches(config) else None,
-        seed=seed,
-    )
+    """Statistics of every module by name, measured in the precision of the run's training, with a progress bar."""
+    device = next(model.parameters()).device
+
+    def in_precision(number: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def forwards(*arguments: Any) -> Tensor:
+            with forward(config.precision, device):
+                return number(*arguments)
+
+        return forwards
+
+    with products(config.precision):
+        return measure_statistics(
+            model,
+            needs,
+            tqdm(batches, desc="calibrate", leave=False),
+            loss=in_precision(model_loss(model)),
+            fisher=in_precision(states_fisher(model) if matches(config) else model_fisher(model)),
+            seed=seed,
+        )
 
 
 def batches_of(

@@ -49,15 +49,9 @@ def gpu_table(folder: Path = RESULTS) -> str:
 
 
 def _of_gpu(goal: Goal, result: dict[str, Any] | None) -> Row:
-    if result is None:
-        return {
-            "what": goal.what,
-            "measured": "not run",
-            "floor": "",
-            "goal": goal.asked,
-            "reached": "",
-        }
-    value = goal.read(result)
+    value = None if result is None else goal.value(result)
+    if result is None or value is None:
+        return _row(goal.what, "not run", "", goal.asked, None)
     least = shown(goal.floor(result), goal.unit) if goal.floor else ""
     return _row(goal.what, shown(value, goal.unit), least, goal.asked, goal.reached(value))
 
@@ -186,7 +180,7 @@ def _svd_fisher(result: dict[str, Any]) -> Iterator[Row]:
 def _decoding(result: dict[str, Any]) -> Iterator[Row]:
     setting, row = result["setting"], result["rows"]["whole"]
     yield _row(
-        f"answers to {setting['problems']} sums of {setting['new_tokens']} tokens, SmolLM2, wall time",
+        f"answers to {setting['problems']} sums of {setting['new_tokens']} tokens, SmolLM2",
         f"{_seconds(row['seconds'])}, {row['tokens_per_second']:.0f} tokens/s",
         _seconds(row["floor_seconds"]),
         "",
@@ -197,7 +191,7 @@ def _decoding(result: dict[str, Any]) -> Iterator[Row]:
 def _together(result: dict[str, Any]) -> Iterator[Row]:
     row = result["rows"]["best"]
     yield _row(
-        f"{row['trainings']} trainings of the tiny model at once",
+        f"{row['trainings']} trainings of the tiny model at once, by the clock of a busy machine",
         shown(row["tokens_per_second"], "tokens/s"),
         "",
         "",

@@ -28,6 +28,13 @@ class Goal:
     floor: Callable[[Result], float] | None = None
     at_least: bool = False
 
+    def value(self, result: Result) -> float | None:
+        """The figure; None where the result does not have it, as with ``--rules``."""
+        try:
+            return self.read(result)
+        except (KeyError, ValueError):
+            return None
+
     def reached(self, value: float) -> bool:
         """Whether a figure is on the right side of the limit."""
         return value >= self.limit if self.at_least else value <= self.limit
@@ -52,12 +59,12 @@ def shown(value: float, unit: str) -> str:
 
 
 def judged(name: str, result: Result) -> list[dict[str, Any]]:
-    """The goals of a benchmark with what its result on a GPU holds of them; none for one without goals."""
+    """The goals of a benchmark of which its result on a GPU has the figure, with what it is."""
     return [
         {"what": goal.what, "value": value, "unit": goal.unit, "goal": goal.limit}
         | {"reached": goal.reached(value), "floor": goal.floor(result) if goal.floor else None}
         for goal in GOALS.get(name, ())
-        for value in [goal.read(result)]
+        if (value := goal.value(result)) is not None
     ]
 
 

@@ -15,7 +15,7 @@ from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.adapters.peft import configured_model
 from prunedlora.choices import checked
 from prunedlora.errors import ConfigurationError
-from prunedlora.statistics.measurement import IGNORED
+from prunedlora.statistics.targets import IGNORED
 
 Batch = TypeVar("Batch")
 #: Learning rates of which the best is taken, after a short try of each.

@@ -55,9 +55,11 @@ def fisher_loss(
         generator = _on(flat.device, generator)
     wide = torch.promote_types(flat.dtype, torch.float32)
     # A part of the positions at a time; the signs are the same as at once.
-    parts = torch.split(flat.detach(), max(1, AT_ONCE // c))
-    v = torch.cat([signed_root(part.to(wide), generator).to(flat.dtype) for part in parts])
-    return (flat * v).sum() / (n * flat.shape[0]) ** 0.5
+    total = flat.new_zeros(())
+    for part in torch.split(flat, max(1, AT_ONCE // c)):
+        v = signed_root(part.detach().to(wide), generator)
+        total = total + (part * v.to(flat.dtype)).sum()
+    return total / (n * flat.shape[0]) ** 0.5
 
 
 def signed_root(

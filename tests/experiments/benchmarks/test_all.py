@@ -11,6 +11,7 @@ import torch
 from experiments.benchmarks import __main__ as everything
 from experiments.benchmarks import decoding, svd_fisher, together
 from experiments.benchmarks.machine import machine, most_memory, result_file, write
+from experiments.offline.bundle import PROBLEMS
 from experiments.settings.jobs import RunConfig
 from prunedlora.adapters.modules import find_lora_modules
 from prunedlora.statistics import measurement
@@ -170,3 +171,11 @@ def test_trainings_that_do_not_overlap_are_an_error():
     early, late = {"times": [0.0, 1.0], "tokens": [1]}, {"times": [2.0, 3.0], "tokens": [1]}
     with pytest.raises(RuntimeError, match="same time"):
         together.tokens_per_second([early, late])
+
+
+def test_a_bundle_holds_the_problems_that_the_benchmarks_ask_for():
+    settings = together.ON_CPU.run, together.ON_GPU.run
+    asked = [run.steps * run.batch_size for run in settings]
+    asked += [setting.examples for setting in (svd_fisher.ON_CPU, svd_fisher.ON_GPU)]
+    # Those that are kept for testing are left out.
+    assert max(asked) <= PROBLEMS - 2_000

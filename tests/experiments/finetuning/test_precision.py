@@ -6,9 +6,14 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from experiments.finetuning.calibration import batches_of, statistics_of
+from experiments.finetuning.methods import prepare
+from experiments.finetuning.models import load_base
 from experiments.finetuning.precision import forward, products
 from experiments.jobs.run import run
 from experiments.settings.jobs import RunConfig
+from experiments.tasks import TASKS
+from prunedlora import find_lora_modules, measure_statistics
 from tests.experiments.finetuning.runs import BASE
 
 CPU = torch.device("cpu")
@@ -58,3 +63,24 @@ def test_a_run_in_lower_precision_learns_about_the_same_and_prunes_in_full_preci
     assert plain != lower
     assert lower == pytest.approx(plain, rel=1e-2)
     assert results["bf16_autocast"]["rank"] == 4
+
+
+def test_calibration_is_in_the_precision_of_the_run():
+    config = replace(BASE, initial_rank=4, target_rank=4)
+    base, tokenizer = load_base(config)
+    model = prepare(base, config)
+    for module in find_lora_modules(model):
+        torch.nn.init.normal_(module.B, std=0.1)
+    batches = batches_of(tokenizer, config, TASKS[config.task].train(8, 0), CPU)
+    needs = ("C_z", "U", "gram_B")
+    measured = {
+        p: statistics_of(model, replace(config, precision=p), needs, batches, seed=0)
+        for p in ("float32", "bf16_autocast")
+    }
+    plain = measure_statistics(model, needs, batches, seed=0)
+    for name, expected in plain.items():
+        for need in needs:
+            own, lower = (getattr(found[name], need) for found in measured.values())
+            assert torch.equal(own, getattr(expected, need))
+            assert not torch.equal(lower, own)
+            assert (lower - own).norm() < 0.1 * own.norm()

@@ -92,6 +92,14 @@ def test_a_result_of_a_gpu_is_judged_by_its_goals(folder, seconds, answer):
     assert [goal["reached"] for goal in judged("svd_fisher", result)] == [seconds <= 60, True]
 
 
+def test_a_figure_that_a_result_does_not_have_is_not_run(folder):
+    rows = {"svd": {"seconds": 0.5, "floor_seconds": 0.1}}
+    (folder / "benchmark_event_gpu.json").write_text(json.dumps({"rows": rows}))
+    lines = [line for line in benchmarks.gpu_table(folder).splitlines() if "[event]" in line]
+    assert ["not run" in line for line in lines] == [True, False, True]
+    assert [goal["value"] for goal in judged("event", {"rows": rows})] == [0.5]
+
+
 def test_goals_read_what_the_benchmarks_write():
     """Results of a CPU have the same form."""
     for name, goals in GOALS.items():

@@ -49,22 +49,22 @@ def test_the_presets_named_in_the_manual_exist():
         (
             "    length_groups: 16",
             "    length_groops: 16",
-            "cpu: encoder: run: unknown key length_groops",
+            "cpu: understanding: run: unknown key length_groops",
         ),
         (
             "  schedules: [[5, 2]",
             "  schedules: [[5, two]",
-            "cpu: encoder: schedules: 0: 1: .* not 'two'",
+            "cpu: ablations: schedules: 0: 1: .* not 'two'",
         ),
         (
-            "  seeds: [0, 1, 2]\n  ablation",
-            "  seeds: []\n  ablation",
-            "cpu: encoder: seeds: .*at least 1",
+            "  seeds: [0, 1, 2, 3, 4]",
+            "  seeds: []",
+            "cpu: ablations: seeds: .*at least 1",
         ),
         (
             "[query, key, value, attention.output.dense]",
             "all-linear",
-            "cpu: encoder: run: target_modules: ",
+            "cpu: one_shot: planted_flat: run: target_modules: ",
         ),
         ("    ranks: [16, 4]", "    ranks: 16", "cpu: one_shot: minilm: ranks: .* not 16"),
         (
