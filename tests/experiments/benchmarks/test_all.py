@@ -109,7 +109,8 @@ def test_the_most_memory_is_that_of_the_call():
     def call():
         assert torch.ones(2**24).sum() > 0
 
-    assert 2**26 <= most_memory(call, "cpu") < 2**27
+    # Some pages may have been there before.
+    assert 0.9 * 2**26 <= most_memory(call, "cpu") < 2**27
 
 
 def test_svd_fisher_is_measured_to_the_rank_that_is_asked_for(able, monkeypatch):

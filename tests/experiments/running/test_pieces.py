@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from experiments.__main__ import EXPERIMENTS
-from experiments.running import dry_run, pieces
+from experiments.__main__ import Experiment
+from experiments.running import dry_run, pieces, plan
 from experiments.settings.preset import load_preset
 from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
@@ -25,7 +26,7 @@ def test_every_experiment_of_the_preset_is_in_one_piece():
     named = [name for names in GPU.pieces for name in names]
     tables = [name for study in studies(GPU).values() for name in study.tables]
     assert sorted(named) == sorted([*tables, "one_shot", "table2", "table8"])
-    assert set(named) <= set(EXPERIMENTS)
+    assert set(named) <= set(get_args(Experiment))
 
 
 def test_the_headline_takes_four_pieces_and_the_rest_twelve_at_most():
@@ -39,7 +40,7 @@ def test_the_benchmarks_are_the_first_piece_of_a_preset_that_has_pieces():
     first, *others = pieces.lines(GPU)
     assert first.startswith("1 x python -m experiments.benchmarks --minutes 8")
     # What the command line asks for by default.
-    assert first == next(pieces.lines(GPU, EXPERIMENTS))
+    assert first == next(pieces.lines(GPU, plan.names(GPU)))
     assert not any("experiments.benchmarks" in line for line in others)
     assert not any("benchmarks" in line for line in pieces.lines(GPU, ["table1"]))
     assert not list(pieces.lines(load_preset("cpu")))
