@@ -22,13 +22,14 @@ import pandas as pd
 
 import prunedlora
 import theory.statements
-from experiments.__main__ import EXPERIMENTS
 from experiments.folders import FIGURES, RESULTS, ROOT
 from experiments.reporting import benchmarks as all_benchmarks
 from experiments.reporting import claims as the_claims
+from experiments.reporting.page import PRESETS as WITH_RESULTS
 from experiments.reporting.page import spent
-from experiments.settings.preset import PRESETS, Preset, load_preset
-from experiments.tables.studies import studies as studies_of
+from experiments.running import plan, quick
+from experiments.settings.preset import PRESETS, load_preset
+from experiments.settings.selection import load_selection
 from prunedlora.criteria import Criterion, available_criteria, get_criterion
 from prunedlora.statistics.data import Statistics
 
@@ -342,20 +343,15 @@ ALSO_DRAWN = {
 
 def experiments() -> str:
     """What each experiment is, and which presets have it or its results."""
-    presets = {file.stem: load_preset(file.stem) for file in sorted(PRESETS.glob("*.yaml"))}
+    presets = {f.stem: plan.names(load_preset(f.stem)) for f in sorted(PRESETS.glob("*.yaml"))}
+    presets["quick"] = quick.names(load_selection())
     rows = []
-    for name in EXPERIMENTS:
+    for name in dict.fromkeys(name for names in presets.values() for name in names):
         row = {"experiment": f"`{name}`", "what it is": _title(name)}
-        for preset, settings in presets.items():
-            row[f"`{preset}`"] = _state(name, RESULTS / preset, name in _experiments_of(settings))
+        for preset, names in presets.items():
+            row[f"`{preset}`"] = _state(name, RESULTS / preset, name in names)
         rows.append(row)
     return table(rows)
-
-
-def _experiments_of(preset: Preset) -> set[str]:
-    names = {name for part in studies_of(preset).values() for name in part.tables}
-    jobs = {"table2": preset.table2, "table8": preset.table8, "one_shot": preset.one_shot}
-    return names | {name for name, settings in jobs.items() if settings}
 
 
 def _title(name: str) -> str:
@@ -370,11 +366,14 @@ def _title(name: str) -> str:
 #: Of experiments without a committed file of their name.
 OTHER_TITLES = {
     "low_rank": "Table 5 to a lower rank",
+    "theory": "the statements, and what they say of the propositions",
     "one_shot": "every criterion once after training, with and without recovery",
 }
 
 
 def _state(name: str, folder: Path, planned: bool) -> str:
+    if folder.name not in WITH_RESULTS:
+        return "yes" if planned else "–"
     files = [f for f in folder.glob(f"{name}*.csv") if not f.stem.endswith("_differences")]
     seeds = {int(s) for f in files for s in pd.read_csv(f).get("seeds", [])}
     if files:
@@ -418,7 +417,7 @@ def condition(place: str) -> str:
 
 def verdicts() -> str:
     """The claims and their verdicts, in short."""
-    return the_claims.short_table(the_claims.load())
+    return the_claims.table(the_claims.load())
 
 
 def settings() -> str:
@@ -447,7 +446,7 @@ def benchmarks_gpu() -> str:
 def compute() -> str:
     """What the runs of each preset took."""
     rows = []
-    for folder in sorted(RESULTS.iterdir()):
+    for folder in (RESULTS / preset for preset in WITH_RESULTS):
         if (folder / "runs").is_dir():
             rows.append(
                 {

@@ -13,9 +13,8 @@ import tyro
 
 from experiments.folders import ROOT, Places, places
 from experiments.reporting import page
-from experiments.reporting.readme import first_table
 from experiments.reporting.table import Table
-from experiments.reporting.writing import write
+from experiments.reporting.writing import first_table, write
 from experiments.running import dry_run, plan, quick
 from experiments.running.runner import Runner
 from experiments.settings.jobs import RunConfig

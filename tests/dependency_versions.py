@@ -18,8 +18,15 @@ def requirements(which: str, extras: list[str]) -> list[str]:
         ValueError: a requirement without a least version, which nobody could check.
     """
     lines = list(PROJECT["dependencies"])
+    extras = list(extras)
     for extra in extras:
-        lines += PROJECT["optional-dependencies"][extra]
+        for line in PROJECT["optional-dependencies"][extra]:
+            # An extra may be made of others of this project.
+            own = re.fullmatch(r"prunedlora\[(.+)\]", line)
+            if own is None:
+                lines.append(line)
+            else:
+                extras += own[1].split(",")
     return sorted({_oldest(line) if which == "oldest" else line for line in lines})
 
 

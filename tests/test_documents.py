@@ -71,6 +71,15 @@ def test_the_code_in_the_readme_prunes_when_it_says(lora, tmp_path, monkeypatch)
     assert (tmp_path / "adapter-r16" / "adapter_config.json").exists()
 
 
+def test_the_steps_that_the_page_on_training_names_are_those_of_the_schedule():
+    page = " ".join((ROOT / "docs/start/prune.md").read_text().split())
+    words = {4: "four events, and the last", 8: "eight, and the last"}
+    for high, low in ((16, 8), (64, 16)):
+        events = Schedule(target_rank=low, per_event=None).events(high)
+        said = f"From {'rank ' * (high == 16)}{high} to {low} there are {words[len(events)]}"
+        assert f"{said} is at step {events[-1][0]}." in page
+
+
 def test_the_code_in_the_readme_reduces_an_adapter_in_memory(lora, tmp_path, monkeypatch):
     code = next(c for c in python_code(README) if "reduce_adapter" in c)
     monkeypatch.chdir(tmp_path)

@@ -112,7 +112,7 @@ def contradiction(evidence: Evidence) -> str | None:
     return None if own < larger else f"{evidence}: {own} is not below {larger}"
 
 
-def short_table(claims: tuple[Claim, ...]) -> str:
+def table(claims: tuple[Claim, ...]) -> str:
     """The verdicts as a table in Markdown."""
     rows = [
         {"the paper says": c.claim, "verdict": f"**{c.verdict}**", "found here": c.finding}

@@ -20,7 +20,7 @@ def refreshed(text: str) -> str:
     Raises:
         ValueError: it has no place for them.
     """
-    new, places = QUOTED.subn(lambda _: claims.short_table(claims.load()), text)
+    new, places = QUOTED.subn(lambda _: claims.table(claims.load()), text)
     if places != 1:
         raise ValueError("the README must have one line <!-- table: claims.json -->")
     return new

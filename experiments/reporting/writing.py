@@ -1,5 +1,6 @@
 """Tables in files: Markdown with the numbers and the differences of rows, CSV of the plain numbers and of those."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -84,6 +85,18 @@ def _judged(differences: Mapping[Pair, SeedDifference], margin: float) -> pd.Dat
         for pair, d in differences.items()
         for column, one, other in [pair]
     )
+
+
+def first_table(file: Path) -> str:
+    """The first table of a Markdown file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = re.search(r"(?:^\|[^\n]*\n)+", file.read_text(encoding="utf-8"), re.MULTILINE)
+    if rows is None:
+        raise ValueError(f"{file}: no table")
+    return rows[0]
 
 
 def write_csv(file: Path, frame: pd.DataFrame) -> None:

@@ -29,7 +29,7 @@ def test_every_claim_has_pages_that_exist_and_a_command_that_can_be_typed():
 
 
 def test_what_was_found_is_said_in_a_line_of_a_table():
-    table = claims.short_table(CLAIMS).splitlines()
+    table = claims.table(CLAIMS).splitlines()
     assert len(table) == 2 + len(CLAIMS)
     for claim, line in zip(CLAIMS, table[2:], strict=True):
         assert len(claim.finding.split()) <= 15, claim.finding

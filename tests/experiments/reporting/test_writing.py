@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from experiments.reporting.table import Row, Table, cells
-from experiments.reporting.writing import compared, difference_frame, frame, sentences, write
+from experiments.reporting.writing import (
+    compared,
+    difference_frame,
+    first_table,
+    frame,
+    sentences,
+    write,
+)
 from experiments.settings.jobs import RunConfig
 from tests.experiments.made_up import result
 
@@ -133,3 +140,12 @@ def test_nothing_is_compared_in_a_column_that_does_not_pass_the_gate(made):
     shut = replace(table, gate=("good", "bad"))
     assert "(nothing is compared)" in sentences(shut, results)[0]
     assert not compared(shut, cells(shut, results))
+
+
+def test_the_first_table_of_a_file_is_found_and_none_is_an_error(tmp_path):
+    file = tmp_path / "t.md"
+    file.write_text("# Title\n\n| a |\n|--|\n| 1 |\n\n| b |\n|--|\n")
+    assert first_table(file) == "| a |\n|--|\n| 1 |\n"
+    file.write_text("# Title\n")
+    with pytest.raises(ValueError, match="no table"):
+        first_table(file)
