@@ -41,12 +41,12 @@ def schedule_note(settings: Ablations) -> str:
     )
 
 
-def gate(settings: Ablations, tune: Tune) -> Gate:
+def gate(settings: Ablations, least_gain: float, tune: Tune) -> Gate:
     """At the largest initial rank, on the first seed."""
     top = max(settings.initial_ranks)
     run = replace(settings.run, seed=settings.seeds[0], initial_rank=top, target_rank=top)
     untuned = replace(settings.run, seed=settings.seeds[0], method="untuned")
-    return Gate(untuned, tune(unpruned(run)), settings.least_gain)
+    return Gate(untuned, tune(unpruned(run)), least_gain)
 
 
 def heading(preset: str, settings: Ablations) -> str:

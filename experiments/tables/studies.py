@@ -82,7 +82,9 @@ def _ablations(preset: str, settings: Ablations) -> Study:
     return Study(
         heading=ablations.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds),
-        gate=None if settings.least_gain is None else partial(ablations.gate, settings),
+        gate=None
+        if settings.least_gain is None
+        else partial(ablations.gate, settings, settings.least_gain),
         tables={
             "table4": partial(table4.table, settings),
             "table6": partial(table6.table, settings),

@@ -6,24 +6,27 @@ from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Ablations
 from experiments.tables.ablations import plain_rows, run_between, schedule_note
-from experiments.tables.labels import FULL_CHANGE, LORA, SKYLINE, SVD_FISHER, one_budget
+from experiments.tables.labels import FULL_CHANGE, LORA, SKYLINE, SVD_FISHER
 from experiments.tables.rules import (
     ADALORA_SCORE,
     HALF,
+    HALF_ONE_BUDGET,
     KFAC,
+    KFAC_ONE_BUDGET,
     LLM_PRUNER,
     MAGNITUDE,
     MASKED,
     PARA,
     PRINTED,
+    PRINTED_ONE_BUDGET,
     RANDOM,
     RANDOM_HALF,
-    RULES,
     SPARSEGPT,
     SVD,
     SVD_KFAC,
     WANDA,
     pruned_by_rule,
+    truncated_by_rule,
 )
 from experiments.tables.runs import each_seed, truncated
 from experiments.tables.tuning import Tune
@@ -53,8 +56,12 @@ BOTH = (
     PARA,
     SVD_KFAC,
 )
-#: Rules whose budget is shared by all modules in a further row.
-SHARED_BUDGET = (PRINTED, HALF, KFAC)
+#: Rules whose budget is shared by all modules in a further row, and its label.
+SHARED_BUDGET = {
+    PRINTED: PRINTED_ONE_BUDGET,
+    HALF: HALF_ONE_BUDGET,
+    KFAC: KFAC_ONE_BUDGET,
+}
 COMPARED = (
     *((rule, LORA) for rule in BOTH),
     *((rule, RANDOM) for rule in BOTH if rule != RANDOM),
@@ -67,7 +74,8 @@ COMPARED = (
     (SVD_KFAC, SVD),
     (PARA, SVD),
     (SVD_FISHER, SVD),
-    *((one_budget(rule), rule) for rule in SHARED_BUDGET),
+    *((shared, rule) for rule, shared in SHARED_BUDGET.items()),
+    *((shared, rival) for shared in SHARED_BUDGET.values() for rival in (LORA, SVD, PARA)),
 )
 ONE_SHOT, DYNAMIC = "one-shot", "dynamic"
 
@@ -80,24 +88,20 @@ def table(settings: Ablations, tune: Tune) -> Table:
     def seeds(of: RunConfig) -> tuple[RunConfig, ...]:
         return each_seed(tune(of), settings.seeds)
 
-    def one_shot(criterion: str, options: dict[str, str]) -> dict[str, tuple[RunConfig, ...]]:
-        return {ONE_SHOT: seeds(replace(truncated(run, criterion), options=options))}
+    def one_shot(rule: Label) -> dict[str, tuple[RunConfig, ...]]:
+        return {ONE_SHOT: seeds(truncated_by_rule(rule, run))}
 
     def dynamic(rule: Label) -> dict[str, tuple[RunConfig, ...]]:
         return {DYNAMIC: seeds(pruned_by_rule(rule)(run))}
 
     rows = plain_rows({ONE_SHOT: run, DYNAMIC: run}, settings, tune)
-    rows += [
-        Row(rule, one_shot(*RULES[rule]) | dynamic(rule), PAPER.get(rule, "")) for rule in BOTH
-    ]
+    rows += [Row(rule, one_shot(rule) | dynamic(rule), PAPER.get(rule, "")) for rule in BOTH]
     rows.append(Row(RANDOM_HALF, dynamic(RANDOM_HALF)))
     # Full fine-tuning has a rate of its own, and no initial rank.
     full = replace(truncated(run, ""), method="truncate_full", initial_rank=0)
     rows.append(Row(FULL_CHANGE, {ONE_SHOT: seeds(full)}, PAPER[FULL_CHANGE]))
-    rows.append(Row(SVD_FISHER, one_shot("svd_fisher", {})))
-    for rule in SHARED_BUDGET:
-        shared = replace(pruned_by_rule(rule)(run), scope="global")
-        rows.append(Row(one_budget(rule), {DYNAMIC: seeds(shared)}))
+    rows.append(Row(SVD_FISHER, {ONE_SHOT: seeds(truncated(run, "svd_fisher"))}))
+    rows += [Row(rule, dynamic(rule)) for rule in SHARED_BUDGET.values()]
     return Table(
         "table7",
         f"Table 7: one-shot and dynamic pruning, {top} to {settings.target_rank}",

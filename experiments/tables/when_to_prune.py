@@ -8,8 +8,8 @@ from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Ablations
 from experiments.tables.ablations import plain_rows
 from experiments.tables.labels import AT_THE_END, LORA, SKYLINE
-from experiments.tables.rules import HALF, PRINTED, RANDOM, RULES, SVD, pruned_by_rule
-from experiments.tables.runs import each_seed, scheduled, truncated
+from experiments.tables.rules import HALF, PRINTED, RANDOM, SVD, pruned_by_rule, truncated_by_rule
+from experiments.tables.runs import each_seed, scheduled
 from experiments.tables.tuning import Tune
 
 #: The rules, one column each.
@@ -34,10 +34,6 @@ def table(settings: Ablations, tune: Tune) -> Table:
 
         return change
 
-    def after_training(run: RunConfig, rule: Label) -> RunConfig:
-        criterion, options = RULES[rule]
-        return replace(truncated(run, criterion), options=options)
-
     usual = events_label(settings.events, settings.share_left)
     once = events_label(1, settings.share_left)
     rows = [
@@ -45,7 +41,7 @@ def table(settings: Ablations, tune: Tune) -> Table:
         for share in sorted(settings.shares, reverse=True)
     ]
     rows.append(row(once, pruned(1, settings.share_left)))
-    rows.append(row(AT_THE_END, after_training))
+    rows.append(row(AT_THE_END, lambda run, rule: truncated_by_rule(rule, run)))
     # For component rules, whose basis stays, to keep the moments is to carry them over.
     reset = row(
         moments_label(usual, "reset"), pruned(settings.events, settings.share_left, moments="reset")

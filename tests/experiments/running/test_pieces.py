@@ -69,7 +69,7 @@ def test_the_runs_of_one_experiment_are_not_counted_for_the_next():
 def test_a_search_that_finds_its_first_rate_best_tries_its_neighbours_and_then_all_seeds():
     runs = pieces.expected_runs(GPU, "figure1")
     tried = [(r.learning_rate, r.seed) for r in runs if r.initial_rank == 8]
-    assert sorted(tried) == [(3e-4, 0), (1e-3, 0), (1e-3, 1), (1e-3, 2), (3e-3, 0)]
+    assert sorted(tried) == [(2e-3, 0), (4e-3, 0), (4e-3, 1), (4e-3, 2), (8e-3, 0)]
 
 
 def test_pieces_without_measured_times_are_refused():
