@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -69,11 +69,12 @@ def print_to(log: Path) -> None:
 
 @contextmanager
 def printing_to(log: Path) -> Iterator[None]:
-    """The same for as long as the context lasts."""
+    """The same for as long as the context lasts, also where `sys.stdout` has been replaced."""
     before = [os.dup(1), os.dup(2)]
     print_to(log)
     try:
-        yield
+        with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
+            yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,5 +1,6 @@
 """From the run of a column to those of its rows: the seeds, what is not pruned, and schedules."""
 
+import functools
 from dataclasses import replace
 
 from experiments.finetuning.learning_rate import cosine_with_warmup
@@ -40,8 +41,7 @@ def truncated(run: RunConfig, criterion: str) -> RunConfig:
 
 def scheduled(run: RunConfig, events: int, share: float) -> RunConfig:
     """The run with so many events, of which the last leaves a share of the sum of all learning rates."""
-    rates = _rates(run)
-    last = min(range(2, run.steps + 1), key=lambda step: abs(share_left(rates, step) - share))
+    last = _last_step(run.steps, share)
     per_event = -(-(run.initial_rank - run.target_rank) // events)
     count = -(-(run.initial_rank - run.target_rank) // per_event)
     # The first event comes as late as there are steps between two of them; B is zero at the start.
@@ -66,9 +66,16 @@ def pruned_once(run: RunConfig, tail: float) -> RunConfig:
 def left_after_events(run: RunConfig) -> float:
     """Share of the sum of all learning rates that a pruned run has left after its last event."""
     schedule = Schedule(run.target_rank, run.interval, run.per_event, run.warmup_steps)
-    return share_left(_rates(run), schedule.events(run.initial_rank)[-1][0])
+    return share_left(_rates(run.steps), schedule.events(run.initial_rank)[-1][0])
 
 
-def _rates(run: RunConfig) -> list[float]:
-    factor = cosine_with_warmup(run.steps)
-    return [factor(step) for step in range(run.steps)]
+@functools.cache
+def _last_step(steps: int, share: float) -> int:
+    """The step after which what is left is closest to a share; tables ask for the same ones over and over."""
+    rates = _rates(steps)
+    return min(range(2, steps + 1), key=lambda step: abs(share_left(rates, step) - share))
+
+
+def _rates(steps: int) -> list[float]:
+    factor = cosine_with_warmup(steps)
+    return [factor(step) for step in range(steps)]

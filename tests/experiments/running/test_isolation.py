@@ -96,3 +96,29 @@ def test_a_gpu_each_is_left_to_accelerate(monkeypatch):
     assert command[0] == "accelerate.commands.launch"
     assert command[command.index("--num_processes") + 1] == "8"
     assert command[-1] == "-m"
+
+
+def test_what_a_job_prints_goes_to_the_log_and_nothing_later_does(tmp_path, capfd):
+    log = tmp_path / "folder" / "log.txt"
+    for word in ("first", "second"):
+        with isolation.printing_to(log):
+            sys.stdout.write(f"{word} by print\n")
+            os.write(2, f"{word} past Python\n".encode())
+    with pytest.raises(ValueError, match="broken"), isolation.printing_to(log):
+        raise ValueError("broken")
+    sys.stdout.write("seen again\n")
+    os.write(2, b"that too\n")
+    said = capfd.readouterr()
+    assert said.out == "seen again\n"
+    assert said.err == "that too\n"
+    for word in ("first", "second"):
+        assert f"{word} by print" in log.read_text()
+        assert f"{word} past Python" in log.read_text()
+
+
+def test_a_process_prints_to_its_log(tmp_path, capfd):
+    log = tmp_path / "log.txt"
+    missing = [str(tmp_path / name) for name in ("none.json", "r.json", "f")]
+    assert isolation.do("experiments.jobs.run", missing, log=log) == 1
+    assert "FileNotFoundError" in log.read_text()
+    assert capfd.readouterr().err == ""
