@@ -302,7 +302,9 @@ def tables() -> str:
 def studies() -> str:
     """Everything else that was measured, the fair study first."""
     files = [file for file in committed() if not is_of_the_paper(file)]
-    order = {name: place for place, name in enumerate(("verdict", "phase", "initial_rank"))}
+    order = {
+        name: place for place, name in enumerate(("verdict", "one_budget", "phase", "initial_rank"))
+    }
     files.sort(key=lambda file: (order.get(file.stem, len(order)), file.stem))
     return "\n\n".join(_study(file) for file in files)
 

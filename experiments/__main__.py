@@ -56,6 +56,7 @@ Experiment = Literal[
     "verdict",
     "phase",
     "initial_rank",
+    "one_budget",
     "theory",
 ]
 #: Method and criterion of the run of Table 7 whose rank per layer is drawn.

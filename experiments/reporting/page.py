@@ -22,7 +22,7 @@ from theory.records import from_json, write_atomically
 #: Presets whose numbers mean something, best first.
 PRESETS = ("paper", "gpu", "cpu")
 #: Tables that stand first: what the verdicts rest on most.
-FIRST = ("verdict", "phase", "initial_rank")
+FIRST = ("verdict", "one_budget", "phase", "initial_rank")
 #: Figures that have another name than their table.
 FIGURE_OF = {"table1": "rank_and_loss", "table7": "rank_per_layer"}
 #: Units of the losses of tasks, by whether anything can be right or wrong in them.

@@ -189,6 +189,7 @@ class Verdict:
         shares: of the sum of all learning rates that are left after the last event, one schedule for each.
         events: of every schedule.
         control: what is different in the runs of a task in which rank does not matter; no such column if empty.
+        control_learning_rates: those of that task, which may learn at others.
         learning_rates: among which the validation loss chooses, for every row and column.
         seeds: one run per cell and seed.
         margin: losses that differ by less are level, in the unit of the loss.
@@ -211,6 +212,7 @@ class Verdict:
     phase_tasks: Tasks
     phase_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     control: dict[str, Any] = field(default_factory=dict)
+    control_learning_rates: tuple[PositiveFloat, ...] = ()
 
     @property
     def share_left(self) -> float:

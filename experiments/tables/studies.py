@@ -20,6 +20,7 @@ from experiments.tables import (
     initial_rank,
     language,
     math,
+    one_budget,
     phase,
     rows,
     table3,
@@ -117,11 +118,18 @@ def _code(preset: str, settings: Code) -> Study:
 def _verdict(preset: str, settings: Verdict) -> Study:
     return Study(
         heading=verdict.heading(preset, settings),
-        tuning=Tuning(settings.learning_rates, settings.seeds),
+        tuning=Tuning(
+            settings.learning_rates,
+            settings.seeds,
+            others={settings.control["task"]: settings.control_learning_rates}
+            if settings.control
+            else {},
+        ),
         gate=None,
         tables={
             "verdict": partial(verdict.table, settings),
             "phase": partial(phase.table, settings),
             "initial_rank": partial(initial_rank.table, settings),
+            "one_budget": partial(one_budget.table, settings),
         },
     )

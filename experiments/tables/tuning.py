@@ -1,8 +1,8 @@
 """The learning rate of every row, chosen among the same rates by the loss on the validation split."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from experiments.reporting.table import Results, loss_of
@@ -33,20 +33,25 @@ class Tuning:
         rates: among which, ascending; with one at most, every run keeps its own.
         seeds: of the runs that decide.
         task: of the runs that decide; their own if empty.
+        others: rates of runs on other tasks, by the task.
     """
 
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
     task: str = ""
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if list(self.rates) != sorted(set(self.rates)):
-            raise ValueError(f"learning rates must ascend, not {', '.join(map(str, self.rates))}")
+        for rates in (self.rates, *self.others.values()):
+            if list(rates) != sorted(set(rates)):
+                raise ValueError(f"learning rates must ascend, not {', '.join(map(str, rates))}")
 
     def grid(self, *builds: Callable[[Tune], object]) -> list[RunConfig]:
         """All runs that may have to be done on the first seed to choose the rates of what is built, each once."""
         return [
-            replace(run, learning_rate=rate) for run in self._asked(builds) for rate in self.rates
+            replace(run, learning_rate=rate)
+            for run in self._asked(builds)
+            for rate in self._rates(run)
         ]
 
     def missing(self, results: Results, *builds: Callable[[Tune], object]) -> list[RunConfig]:
@@ -87,8 +92,9 @@ class Tuning:
         losses = self._losses(run, results)
         best = _best(losses) if losses else self.first(run)
         # Its neighbours first, on the first seed: while one of them is untried, the least loss may lie further out.
-        i = self.rates.index(best)
-        neighbours = self.rates[max(0, i - 1) : i + 2]
+        rates = self._rates(run)
+        i = rates.index(best)
+        neighbours = rates[max(0, i - 1) : i + 2]
         if untried := [rate for rate in neighbours if rate not in losses]:
             return [replace(run, learning_rate=rate) for rate in untried]
         # Then the best rate on the other seeds, whose mean may make another one the best.
@@ -97,13 +103,14 @@ class Tuning:
 
     def first(self, run: RunConfig) -> float:
         """The rate from which the search goes outwards."""
-        start = self.rates[len(self.rates) // 2] * (FULL if run.method == "full" else 1)
-        return min(self.rates, key=lambda rate: abs(math.log(rate / start)))
+        rates = self._rates(run)
+        start = rates[len(rates) // 2] * (FULL if run.method == "full" else 1)
+        return min(rates, key=lambda rate: abs(math.log(rate / start)))
 
     def _losses(self, run: RunConfig, results: Results) -> dict[float, dict[int, float]]:
         """Validation losses by rate and seed, of rates that were tried on the first; infinite for a breakdown."""
         losses: dict[float, dict[int, float]] = {}
-        for rate in self.rates:
+        for rate in self._rates(run):
             of_seed = {}
             for seed in self.seeds:
                 key = replace(run, learning_rate=rate, seed=seed).key
@@ -115,7 +122,10 @@ class Tuning:
         return losses
 
     def _tunes(self, run: RunConfig) -> bool:
-        return run.method != "untuned" and len(self.rates) > 1
+        return run.method != "untuned" and len(self._rates(run)) > 1
+
+    def _rates(self, run: RunConfig) -> tuple[float, ...]:
+        return self.others.get(run.task, self.rates)
 
     def _deciding(self, run: RunConfig) -> RunConfig:
         """The run on the first seed, and on the task, whose losses choose the rate of this one."""

@@ -11,20 +11,17 @@ from dataclasses import replace
 from experiments.reporting.table import Label, Row, Table
 from experiments.settings.jobs import RunConfig, changed
 from experiments.settings.preset import Verdict
-from experiments.tables.labels import ADALORA, LORA, SKYLINE, TRUNCATED_BY_SVD
+from experiments.tables.labels import LORA, SKYLINE, TRUNCATED_BY_SVD
 from experiments.tables.rules import (
     B_THEN_A,
     CANCELLED,
     FISHER_HALF,
     FISHER_PRINTED,
     HALF,
-    HALF_ONE_BUDGET,
     KFAC,
     KFAC_BOTH,
-    KFAC_ONE_BUDGET,
     MAGNITUDE,
     MASKED,
-    PARA,
     PRINTED,
     RANDOM,
     RANDOM_HALF,
@@ -51,10 +48,6 @@ PRUNED = (
     Label("prunedlora2025, half of both, rebalanced"),
     Label("random, no recovery, rebalanced"),
 )
-#: Rules that share out the ranks among the modules, and the baseline that does.
-ONE_BUDGET = (HALF_ONE_BUDGET, KFAC_ONE_BUDGET, PARA)
-#: What those are compared with.
-RIVALS = (LORA, ADALORA, SVD, PARA)
 #: Other recoveries, in one column only.
 RECOVERIES = (CANCELLED, B_THEN_A, KFAC_BOTH, FISHER_PRINTED, FISHER_HALF)
 #: Rows that the control has, too.
@@ -63,7 +56,7 @@ IN_CONTROL = (LORA, SKYLINE, PRINTED, HALF, MASKED, RANDOM, SVD)
 
 def table(settings: Verdict, tune: Tune) -> Table:
     """From one initial rank, one column for each schedule and for each target rank."""
-    columns = _columns(settings)
+    columns = columns_of(settings)
     control = _control(settings)
     middle = _name(min(settings.target_ranks), settings.share_left)
 
@@ -78,8 +71,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         row(LORA, at_target_rank),
         row(SKYLINE, unpruned),
         row(TRUNCATED_BY_SVD, lambda run: truncated(run, "svd")),
-        row(ADALORA, lambda run: replace(at_target_rank(run), method="adalora")),
-        *(row(rule, pruned_by_rule(rule)) for rule in (*PRUNED, *ONE_BUDGET, *RECOVERIES)),
+        *(row(rule, pruned_by_rule(rule)) for rule in (*PRUNED, *RECOVERIES)),
     ]
     return Table(
         "verdict",
@@ -89,10 +81,6 @@ def table(settings: Verdict, tune: Tune) -> Table:
             *((label, LORA) for label in PRUNED),
             *((label, RANDOM) for label in PRUNED if label != RANDOM),
             *((label, PRINTED) for label in PRUNED if label != PRINTED),
-            *((rule, rival) for rule in (HALF_ONE_BUDGET, KFAC_ONE_BUDGET) for rival in RIVALS),
-            (HALF_ONE_BUDGET, HALF),
-            (KFAC_ONE_BUDGET, KFAC),
-            (PARA, SVD),
             *((label, HALF) for label in (CANCELLED, B_THEN_A, FISHER_HALF)),
             (FISHER_HALF, FISHER_PRINTED),
             (KFAC_BOTH, KFAC),
@@ -121,7 +109,7 @@ def heading(preset: str, settings: Verdict) -> str:
     )
 
 
-def _columns(settings: Verdict) -> dict[str, RunConfig]:
+def columns_of(settings: Verdict) -> dict[str, RunConfig]:
     """A run of each column, before its row is known."""
     run = replace(settings.run, initial_rank=settings.initial_rank)
     least, *others = sorted(settings.target_ranks)
