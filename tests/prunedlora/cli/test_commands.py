@@ -227,6 +227,7 @@ def test_every_setting_can_be_given(tmp_path):
             },
             **{
                 "samples": 8,
+                "refine": 5,
                 "scope": "global",
                 "layout": "padded",
                 "reader": "sglang",
