@@ -28,7 +28,8 @@ if [ -n "${TORCH_OF:-}" ]; then
 else
     "$python" -m pip install --quiet --upgrade -r "$folder/wanted.txt"
 fi
-"$python" -m pip install --quiet --upgrade pytest pytest-xdist hypothesis beartype scipy
+# What only the tests need must not raise any of the versions that are checked.
+"$python" -m pip install --quiet --constraint "$folder/wanted.txt" pytest pytest-xdist hypothesis beartype scipy
 "$python" -m pip list --format=freeze | grep -iE '^(torch|numpy|peft|safetensors|jaxtyping|regex|transformers|accelerate|tyro|tabulate|matplotlib)=='
 
 export PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -196,6 +196,7 @@ def test_every_setting_can_be_given(tmp_path):
         "base": ("--base", str(base)),
         "data": ("--data", "examples.jsonl"),
         "samples": ("--samples", "8"),
+        "refine": ("--refine", "5"),
         "scope": ("--scope", "global"),
         "layout": ("--layout", "padded"),
         "reader": ("--for", "sglang"),
@@ -226,6 +227,7 @@ def test_every_setting_can_be_given(tmp_path):
             },
             **{
                 "samples": 8,
+                "refine": 5,
                 "scope": "global",
                 "layout": "padded",
                 "reader": "sglang",
