@@ -31,10 +31,13 @@ def result(run, share: float) -> dict:
 
 def results(table: Table) -> dict[str, dict]:
     shares = {"prunedlora2025": 0.9, "magnitude": 0.3}
-    return {
-        r.key: result(r, 0.0 if r.method == "untuned" else shares.get(r.criterion, 0.6))
-        for r in table.runs
-    }
+
+    def share(run) -> float:
+        if run.method == "untuned":
+            return 0.0
+        return 0.8 if run.options else shares.get(run.criterion, 0.6)
+
+    return {r.key: result(r, share(r)) for r in table.runs}
 
 
 def test_table_1_is_from_the_least_initial_rank_and_table_5_from_all():
