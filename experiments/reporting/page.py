@@ -88,8 +88,9 @@ def _claim(claim: Claim, folder: Path) -> str:
     return (
         f'<li class="claim {kind}"><p class="says">{html.escape(claim.claim)} '
         f'<span class="place">({html.escape(claim.place)})</span></p>'
-        f"<p><strong>{claim.verdict}</strong>. {html.escape(claim.condition)}</p>"
-        f"<p>See {links}; <code>{html.escape(claim.command)}</code></p></li>"
+        f"<p><strong>{claim.verdict}</strong>. {html.escape(claim.finding)}</p>"
+        f"<details><summary>In full</summary><p>{html.escape(claim.condition)}</p>"
+        f"<p><code>{html.escape(claim.command)}</code></p></details><p>See {links}.</p></li>"
     )
 
 
