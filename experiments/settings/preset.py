@@ -35,6 +35,7 @@ class Finetuning:
         baselines: rows besides LoRA.
         truncations: rules by which the skyline is truncated.
         criteria: pruning rules.
+        corrected: whether the paper's rule has a second row, with half of its recovery.
         learning_rates: among which the validation loss chooses; the preset's for all rows if there are none.
         seeds: one run per row and seed.
         least_gain: points of accuracy by which the unpruned adapter must be ahead of the untuned model.
@@ -59,6 +60,7 @@ class Finetuning:
         "svd",
         "para2026",
     )
+    corrected: bool = True
     learning_rates: tuple[PositiveFloat, ...] = ()
     seeds: Seeds = (0,)
     least_gain: float = 0.0

@@ -5,7 +5,7 @@ from dataclasses import replace
 from experiments.reporting.table import Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Language
-from experiments.tables.rows import comparisons, finetuning_rows
+from experiments.tables.rows import comparisons, finetuning_rows, schedule_note
 from experiments.tables.tuning import Tune
 
 
@@ -23,5 +23,5 @@ def table(settings: Language, tune: Tune) -> Table:
         f"Language understanding with a language model, rank {run.initial_rank} to {settings.target_rank}",
         finetuning_rows(settings, columns, tune, paper={}),
         comparisons(settings),
-        "The paper has an encoder-decoder only, see Table 3.",
+        f"The paper has an encoder-decoder only, see Table 3. {schedule_note(settings, run)}",
     )

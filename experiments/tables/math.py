@@ -15,7 +15,13 @@ from experiments.tables.labels import (
     UNTUNED,
     pruned_by,
 )
-from experiments.tables.rows import SQUEEZE_NOTE, comparisons, finetuning_rows, gradually
+from experiments.tables.rows import (
+    SQUEEZE_NOTE,
+    comparisons,
+    finetuning_rows,
+    gradually,
+    schedule_note,
+)
 from experiments.tables.tuning import Tune
 
 #: Accuracies of Tables 1 and 5 (Llama-3-8B on GSM8K, to rank 64): where nothing is pruned.
@@ -78,7 +84,8 @@ def _table(name: str, title: str, settings: Finetuning, tune: Tune, ranks: Itera
         finetuning_rows(settings, columns, tune, paper),
         comparisons(settings),
         "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data."
-        + (f" {SQUEEZE_NOTE}" if "cont_squeeze" in settings.baselines else ""),
+        + (f" {SQUEEZE_NOTE}" if "cont_squeeze" in settings.baselines else "")
+        + f" {schedule_note(settings, next(iter(columns.values())))}",
     )
 
 

@@ -23,7 +23,7 @@ from experiments.tables.labels import (
     pruned_by,
     truncated_by,
 )
-from experiments.tables.runs import pruned_once, scheduled
+from experiments.tables.runs import left_after_events, pruned_once, scheduled
 from experiments.tables.study import Gate
 from experiments.tables.tuning import Tune
 
@@ -76,6 +76,20 @@ def finetuning_rows(
     return tuple(rows)
 
 
+def schedule_note(settings: Finetuning, column: RunConfig) -> str:
+    """What the schedule of a column leaves, in a sentence.
+
+    Args:
+        settings: of the table.
+        column: a run of LoRA at the initial rank of the column.
+    """
+    run = gradually(settings, settings.criteria[0])(column)
+    return (
+        f"After the last event {left_after_events(run):.0%} of the sum of all learning rates is left, from rank "
+        f"{run.initial_rank}."
+    )
+
+
 def seeded(run: RunConfig, seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
     """One run a seed; one that stands for all of the untuned language model, in which nothing is drawn."""
     return tuple(
@@ -87,7 +101,7 @@ def _pruned(settings: Finetuning, criterion: str) -> list[Kind]:
     """The row of a rule, and of the paper's another in which what is removed is made up for once, not twice."""
     change = gradually(settings, criterion)
     kinds: list[Kind] = [(pruned_by(criterion), change)]
-    if criterion == "prunedlora2025":
+    if criterion == "prunedlora2025" and settings.corrected:
         kinds.append((CORRECTED, lambda run: replace(change(run), options={"recovery": "half"})))
     return kinds
 
@@ -116,7 +130,9 @@ def comparisons(settings: Finetuning) -> tuple[tuple[Label, Label], ...]:
     both = [c for c in settings.criteria if c in settings.truncations]
     dynamic = ((pruned_by(c), truncated_by(c)) for c in both)
     corrected = (
-        (CORRECTED, rival) for rival in (PRUNED_BY_OURS, *rivals) if PRUNED_BY_OURS in pruned
+        (CORRECTED, rival)
+        for rival in (PRUNED_BY_OURS, *rivals)
+        if PRUNED_BY_OURS in pruned and settings.corrected
     )
     return (*own, *corrected, *ranks, *beside, *dynamic)
 
