@@ -216,6 +216,9 @@ def report(comparisons: Sequence[Comparison], out: Path) -> int:
     differences.unlink(missing_ok=True)
     print(f"\n{text}\n{agreement.summary(comparisons)}.")
     print(f"All of them: {_shown(out / 'comparison.md')}")
+    if not any(c.verdict == "agrees" for c in comparisons):
+        print("Nothing could be compared: the committed results are missing, or of other settings.")
+        return 1
     if not differing:
         return 0
     write_atomically(differences, f"# What differs\n\n{agreement.markdown(differing)}")
@@ -287,6 +290,8 @@ def _verified(runner: Runner, wanted: bool) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "theory", "--out", str(file.parent)]
     # The committed results were made on one thread; what is measured meanwhile has its own.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # What an earlier call has left would pass for the results of this one.
+    file.unlink(missing_ok=True)
     with runner.log.open("ab") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     try:
@@ -295,7 +300,7 @@ def _verified(runner: Runner, wanted: bool) -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
     # 1 is that of a statement that is not what it claims to be, which the comparison says.
-    if status not in (0, 1):
+    if status not in (0, 1) or not file.exists():
         raise SystemExit(
             f"python -m theory ended with status {status}, see the end of {runner.log}"
         )

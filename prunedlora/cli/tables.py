@@ -83,8 +83,12 @@ def report_text(report: CompressReport) -> str:
     if report.loss is not None and report.loss_before is not None:
         change = f" ({report.loss / report.loss_before - 1:+.2%})" if report.loss_before else ""
         lines.append(f"held-out loss {report.loss_before:.5f} -> {report.loss:.5f}{change}")
-        if report.loss_cut is not None and report.loss_cut != report.loss:
-            lines.append(f"after the cut, before refining, it was {report.loss_cut:.5f}")
+        if report.settings.get("refine") and report.loss_cut is not None:
+            dropped = "; refining did not lower it, and was dropped"
+            lines.append(
+                f"after the cut, before refining, it was {report.loss_cut:.5f}"
+                f"{dropped if report.loss_cut == report.loss else ''}"
+            )
     return "\n".join(lines)
 
 

@@ -113,6 +113,10 @@ class Calibration:
             self._write(small)
             return mean_divergence(self._logits(batch)[0], aim, labels != IGNORED)
 
+        if not trained:
+            raise ConfigurationError(
+                "no module of the adapter adds anything; there is nothing to refine"
+            )
         flags = [(p, p.requires_grad) for p in self.model.parameters()]
         try:
             for name, module in self.modules.items():

@@ -101,7 +101,7 @@ def compress_opened(source: AdapterFile, out: Path, config: CompressConfig) -> C
     # The factors are rounded as they will be written, so this is the loss of the written adapter.
     after = calibration.loss_with(_factors(compressed)) if calibration else None
     cut = after
-    if calibration and after is not None and config.refine:
+    if calibration and after is not None and config.refine and compressed:
         compressed, after = _refined(source, config, compressed, calibration, after)
     seconds = time.perf_counter() - start
     report = _report(source, config, compressed, (before, cut, after), seconds)

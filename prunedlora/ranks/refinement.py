@@ -1,8 +1,8 @@
-"""After the cut: the smaller adapter learns to say what the larger one said, without labels."""
+"""After the cut: the smaller adapter learns to predict what the larger one predicts, without labels."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunedlora.adapters.modules import find_lora_modules
-from prunedlora.adapters.peft import configured_model
 from prunedlora.choices import checked
-from prunedlora.errors import ConfigurationError
+from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.statistics.targets import IGNORED
 
 Batch = TypeVar("Batch")
@@ -32,7 +31,7 @@ LOOKS = 10
 
 @dataclass(frozen=True)
 class Refinement:
-    """What came of refining.
+    """The outcome of refining.
 
     Attributes:
         losses: the held-out loss after so many steps, from 0 on, in order.
@@ -55,11 +54,13 @@ class Refinement:
         return dict(self.losses)[self.step]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def refine_adapter(
     model: nn.Module,
     teacher: str,
-    batches: Sequence[Any],
-    held_out: Sequence[Any],
+    batches: Iterable[Any],
+    held_out: Iterable[Any],
     *,
     steps: int = 200,
     learning_rate: float | None = None,
@@ -67,13 +68,15 @@ def refine_adapter(
 ) -> Refinement:
     """Train a smaller adapter to predict what the larger one predicts, and keep it only where that helps.
 
-    The loss is the mean over tokens of the divergence KL(teacher ‖ student) of their distributions, so that labels are
-    not needed; where a batch has ``labels``, the tokens that these leave out do not count.  Teacher and student share
-    the base model.  The weights of least held-out loss are kept, which are those of the start where training does not
-    lower it.
+    The loss of a batch is the mean over tokens of the divergence KL(teacher ‖ student) of their distributions, so that
+    labels are not needed; where a batch has ``labels``, the tokens that these leave out do not count.  Teacher and
+    student share the base model.  The weights of least held-out loss are kept, which are those of the start where
+    training does not lower it.  The held-out batches choose rate and step, so that their loss at the end is a little
+    optimistic.  Both factors of every module are trained, frozen or not; nothing else changes, and after an error
+    nothing has.
 
     Args:
-        model: with both adapters; of transformers, for sequences of tokens or for classes.
+        model: a PEFT model with both adapters, around a causal language model or a classifier of sequences.
         teacher: name of the larger adapter, which stays as it is.
         batches: keyword arguments of the model, which are gone through again and again.
         held_out: others, by which it is judged.
@@ -82,19 +85,20 @@ def refine_adapter(
         adapter: name of the smaller one.
 
     Returns:
-        The held-out losses, and what was kept.
+        The held-out losses, means over the batches, and what was kept.
 
     Raises:
         UnsupportedAdapterError: see :func:`prunedlora.find_lora_modules`.
-        ConfigurationError: no batch, less than one step, a model without logits, or one adapter under both names.
+        ConfigurationError: no batch, less than one step, another kind of model, or one adapter under both names.
+        NonFiniteError: a loss is NaN or infinite where training starts.
 
     >>> import peft, transformers
     >>> _ = torch.manual_seed(0)
     >>> sizes = transformers.LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
     ...     num_attention_heads=2, num_key_value_heads=2)
-    >>> settings = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    >>> model = peft.get_peft_model(transformers.LlamaForCausalLM(sizes), settings)
-    >>> model.add_adapter("large", settings)
+    >>> large, small = (peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False) for _ in range(2))
+    >>> model = peft.get_peft_model(transformers.LlamaForCausalLM(sizes), small)
+    >>> model.add_adapter("large", large)
     >>> batches = [{"input_ids": torch.randint(16, (4, 6))} for _ in range(4)]
     >>> found = refine_adapter(model, "large", batches[:3], batches[3:], steps=20)
     >>> found.after < found.before
@@ -105,25 +109,18 @@ def refine_adapter(
     checked("steps", steps, int)
     modules = find_lora_modules(model, adapter)
     find_lora_modules(model, teacher)
-    configured_model(model, adapter)
-    peft_model: Any = model
+    _check_model(model)
 
     def divergence(batch: Any) -> Tensor:
-        with _active(peft_model, teacher), torch.no_grad():
+        with _active(model, teacher), torch.no_grad():
             aim = _logits(model, batch)
         return mean_divergence(_logits(model, batch), aim, counted_tokens(batch, aim))
 
-    mode, flags = model.training, [(p, p.requires_grad) for p in model.parameters()]
-    try:
+    parameters = [p for module in modules for p in (module.B, module.A)]
+    with _as_it_was(model), _active(model, adapter):
         # Dropout would make the student learn noise.
         model.eval()
-        with _active(peft_model, adapter):
-            parameters = [p for module in modules for p in (module.B, module.A)]
-            return refine(parameters, divergence, batches, held_out, steps, learning_rate)
-    finally:
-        model.train(mode)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        return refine(parameters, divergence, list(batches), list(held_out), steps, learning_rate)
 
 
 def refine(
@@ -137,7 +134,7 @@ def refine(
     """Minimise a loss over parameters by AdamW, and leave them at the least held-out loss that was seen.
 
     Args:
-        parameters: that are trained; the gradients of all others are of no use.
+        parameters: that are trained; their gradients stay as they were.
         loss: of a batch, a mean.
         batches: gone through in their order, again and again.
         held_out: of which the mean loss judges.
@@ -145,24 +142,36 @@ def refine(
         learning_rate: the peak; by default the best of `RATES`.
 
     Raises:
-        ConfigurationError: no batch, or less than one step.
+        ConfigurationError: no batch, less than one step, or a rate that is not positive.
+        NonFiniteError: the held-out loss is NaN or infinite at the start.
+        Whatever is raised, the parameters are as they were.
     """
     if not batches or not held_out:
         raise ConfigurationError("refining needs batches, and others that are held out")
     if steps < 1:
         raise ConfigurationError(f"steps must be at least 1, not {steps}")
+    if learning_rate is not None and not checked("learning_rate", learning_rate, float) > 0:
+        raise ConfigurationError(f"learning_rate must be positive, not {learning_rate}")
     start = [p.detach().clone() for p in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+    gradients = [p.grad for p in parameters]
 
     def run(rate: float, steps: int) -> Refinement:
         _put(parameters, start)
         return _descend(parameters, loss, batches, held_out, steps, rate)
 
-    if learning_rate is None:
-        tries = [run(rate, max(1, round(TRY * steps))) for rate in RATES]
-        learning_rate = min(tries, key=lambda found: found.after).learning_rate
-    return run(learning_rate, steps)
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        if learning_rate is None:
+            tries = [run(rate, max(1, round(TRY * steps))) for rate in RATES]
+            learning_rate = min(tries, key=lambda found: found.after).learning_rate
+        return run(learning_rate, steps)
+    except BaseException:
+        _put(parameters, start)
+        raise
+    finally:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
 
 
 def mean_divergence(
@@ -211,10 +220,19 @@ def _descend(
         lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2,
     )
     losses = [(0, _mean(loss, held_out))]
+    if not math.isfinite(losses[0][1]):
+        raise NonFiniteError(
+            "the held-out loss is NaN or infinite before anything is refined; check both adapters, and that a token of "
+            "each batch counts"
+        )
     best, kept = losses[0], [p.detach().clone() for p in parameters]
     every = max(1, steps // LOOKS)
     for step, batch in enumerate(itertools.islice(itertools.cycle(batches), steps), start=1):
-        gradients = torch.autograd.grad(loss(batch), parameters)
+        number = loss(batch)
+        if not torch.isfinite(number):
+            # Of one batch; it has nothing to say.
+            continue
+        gradients = torch.autograd.grad(number, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -243,16 +261,51 @@ def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
 
 @contextmanager
 def _active(model: Any, adapter: str) -> Iterator[None]:
-    """An adapter of the model in place of the one that is active."""
-    before = model.active_adapter
+    """An adapter of the model in place of those that are active."""
+    before = list(model.base_model.active_adapters), model.active_adapter
     model.set_adapter(adapter)
     try:
         yield
     finally:
-        model.set_adapter(before)
+        model.base_model.set_adapter(before[0])
+        model.active_adapter = before[1]
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Modes of all modules and flags of all parameters are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _check_model(model: Any) -> None:
+    """Refuse models whose predictions are not those of the next token or of a class."""
+    base = getattr(model, "base_model", None)
+    if not hasattr(model, "set_adapter") or not hasattr(base, "active_adapters"):
+        raise ConfigurationError(
+            "refining switches between two adapters: pass the PeftModel itself, without wrappers"
+        )
+    inner = model.get_base_model()
+    kind = type(inner).__name__
+    other = any(name in kind for name in ("MaskedLM", "TokenClassification", "QuestionAnswering"))
+    if other or getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        raise ConfigurationError(
+            f"{kind} is not a causal language model or a classifier of sequences, which refining knows"
+        )
 
 
 def _logits(model: nn.Module, batch: Any) -> Tensor:
+    if not isinstance(batch, Mapping):
+        raise ConfigurationError(
+            f"a batch is a {type(batch).__name__}, not a mapping of the model's arguments"
+        )
     out = model(**{name: value for name, value in batch.items() if name != "labels"})
     if not isinstance(getattr(out, "logits", None), Tensor):
         raise ConfigurationError("the model gives no logits; refining needs a model that predicts")

@@ -35,7 +35,7 @@ def logits_at_targets(
     """
     following = labels[:, 1:]
     kept: dict[str, int] = {}
-    if _leaves_out(model):
+    if _leaves_out(model) and following.shape[1]:
         first = int((following != IGNORED).any(dim=0).int().argmax())
         following = following[:, first:]
         # With the last, which predicts nothing that is there.
