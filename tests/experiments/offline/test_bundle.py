@@ -41,7 +41,9 @@ def carried(tmp_path):
     (project / "__init__.py").touch()
     (project / "__main__.py").write_text(PROGRAM)
     (project / "benchmarks").mkdir()
-    (project / "benchmarks" / "__main__.py").write_text(PROGRAM.replace("/gpu/runs", "/measured"))
+    (project / "benchmarks" / "__main__.py").write_text(
+        PROGRAM.replace("runs/gpu/runs", "results/measured")
+    )
     (project / "results" / "old.json").write_text("of before")
     shutil.copy(SCRIPTS / "set_up.py", project / "offline")
     (content / "project" / "paper_figures").mkdir()
