@@ -312,8 +312,11 @@ def _verdicts(file: Path) -> dict[str, str]:
 
 
 def _of_statements(here: Mapping[str, str]) -> list[Comparison]:
+    if not here:
+        return []
     committed = _verdicts(STATEMENTS)
+    # One that is committed and was not verified here differs, too.
     return [
-        agreement.of_words("theory", key, verdict, committed.get(key))
-        for key, verdict in here.items()
+        agreement.of_words("theory", key, here.get(key, "not there"), committed.get(key))
+        for key in {**committed, **here}
     ]

@@ -195,3 +195,13 @@ def test_rows_that_are_not_selected_need_no_committed_result(monkeypatch):
     monkeypatch.setattr(Path, "exists", lambda file: f"runs/{file.name}" in kept and exists(file))
     (again,) = quick._tables(selection, study, ["table3"], RESULTS / "cpu")
     assert {run.key: run.learning_rate for run in again.runs} == expected
+
+
+def test_a_committed_statement_that_was_not_verified_here_differs():
+    here = quick._verdicts(quick.STATEMENTS)
+    assert {c.verdict for c in quick._of_statements(here)} == {"agrees"}
+    lost = next(iter(here))
+    del here[lost]
+    (differing,) = (c for c in quick._of_statements(here) if c.verdict != "agrees")
+    assert (differing.cell, differing.verdict) == (lost, "differs")
+    assert quick._of_statements({}) == []
