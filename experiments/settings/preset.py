@@ -153,34 +153,6 @@ class Ablations:
 
 
 @dataclass(frozen=True)
-class Code:
-    """Fine-tuning on code: functions of the standard library, tested on HumanEval.
-
-    Attributes:
-        run: what all runs share.
-        target_rank: rank that every compared adapter has in the end.
-        initial_rank: from which pruning starts.
-        criteria: pruning rules.
-        truncations: rules by which the skyline is truncated.
-        learning_rates: among which the validation loss chooses; the preset's for all rows if there are none.
-        seeds: one run per row and seed.
-        least_gain: points of pass@1 by which the unpruned adapter must be ahead of the untuned model; a small model
-            may well lose by training, so that this is a floor.
-    """
-
-    __pydantic_config__ = STRICT
-
-    run: RunConfig
-    target_rank: PositiveInt
-    initial_rank: PositiveInt
-    criteria: tuple[str, ...] = ("magnitude", "llmpruner2023", "prunedlora2025")
-    truncations: tuple[str, ...] = ("svd",)
-    learning_rates: tuple[PositiveFloat, ...] = ()
-    seeds: Seeds = (0,)
-    least_gain: float = -10.0
-
-
-@dataclass(frozen=True)
 class Verdict:
     """The fair study: choice, recovery and schedule, every row at its own rate; see `experiments.tables.verdict`.
 
@@ -366,7 +338,7 @@ class Preset:
     understanding: Understanding | None = None
     ablations: Ablations | None = None
     language: Language | None = None
-    code: Code | None = None
+    code: Finetuning | None = None
     verdict: Verdict | None = None
     table2: Table2 | None = None
     table8: Table8 | None = None

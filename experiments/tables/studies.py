@@ -5,7 +5,6 @@ from functools import partial
 
 from experiments.settings.preset import (
     Ablations,
-    Code,
     Finetuning,
     Language,
     Preset,
@@ -106,11 +105,11 @@ def _language(preset: str, settings: Language) -> Study:
     )
 
 
-def _code(preset: str, settings: Code) -> Study:
+def _code(preset: str, settings: Finetuning) -> Study:
     return Study(
         heading=code.heading(preset, settings),
         tuning=Tuning(settings.learning_rates, settings.seeds),
-        gate=partial(code.gate, settings),
+        gate=partial(rows.gate, settings, code.from_initial_rank(settings)),
         tables={"code": partial(code.table, settings)},
     )
 
