@@ -3,7 +3,7 @@
 import copy
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,21 @@ from prunedlora.distributed import by_the_first
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import CONFIG, WEIGHTS
+from prunedlora.files.card import CARD, RECORD, card, head, plain, span
 from prunedlora.files.layouts import as_stored, lay_out, settings
 from prunedlora.files.tensor_names import PREFIX
 from prunedlora.files.writing import check_free, publish_folder, scratch_beside, write_tensors
 
 
 def export_adapter(
-    model: nn.Module, folder: str | Path, adapter: str = "default", *, layout: Layout | None = None
+    model: nn.Module,
+    folder: str | Path,
+    adapter: str = "default",
+    *,
+    layout: Layout | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the model's adapter as an ordinary one, which ``PeftModel.from_pretrained`` reads.
+    """Write the model's adapter as an ordinary one, which ``PeftModel.from_pretrained`` reads, with a model card.
 
     The folder appears whole or not at all: files are written beside it, read back, compared with
     memory, and then renamed.
@@ -47,6 +53,8 @@ def export_adapter(
         adapter: name of the adapter in the model.
         layout: how ranks and scalings are laid out, see `prunedlora.files.layouts`.  By default as
             in memory: PEFT's patterns where modules differ, which other readers may ignore.
+        record: what was done, from `LoraRankPruner.record`; written beside the weights as
+            ``pruning_report.json``, and in short into the card.
 
     Returns:
         The folder.
@@ -63,7 +71,7 @@ def export_adapter(
     >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), config)
     >>> with tempfile.TemporaryDirectory() as scratch:
     ...     sorted(file.name for file in export_adapter(model, Path(scratch) / "adapter").iterdir())
-    ['adapter_config.json', 'adapter_model.safetensors']
+    ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
     """
     folder = Path(folder)
     settle(model)
@@ -89,12 +97,17 @@ def export_adapter(
         tensors |= replaced
     config.inference_mode = True  # as PEFT does when it saves
 
+    text = _card(config.base_model_name_or_path, folder.name, scaled.values(), record)
+
     def write() -> None:
         with scratch_beside(folder) as part:
             config.save_pretrained(str(part))
             written = json.loads((part / CONFIG).read_text())
             (part / CONFIG).write_text(json.dumps(written | changes, indent=2, sort_keys=True))
             write_tensors(tensors, part / WEIGHTS, {"format": "pt"})
+            (part / CARD).write_text(text, encoding="utf-8")
+            if record is not None:
+                (part / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
             publish_folder(part, folder)
 
     once(write)
@@ -113,6 +126,26 @@ def _kept(module: LoraModule) -> Scaled:
         check_removed(module, removed)
         B, A = B[:, ~removed.cpu()], A[~removed.cpu()]
     return Scaled(B, A, module.scaling)
+
+
+def _card(
+    base: object, title: str, modules: Collection[Scaled], record: Mapping[str, Any] | None
+) -> str:
+    """The text of the model card."""
+    scalings = ", ".join(f"{scaling:g}" for scaling in sorted({m.scaling for m in modules}))
+    facts = [
+        f"rank: {span([module.rank for module in modules])}, in {len(modules)} modules",
+        f"scaling of what the factors add: {scalings}",
+    ]
+    sentence = "Written by prunedlora."
+    if record is not None:
+        sentence = f"Pruned in training, by prunedlora; everything else is in `{RECORD}`."
+        facts.append(f"rank before: {span(record['ranks_before'].values())}")
+        facts.append(
+            f"criterion: `{plain(record['config']['criterion'])}`, in {len(record['events'])} events over "
+            f"{record['total_steps']} steps"
+        )
+    return card(head(base, title), "Adapter", sentence, facts)
 
 
 def _laid_out(

@@ -189,7 +189,7 @@ def train_on(folder: str) -> dict[str, Any]:
         "again": error_of(lambda: LoraRankPruner(model, optimizer, config, total_steps=9)),
         "plain": error_of(lambda: find_lora_modules(model)),
     }
-    export_adapter(model, f"{folder}/adapter")
+    export_adapter(model, f"{folder}/adapter", record=pruner.record())
     export_adapter(model, f"{folder}/uniform", layout="uniform")
     refused["taken"] = error_of(lambda: export_adapter(model, f"{folder}/adapter"))
     with torch.no_grad():
@@ -298,6 +298,7 @@ def test_two_processes_choose_as_one_does(tmp_path):
     with torch.no_grad():
         logits = model(input_ids=torch.arange(12).view(2, 6)).logits
     torch.testing.assert_close(logits, on["logits"], rtol=1e-9, atol=1e-9)
+    assert "rank: 2, in 5 modules" in (tmp_path / "adapter" / "README.md").read_text()
     assert (tmp_path / "uniform" / "adapter_config.json").exists()
     assert not (tmp_path / "no").exists()
     for results in (first, second):
