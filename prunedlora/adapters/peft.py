@@ -118,8 +118,8 @@ def name_in_base(name: str) -> str:
 
 
 def uncompiled(name: str) -> str:
-    """A name without what torch.compile adds to it."""
-    return name.replace("_orig_mod.", "")
+    """A name without what torch.compile and wrappers for activation checkpointing add to it."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
 def _as_integer(value: float) -> int | float:

@@ -46,7 +46,8 @@ def _refuse_zero(optimizer: Any) -> None:
     """Refuse an optimiser that keeps the state of each parameter in one process only, out of an event's reach."""
     kinds = type(optimizer).__mro__
     if any(
-        kind.__name__ == "ZeroRedundancyOptimizer" or kind.__module__.startswith("deepspeed.")
+        kind.__name__ == "ZeroRedundancyOptimizer"
+        or kind.__module__.startswith("deepspeed.runtime.")
         for kind in kinds
     ):
         raise UnsupportedOptimizerError(

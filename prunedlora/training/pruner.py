@@ -254,6 +254,9 @@ class LoraRankPruner:
             mark_removed(self.modules, self._removed)
             self._hooks = [self.optimizer.register_step_post_hook(self._hold)]
             self._finished = True
+            logger.info(
+                "the factors are sharded and keep their size; export_adapter makes them small"
+            )
             return
         for module in self.modules:
             shrink(module, self._removed[module.name], self.optimizer)

@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -54,10 +55,17 @@ def adapted() -> PeftModel:
 
 
 def sharded(
-    mesh: DeviceMesh | None = None, dtype: torch.dtype | None = None, **settings: Any
+    mesh: DeviceMesh | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    checkpointed: bool = False,
+    **settings: Any,
 ) -> PeftModel:
     """The model, each of its layers and the rest of it sharded."""
     model = adapted()
+    if checkpointed:
+        decoder = model.base_model.model.model
+        decoder.layers = nn.ModuleList(map(checkpoint_wrapper, decoder.layers))
     if dtype is not None:
         model = model.float()
         settings["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
@@ -171,7 +179,7 @@ def of_four(rank: int, folder: str) -> dict[str, Any]:
 
 def train_on(folder: str) -> dict[str, Any]:
     """Evaluate, finish, train on, export; what the model answers, and what it refuses."""
-    model = sharded()
+    model = sharded(checkpointed=True)
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2, weight_decay=0.1)
     torch.manual_seed(dist.get_rank())
     with LoraRankPruner(model, optimizer, config_of("svd"), total_steps=STEPS) as pruner:
