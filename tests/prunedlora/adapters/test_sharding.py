@@ -29,6 +29,9 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
         dist.destroy_process_group()
 
 
+@pytest.mark.supports(
+    "AdamW", "FullyShardedDataParallel (FSDP1)", "own loop", "float32", verdict="refused"
+)
 @pytest.mark.parametrize("original", [True, False])
 def test_flat_parameters_are_refused_by_name_with_the_remedy(mesh, lora, original):
     model = lora().requires_grad_()  # flat parameters are trained whole or not at all
@@ -41,6 +44,7 @@ def test_flat_parameters_are_refused_by_name_with_the_remedy(mesh, lora, origina
         find_lora_modules(wrapped, sharded=True)
 
 
+@pytest.mark.supports("AdamW", "DeepSpeed ZeRO-3", "own loop", "float32", verdict="refused")
 def test_shards_of_zero_3_are_refused_by_name(lora):
     model = lora()
     module = find_lora_modules(model)[0]
@@ -58,6 +62,14 @@ def test_only_pruning_and_export_take_shards(mesh, lora):
         truncate_adapter(model, 2)
 
 
+@pytest.mark.supports("AdamW", "tensor parallelism", "own loop", "float32", verdict="refused")
+@pytest.mark.supports(
+    "AdamW",
+    "fully_shard with CPUOffloadPolicy",
+    "own loop",
+    "float32",
+    verdict="refused",
+)
 def test_shards_of_another_kind_are_refused(mesh, lora, monkeypatch):
     model = lora()
     module = find_lora_modules(model)[0]
@@ -105,6 +117,20 @@ def test_what_is_done_to_the_whole_is_done_to_the_parts(mesh):
         torch.testing.assert_close(part(2 * value, t), local(t))
 
 
+@pytest.mark.supports(
+    "ZeroRedundancyOptimizer",
+    "DistributedDataParallel",
+    "own loop",
+    "float32",
+    verdict="refused",
+)
+@pytest.mark.supports(
+    "DeepSpeed ZeRO-1 and 2",
+    "DistributedDataParallel",
+    "own loop",
+    "float32",
+    verdict="refused",
+)
 def test_zero_1_and_2_are_refused_before_the_first_step(mesh, lora):
     model = lora()
     config = PruneConfig(4, interval=2, warmup_steps=2)
