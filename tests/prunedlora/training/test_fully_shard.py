@@ -21,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
 from prunedlora import LoraRankPruner, PruneConfig, export_adapter, find_lora_modules
+from prunedlora.adapters.optimizer_state import state_like
 from prunedlora.adapters.sharding import full, local
 from prunedlora.criteria import available_criteria
 from prunedlora.errors import ConfigurationError, NonFiniteError, OutputError
@@ -133,8 +134,22 @@ def train(
     return {
         "removed": [(event.step, event.removed) for event in pruner.events],
         "factors": factors(model),
+        "stale": stale(pruner),
         "given": given,
     }
+
+
+def stale(pruner: LoraRankPruner) -> int:
+    """Numbers that the optimiser still keeps for removed components."""
+    count = 0
+    for module in pruner.modules:
+        gone = torch.ones(module.rank, dtype=torch.bool)
+        gone[pruner.live[module.name]] = False
+        for parameter, dim in ((module.B, 1), (module.A, 0)):
+            for _, kept in state_like(parameter, pruner.optimizer, module.name):
+                part = full(kept).index_select(dim, gone.nonzero().squeeze(1))
+                count += int(part.count_nonzero())
+    return count
 
 
 def factors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -264,6 +279,7 @@ def run(world: int, folder: Any) -> list[dict[str, Any]]:
 
 def assert_same(one: dict[str, Any], other: dict[str, Any], what: str) -> None:
     assert one["removed"] == other["removed"], what
+    assert one["stale"] == 0, what
     assert one["factors"].keys() == other["factors"].keys()
     for name, expected in other["factors"].items():
         torch.testing.assert_close(
