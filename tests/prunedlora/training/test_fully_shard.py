@@ -175,6 +175,7 @@ def of_two(rank: int, folder: str) -> dict[str, Any]:
         results[case] = train(sharded(), case)
     results["along columns"] = train(sharded(shard_placement_fn=along_columns), "svd")
     results["bfloat16"] = train(sharded(dtype=torch.bfloat16), "prunedlora2025")
+    results["accumulated"] = train(sharded(), "prunedlora2025", passes=2)
     results["begun"] = train(sharded(), "svd_kfac", steps=range(4), after=checkpoint)
     results["resumed"] = train(
         sharded(), "svd_kfac", steps=range(4, STEPS), state=results["begun"]["given"]
@@ -306,6 +307,7 @@ def test_two_processes_choose_as_one_does(tmp_path):
         assert_same(first[case], alone, case)
         assert_same(second[case], first[case], case)
     assert_same(first["along columns"], first["svd"], "along columns")
+    assert_same(first["accumulated"], first["prunedlora2025"], "accumulated")
     assert len(first["bfloat16"]["removed"]) == 2
     assert_same(second["bfloat16"], first["bfloat16"], "bfloat16")
     # A resumed training, in as many processes or in one.
