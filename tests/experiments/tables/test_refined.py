@@ -1,7 +1,10 @@
 """The table of what refining gains."""
 
+import json
+
 import pytest
 
+from experiments.folders import RESULTS
 from experiments.settings.jobs import Refined, RunConfig
 from experiments.tables import refined
 
@@ -40,3 +43,22 @@ def test_the_text_says_what_was_done(tmp_path):
     assert "200 steps of 8 of 1024 examples" in text
     assert "chosen by 128 others" in text
     assert [file.name for file in files] == ["refined_flat.md", "refined_flat.csv"]
+
+
+def test_committed_cuts_are_those_of_the_one_shot_experiment():
+    """Measured in another job, from the same adapter and the same statistics."""
+    folder = RESULTS / "cpu"
+    compared = 0
+    for file in (folder / "refined").glob("*.json"):
+        record = json.loads(file.read_text())
+        task, seed = record["config"]["run"]["task"], record["config"]["run"]["seed"]
+        (whole,) = (folder / "one_shot").glob(f"{task}_seed{seed}_*.json")
+        of_rank = {
+            (row["criterion"], row["rank"]): row["test_increase"]
+            for row in json.loads(whole.read_text())["result"]["rows"]
+        }
+        for row in record["result"]["rows"]:
+            expected = of_rank[row["criterion"], row["rank"]]
+            assert row["cut_increase"] == pytest.approx(expected, rel=1e-3), file.name
+            compared += 1
+    assert compared
