@@ -72,6 +72,16 @@ def test_the_presets_named_in_the_manual_exist():
             "      initial_rank: none",
             "one_shot: minilm: run: initial_rank: .* not 'none'",
         ),
+        (
+            "    held_out: 128\n    steps: 200\n    seeds: [0]",
+            "    held_out: 128\n    steps: 200\n    seeds: [7]",
+            "cpu: refined: planted_flat: seeds: the experiment has no adapter of .7.",
+        ),
+        (
+            "  planted_flat:\n    criteria",
+            "  planted:\n    criteria",
+            "refined: planted: there is no",
+        ),
         ("    steps: 45", "    stps: 45", "cpu: table2: run: unknown key stps"),
         ('["50%", "4:8"', '["50%", 4:8', "cpu: table8: run: patterns: 1: .*string"),
         (
