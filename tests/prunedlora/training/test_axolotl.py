@@ -35,6 +35,7 @@ def plugin(monkeypatch):
     sys.modules.pop(PLUGIN, None)
 
 
+@pytest.mark.supports("AdamW", "none", "axolotl's plugin, without axolotl", "float32")
 def test_it_prunes_what_a_trainer_trains(plugin, lora, tmp_path):
     model = lora(zero_B=True)
     around = trainer(model, tmp_path, max_steps=4)
