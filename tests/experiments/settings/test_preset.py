@@ -89,7 +89,7 @@ def test_the_presets_named_in_the_manual_exist():
             "max_perplexity: 60\n  methods: [obd]",
             "cpu: table8: methods: 0: .* not 'obd'",
         ),
-        ("code:\n  run:", "code:\n  run: 3\n  ran:", "cpu: code: run: .*object, not 3"),
+        ("math:\n  run:", "math:\n  run: 3\n  ran:", "cpu: math: run: .*object, not 3"),
     ],
 )
 def test_a_slip_in_a_preset_is_refused_with_its_place(right, wrong, message):
@@ -150,6 +150,6 @@ def test_parts_complete_the_shared_settings_and_sequences_are_tuples():
     preset = load_preset("cpu")
     assert preset.understanding.run.steps == 150
     assert preset.understanding.run.model == "minilm"
-    assert preset.code.run.model == preset.run.model == "smollm2"
+    assert preset.math.run.model == preset.run.model == "smollm2"
     assert preset.ablations.schedules == ((5, 2), (5, 4), (10, 2), (10, 4))
     assert preset.table8.run.method == "dense"
