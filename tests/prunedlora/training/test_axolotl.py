@@ -10,6 +10,7 @@ from prunedlora import find_lora_modules
 from prunedlora.errors import ConfigurationError
 from tests.prunedlora.training.test_callback import trainer
 
+pytest.importorskip("pydantic", reason="axolotl brings it")
 PLUGIN = "prunedlora.training.axolotl"
 SETTINGS = {"target_rank": 4, "interval": 1, "per_event": 2, "warmup_steps": 1}
 
