@@ -41,7 +41,12 @@ def _price(s: dict[str, Any]) -> list[str]:
     orders = [row["first_order_over_fisher"] for row in rows]
     out = [
         f"κ(D) is {short(k['kappa'][1])} to {short(k['kappa'][2])}: S7 allows a large price. The choices differ by far "
-        f"less: for one component the model says {short(k['S7_price_of_one'][0])} in the median over layers.",
+        f"less: for one component the model says {short(k['S7_price_of_one'][0])} in the median over layers"
+        + (
+            f", where S15 would expect {short(k['S15_price_of_one'][0])} of costs and curvature that are independent."
+            if "S15_price_of_one" in k
+            else "."
+        ),
         f"The loss change of a layer is {short(min(orders))} to {short(max(orders))} times as large in its first-order "
         "term as in the Fisher term (medians over layers), and these pairs of rules leave that term out.",
     ]

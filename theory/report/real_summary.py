@@ -77,6 +77,8 @@ def spectra(rows: Rows) -> dict[str, Any]:
     out: dict[str, Any] = {
         name: [float(f([row[name] for row in rows])) for f in (np.median, np.min, np.max)]
         for name in names
+        # S15 came later: what was measured before does not have it.
+        if name in rows[0]
     }
     return out | {"layers": len(rows), "S10_violated": sum(row["S10_violated"] for row in rows)}
 
