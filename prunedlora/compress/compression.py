@@ -286,7 +286,7 @@ def _parameters_that_fit(source: AdapterFile, config: CompressConfig) -> int:
     left = config.size - names - metadata - carried - alphas - _HEADER
     if config.dtype:
         return left // TORCH_DTYPES[config.dtype].itemsize
-    return left // max(module.dtype.itemsize for module in source.modules)
+    return left // max(d.itemsize for m in source.modules for d in (m.dtype_B, m.dtype_A))
 
 
 def _report(

@@ -253,6 +253,7 @@ def _module(
         (d_out, rank, *(1 for _ in kernel)) if fits else (d_out, rank),
         (rank, *stored.shape[1:]) if fits else (rank, d_in),
         DTYPES[stored.dtype],
+        DTYPES[stored.dtype],
         stored.nbytes,
     )
 

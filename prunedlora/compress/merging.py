@@ -193,20 +193,25 @@ def _module(name: str, files: list[AdapterFile]) -> AdapterModule:
                 f"{name} has the shapes {_outer(first)} and {_outer(part)} in two of the adapters; "
                 "they are not of one base model"
             )
-    dtypes = {module.dtype for module in parts}
-    widest = max(dtype.itemsize for dtype in dtypes)
-    widest_dtypes = {dtype for dtype in dtypes if dtype.itemsize == widest}
     return replace(
         first,
         scaling=1.0,
         rank=rank,
         shape_B=(first.shape_B[0], rank, *first.shape_B[2:]),
         shape_A=(rank, *first.shape_A[1:]),
-        # Of two of one size, such as float16 and bfloat16, neither holds the other's numbers.
-        dtype=widest_dtypes.pop() if len(widest_dtypes) == 1 else torch.float32,
+        dtype_B=_widest({module.dtype_B for module in parts}),
+        dtype_A=_widest({module.dtype_A for module in parts}),
         nbytes=sum(module.nbytes for module in parts),
         component=component_of(name, files[0].components),
     )
+
+
+def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
+    """The dtype that holds the numbers of all: the longest, or float32 where two are as long."""
+    size = max(dtype.itemsize for dtype in dtypes)
+    longest = {dtype for dtype in dtypes if dtype.itemsize == size}
+    # Of two of one size, such as float16 and bfloat16, neither holds the other's numbers.
+    return longest.pop() if len(longest) == 1 else torch.float32
 
 
 def _outer(module: AdapterModule) -> tuple[int, ...]:

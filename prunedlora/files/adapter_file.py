@@ -60,7 +60,8 @@ class AdapterModule:
         shape_B: as stored: (d_out, r), with ones behind for a convolution.
         shape_A: (r, d_in), (r, d_in, height, width) for a convolution; with a middle factor, that
             of its product with A.
-        dtype: of both.
+        dtype_B: in which B is stored.
+        dtype_A: in which A is stored.
         nbytes: of all its factors.
         component: what the header says of the part of a pipeline that it belongs to; None where a
             configuration or alpha tensors say the scaling.
@@ -72,7 +73,8 @@ class AdapterModule:
     rank: int
     shape_B: tuple[int, ...]
     shape_A: tuple[int, ...]
-    dtype: torch.dtype
+    dtype_B: torch.dtype
+    dtype_A: torch.dtype
     nbytes: int
     component: Component | None = None
 
@@ -136,8 +138,11 @@ class AdapterFile:
                 if keys.mid is not None:
                     A = _folded(A, finite(tensors.get_tensor(keys.mid), keys.mid))
                 if keys.diagonal is not None:
-                    A = A * finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
-                factors = Factors(B.flatten(1), A.flatten(1))
+                    diagonal = finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
+                    A = A.double() * diagonal.double()
+                # Numbers of two dtypes are multiplied in the wider one.
+                wide = torch.promote_types(B.dtype, A.dtype)
+                factors = Factors(B.flatten(1).to(wide), A.flatten(1).to(wide))
                 check_range(module, factors)
                 yield module, factors
 
@@ -402,20 +407,19 @@ def _module(pair: KeyPair, header: Header, scaling: float, file: Path) -> Adapte
     _check_shapes(pair, B, A, mid, file)
     shape_A = A.shape if mid is None else (mid.shape[0], *A.shape[1:2], *mid.shape[2:])
     nbytes = A.nbytes + B.nbytes + (mid.nbytes if mid is not None else 0)
-    return AdapterModule(
-        pair.name, pair, scaling, A.shape[0], B.shape, shape_A, DTYPES[A.dtype], nbytes
-    )
+    dtypes = (DTYPES[B.dtype], DTYPES[A.dtype])
+    return AdapterModule(pair.name, pair, scaling, A.shape[0], B.shape, shape_A, *dtypes, nbytes)
 
 
 def _check_shapes(
     pair: KeyPair, B: TensorEntry, A: TensorEntry, mid: TensorEntry | None, file: Path
 ) -> None:
     where = f"{file}: {pair.name}"
-    dtypes = {entry.dtype for entry in (B, A, mid) if entry is not None}
-    if A.dtype not in DTYPES or len(dtypes) > 1:
+    unknown = {entry.dtype for entry in (B, A, mid) if entry is not None} - DTYPES.keys()
+    if unknown:
         raise AdapterFileError(
-            f"{where} has factors of dtypes {', '.join(sorted(dtypes))}; all must have the same, "
-            f"one of {', '.join(DTYPES)}"
+            f"{where} has factors of dtype {', '.join(sorted(unknown))}; store them as one of "
+            f"{', '.join(DTYPES)}"
         )
     fit = len(A.shape) >= 2 <= len(B.shape) and B.shape[1] == A.shape[0] and set(B.shape[2:]) <= {1}
     if not fit or 0 in (*A.shape, *B.shape):
@@ -431,7 +435,7 @@ def _check_shapes(
 
 def _folded(A: Float[Tensor, "..."], mid: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """A convolution's 1x1 factor and the kernel behind it as one factor, (r, d_in, height, width)."""
-    return torch.einsum("ji...,ic->jc...", mid.double(), A.flatten(1).double()).to(A.dtype)
+    return torch.einsum("ji...,ic->jc...", mid.double(), A.flatten(1).double())
 
 
 def check_range(module: AdapterModule, factors: Factors) -> None:

@@ -95,9 +95,8 @@ def _laid_out(
     out = lay_out(scaled, layout)
     tensors = {}
     for module, (name, factors) in zip(modules, out.items(), strict=True):
-        B, A = as_stored(
-            factors, tuple(module.B.shape), tuple(module.A.shape), module.B.dtype, name
-        )
+        shapes = (tuple(module.B.shape), tuple(module.A.shape))
+        B, A = as_stored(factors, *shapes, (module.B.dtype, module.A.dtype), name)
         tensors[f"{PREFIX}{name}.lora_B.weight"] = B
         tensors[f"{PREFIX}{name}.lora_A.weight"] = A
     return tensors, settings(out, config)
