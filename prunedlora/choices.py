@@ -45,7 +45,8 @@ def check_settings(config: Any) -> None:
     Raises:
         ConfigurationError: a field has another value; the message names it and says what it may be.
     """
-    for name, hint in _hints(type(config)).items():
+    kind: Any = type(config)
+    for name, hint in _hints(kind).items():
         value = getattr(config, name)
         plain = checked(name, value, hint)
         if plain is not value:

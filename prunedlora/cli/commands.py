@@ -132,15 +132,15 @@ class Extract:
     Example: prunedlora extract loha.safetensors lora.safetensors --rank 8
 
     Attributes:
-        source: safetensors file with LoHa, LoKr or .diff tensors; with minus a tuned model, a file or
-            a folder.
-        out: where to write; a new .safetensors file, with minus a new PEFT folder.
+        source: safetensors file with LoHa, LoKr or .diff tensors, or PEFT folder of LoHa or LoKr, here
+            or on the hub (organisation/name[@revision]); with minus a tuned model, a file or a folder.
+        out: where to write; a new .safetensors file, of a folder or with minus a new PEFT folder.
         config: everything else.
         minus: the model that was tuned, a file or a folder.
         verbose: also print what became of each module.
     """
 
-    source: Path
+    source: str
     out: Path
     config: Annotated[Settings, tyro.conf.arg(name="")]
     minus: Path | None = None

@@ -14,18 +14,22 @@ from torch import Tensor
 from prunedlora.compress.compression import compress_opened
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.report import CompressReport
-from prunedlora.errors import AdapterFileError, ConfigurationError
+from prunedlora.errors import AdapterFileError, ConfigurationError, UnsupportedAdapterError
 from prunedlora.factors import Factors
-from prunedlora.files.adapter_config import AdapterConfig
+from prunedlora.files.adapter_config import AdapterConfig, of_lycoris, read_entries
 from prunedlora.files.adapter_file import (
+    CONFIG,
     DTYPES,
+    WEIGHTS,
     AdapterFile,
     AdapterModule,
     check_range,
     finite,
+    locate,
     open_adapter,
 )
 from prunedlora.files.header import Header, TensorEntry, opened, read_header
+from prunedlora.files.scalings import check_rank
 from prunedlora.files.spellings import KOHYA, PEFT, SPELLINGS, Spelling
 from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others
 
@@ -78,14 +82,18 @@ def extract_adapter(
     is; of differences a singular value decomposition is taken in full.
 
     Args:
-        source: a safetensors file with LoHa, LoKr or ``.diff`` tensors, LoRA beside them or not; with
-            `minus` a tuned model, a safetensors file or a folder as transformers writes it.
-        out: a new ``.safetensors`` file, with the names of sd-scripts; with `minus` a new PEFT folder.
+        source: a safetensors file with LoHa, LoKr or ``.diff`` tensors, LoRA beside them or not; a PEFT
+            folder of LoHa or LoKr, of linear layers; either of them here or on the hub, see
+            `prunedlora.files.adapter_file.open_adapter`; with `minus` a tuned model, a safetensors file
+            or a folder as transformers writes it.
+        out: a new ``.safetensors`` file, with the names of sd-scripts; of a folder, or with `minus`, a
+            new PEFT folder.
         config: how far and how; no data.  Modules whose weights do not differ are left out.
         minus: the model that was tuned.
 
     Raises:
         AdapterFileError: nothing to extract, tensors that do not fit each other, or a damaged file.
+        UnsupportedAdapterError: a folder of another method, or of convolutions.
         ConfigurationError: data.
         Whatever else `prunedlora.compress_adapter` raises.
 
@@ -100,7 +108,11 @@ def extract_adapter(
     if config.data is not None:
         raise ConfigurationError("extraction takes no data; compress what was extracted with data")
     if minus is None:
-        opened_source = _of_methods(Path(source))
+        file, config_file = locate(source)
+        if file.name == WEIGHTS and config_file is not None:
+            opened_source = _of_folder(source, file, config_file)
+        else:
+            opened_source = _of_methods(file)
     else:
         opened_source = _of_models(str(source), str(minus))
         config = replace(config, zero_modules="exclude")
@@ -155,6 +167,38 @@ def _of_methods(file: Path) -> ExtractedFile:
     )
 
 
+def _of_folder(source: str | Path, file: Path, config_file: Path) -> ExtractedFile:
+    """A PEFT folder of LoHa or LoKr, with what else it holds."""
+    config = of_lycoris(read_entries(config_file), str(config_file))
+    header = read_header(file)
+    parts = _stems(header)
+    if not parts:
+        raise AdapterFileError(f"{file} holds no LoHa or LoKr, but {config_file.name} says so")
+    used = {f"{stem}.{end}" for stem, ends in parts.items() for end in ends}
+    rest = {key: entry for key, entry in header.tensors.items() if key not in used}
+    others = find_others(Header(rest, {}, header.file_size), [], file, peft=True)
+    reading: dict[str, Callable[[], Factors]] = {}
+    modules = []
+    for stem, ends in sorted(parts.items()):
+        name = stem.removeprefix(PREFIX)
+        kernels = [e for e in ends if len(header.tensors[f"{stem}.{e}"].shape) != 2]
+        if "diff" in ends or name == stem:
+            raise AdapterFileError(
+                f"{file}: {stem}.{ends[0]} is not a tensor of PEFT's LoHa or LoKr, whose names start "
+                f"with {PREFIX!r}; save the adapter with PEFT's save_pretrained"
+            )
+        if kernels:
+            raise UnsupportedAdapterError(
+                f"{file}: {stem}.{kernels[0]} is of a convolution, whose kernel the file does not "
+                "tell; use PEFT's convert_to_lora with the base model"
+            )
+        read = partial(_of_method, file, stem, ends, (config.scaling(name), config.rank(name)))
+        modules.append(_module(name, header.tensors[f"{stem}.{ends[0]}"], PEFT, PREFIX, read()))
+        reading[name] = read
+    modules.sort(key=lambda module: module.name)
+    return ExtractedFile(str(source), file, header, config, tuple(modules), others, reading=reading)
+
+
 def _stems(header: Header) -> dict[str, tuple[str, ...]]:
     """The modules that other methods change, with the ends of their tensors' names."""
     found: dict[str, list[str]] = {}
@@ -165,12 +209,21 @@ def _stems(header: Header) -> dict[str, tuple[str, ...]]:
     return {stem: tuple(ends) for stem, ends in found.items()}
 
 
-def _of_method(file: Path, stem: str, ends: tuple[str, ...]) -> Factors:
-    """Factors of a module's change, the scaling in B."""
+def _of_method(
+    file: Path, stem: str, ends: tuple[str, ...], told: tuple[float, int] | None = None
+) -> Factors:
+    """Factors of a module's change, the scaling in B.
+
+    Args:
+        file: that holds it.
+        stem: what its tensors' names begin with.
+        ends: and how they end.
+        told: scaling and rank by the configuration; without one the scaling is that of its alpha.
+    """
     with opened(file) as tensors:
         names = set(tensors.keys())
         own = {end: finite(tensors.get_tensor(f"{stem}.{end}"), stem).double() for end in ends}
-        has_alpha = f"{stem}.alpha" in names
+        has_alpha = told is None and f"{stem}.alpha" in names
         alpha = float(finite(tensors.get_tensor(f"{stem}.alpha"), stem)) if has_alpha else None
     try:
         if ends == ("diff",):
@@ -182,6 +235,10 @@ def _of_method(file: Path, stem: str, ends: tuple[str, ...]) -> Factors:
             "there"
         ) from error
     scaling = 1.0 if alpha is None or rank is None else alpha / rank
+    if told is not None:
+        scaling = told[0]
+        if rank is not None:
+            check_rank(stem, rank, told[1], CONFIG, str(file))
     return Factors(scaling * factors.B, factors.A)
 
 

@@ -183,7 +183,7 @@ def open_adapter(source: str | Path) -> AdapterFile:
     ...     [(m.name, m.rank, m.scaling) for m in open_adapter(file).modules]
     [('x', 2, 1.0)]
     """
-    file, config_file = _locate(source)
+    file, config_file = locate(source)
     header = read_header(file)
     is_peft = config_file is not None and any(k.startswith(PREFIX) for k in header.tensors)
     if file.name == WEIGHTS and not is_peft:
@@ -281,8 +281,15 @@ def _refuse_neighbour(modules: list[AdapterModule], config_file: Path | None, fi
             )
 
 
-def _locate(source: str | Path) -> tuple[Path, Path | None]:
-    """The weights and the configuration, if there is one."""
+def locate(source: str | Path) -> tuple[Path, Path | None]:
+    """The weights of an adapter, and its configuration if there is one beside them.
+
+    Args:
+        source: see `open_adapter`.
+
+    Raises:
+        AdapterFileError: there is no such adapter, or it lies outside of its folder.
+    """
     try:
         return _located(source)
     except AdapterFileError:
