@@ -29,7 +29,7 @@ from prunedlora.files.adapter_file import (
     open_adapter,
 )
 from prunedlora.files.header import Header, TensorEntry, opened, read_header
-from prunedlora.files.scalings import check_rank
+from prunedlora.files.scalings import check_rank, scaling_of
 from prunedlora.files.spellings import KOHYA, PEFT, SPELLINGS, Spelling
 from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others
 
@@ -223,9 +223,15 @@ def _of_method(
     with opened(file) as tensors:
         names = set(tensors.keys())
         own = {end: finite(tensors.get_tensor(f"{stem}.{end}"), stem).double() for end in ends}
-        has_alpha = told is None and f"{stem}.alpha" in names
-        alpha = float(finite(tensors.get_tensor(f"{stem}.alpha"), stem)) if has_alpha else None
+        alpha = None
+        if told is None and f"{stem}.alpha" in names:
+            stored = finite(tensors.get_tensor(f"{stem}.alpha"), stem)
+            if stored.numel() != 1:
+                raise AdapterFileError(f"{file}: {stem}.alpha must be a single number")
+            alpha = float(stored)
     try:
+        if 0 in [size for tensor in own.values() for size in tensor.shape]:
+            raise ValueError("empty")
         if ends == ("diff",):
             return _whole(own["diff"].flatten(1))
         factors, rank = _loha(own) if "hada_w1_a" in own else _lokr(own)
@@ -234,20 +240,28 @@ def _of_method(
             f"{file}: the tensors of {stem} ({', '.join(ends)}) do not fit each other or are not all "
             "there"
         ) from error
-    scaling = 1.0 if alpha is None or rank is None else alpha / rank
+    scaling = 1.0
     if told is not None:
         scaling = told[0]
         if rank is not None:
             check_rank(stem, rank, told[1], CONFIG, str(file))
+    elif rank is not None:
+        scaling = scaling_of(stem, rank, alpha, None, str(file))
     return Factors(scaling * factors.B, factors.A)
 
 
 def _loha(own: Mapping[str, Tensor]) -> tuple[Factors, int]:
     r"""Factors of :math:`(P Q) \odot (R S)`, whose columns are the products of columns, and the rank."""
     P, Q, R, S = (own[end] for end in _LOHA)
-    if "hada_t1" in own or "hada_t2" in own:
+    is_kernel = "hada_t1" in own or "hada_t2" in own
+    _check(own.keys() == set(_LOHA_ALL if is_kernel else _LOHA))
+    # Both products have one shape and one rank; torch would make them fit where one has the size 1.
+    _check(P.shape == R.shape and Q.shape == S.shape)
+    if is_kernel:
         left, right = _tucker(own["hada_t1"], P, Q), _tucker(own["hada_t2"], R, S)
+        _check(left.shape == right.shape)
         return _whole((left * right).flatten(1)), Q.shape[0]
+    _check(P.dim() == Q.dim() == 2 and P.shape[1] == Q.shape[0])
     if Q.shape[0] * S.shape[0] >= min(P.shape[0], Q.shape[1]):
         return _whole((P @ Q) * (R @ S)), Q.shape[0]
     B = torch.einsum("oi,oj->oij", P, R).flatten(1)
@@ -259,24 +273,38 @@ def _lokr(own: Mapping[str, Tensor]) -> tuple[Factors, int | None]:
     """Factors of a Kronecker product, which are those of its factors, and the rank; None without one."""
     rank = None
     sides = []
+    used: set[str] = set()
     for side in ("lokr_w1", "lokr_w2"):
         if side in own:
+            used.add(side)
+            _check(own[side].dim() == 2 or side == "lokr_w2")
             sides.append(_whole(own[side].flatten(1)))
             continue
         left, right = own[f"{side}_a"], own[f"{side}_b"]
+        used |= {f"{side}_a", f"{side}_b"}
         rank = right.shape[0]
         if side == "lokr_w2" and "lokr_t2" in own:
+            used.add("lokr_t2")
             sides.append(_whole(_tucker(own["lokr_t2"], left, right).flatten(1)))
         else:
+            _check(left.dim() == 2 and left.shape[1] == right.shape[0])
+            _check(right.dim() == 2 or side == "lokr_w2")
             sides.append(Factors(left, right.flatten(1)))
+    _check(own.keys() == used)  # what is left over would be lost
     first, second = sides
     return Factors(torch.kron(first.B, second.B), torch.kron(first.A, second.A)), rank
+
+
+def _check(fits: bool) -> None:
+    if not fits:
+        raise ValueError("the tensors do not fit each other")
 
 
 def _tucker(
     core: Float[Tensor, "i j ..."], left: Float[Tensor, "i p"], right: Float[Tensor, "j r"]
 ) -> Float[Tensor, "p r ..."]:
     """A kernel in three factors."""
+    _check(core.shape[:2] == (left.shape[0], right.shape[0]) and left.dim() == right.dim() == 2)
     return torch.einsum("ij...,jr,ip->pr...", core, right, left)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import regex
 
-from prunedlora.adapters.initialisation import refuse_init
+from prunedlora.adapters.initialisation import as_plain, refuse_init
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 
 #: Settings that make a layer something other than W + s B A, and what to do about each.
@@ -102,15 +102,21 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def read_config(file: Path) -> AdapterConfig:
+def read_config(file: Path, *, from_base: bool = False) -> AdapterConfig:
     """Read and check an ``adapter_config.json``.
+
+    Args:
+        file: the file.
+        from_base: also accept an initialisation that took the adapter's start from the base model; the
+            result is that of plain LoRA.
 
     Raises:
         AdapterFileError: not a JSON object, too long, or values that are not valid ranks, alphas,
             patterns or lists of names.
         UnsupportedAdapterError: not LoRA, or a variant in which a layer is not W + s B A.
     """
-    return parse_config(read_entries(file), str(file))
+    raw = read_entries(file)
+    return parse_config(as_plain(raw, str(file)) if from_base else raw, str(file))
 
 
 def read_entries(file: Path) -> Mapping[str, Any]:

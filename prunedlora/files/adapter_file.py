@@ -160,7 +160,7 @@ class AdapterFile:
         return carried
 
 
-def open_adapter(source: str | Path) -> AdapterFile:
+def open_adapter(source: str | Path, *, from_base: bool = False) -> AdapterFile:
     """Open an adapter for reading and check everything but the values of its tensors.
 
     Args:
@@ -168,6 +168,8 @@ def open_adapter(source: str | Path) -> AdapterFile:
             names of `prunedlora.files.spellings`, as diffusion tools write them), or one of both on
             the hub, as ``organisation/name[@revision]`` or
             ``organisation/name/file.safetensors[@revision]``.
+        from_base: also accept an initialisation that took the adapter's start from the base model;
+            what the adapter adds to that is only known with the initial adapter.
 
     Raises:
         AdapterFileError: nothing there, or damaged, or dangerous; see
@@ -196,7 +198,7 @@ def open_adapter(source: str | Path) -> AdapterFile:
     others = find_others(header, pairs, file, peft=is_peft)
     components = read_components(header.metadata, str(file))
     if is_peft and config_file is not None:
-        config = read_config(config_file)
+        config = read_config(config_file, from_base=from_base)
         # Factors of bare parameters are carried over: they are those of several matrices in one.
         kept = _of_parameters(pairs, header, config)
         pairs = [pair for pair in pairs if pair not in kept]

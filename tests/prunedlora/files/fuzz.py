@@ -20,9 +20,10 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,21 @@ import torch
 from experiments.jobs.record import provenance
 from prunedlora import (
     CompressConfig,
+    CompressReport,
     PrunedLoRAError,
     compress_adapter,
+    extract_adapter,
     inspect_adapter,
     verify_adapter,
 )
 from tests.paths import ROOT
-from tests.prunedlora.files.mutations import KINDS, make, mutate
-from tests.prunedlora.files.oracle import what_is_wrong
+from tests.prunedlora.files.mutations import KINDS, METHODS, make, mutate
+from tests.prunedlora.files.oracle import (
+    products,
+    products_of_methods,
+    products_of_training,
+    what_is_wrong,
+)
 
 #: Largest time and memory of one file, seconds and bytes.
 SECONDS, MEMORY = 10.0, 500e6
@@ -90,10 +98,9 @@ def try_one(seed: int, place: Path) -> Tried:
         with _at_most(SECONDS):
             if seed % 4 == 0:
                 _look(adapter)
-            report = compress_adapter(adapter, out, CompressConfig(**settings))
-            wrong = what_is_wrong(
-                adapter, out, report.ranks, report.excluded, bare=_adapts_parameters(adapter)
-            )
+            report, reads = _compressed(kind, adapter, out, CompressConfig(**settings))
+            bare = _adapts_parameters(adapter)
+            wrong = what_is_wrong(adapter, out, report.ranks, report.excluded, bare, of=reads)
             wrong = wrong or _other_ranks(report.ranks, report.ranks_before, settings)
         outcome = "right" if wrong is None else f"WRONG: {wrong}"
     except PrunedLoRAError as error:
@@ -108,6 +115,19 @@ def try_one(seed: int, place: Path) -> Tried:
     ways, what = [way for way, _ in damages], [f"{way} {to}" for way, to in damages]
     what.append(json.dumps(settings))
     return Tried(seed, kind, ways, what, outcome, round(seconds, 4), round(peak / 1e6, 1))
+
+
+def _compressed(
+    kind: str, adapter: Path, out: Path, config: CompressConfig
+) -> tuple[CompressReport, Callable[..., Any]]:
+    """Do with an adapter what one does with its kind; the report, and what reads the old products."""
+    if kind in METHODS:
+        return extract_adapter(adapter, out, config), products_of_methods
+    if kind == "pissa":
+        initial = adapter.parent / "initial"
+        report = compress_adapter(adapter, out, config, initial=initial)
+        return report, partial(products_of_training, initial=initial)
+    return compress_adapter(adapter, out, config), products
 
 
 def _settings(random_: random.Random) -> dict[str, Any]:
@@ -149,7 +169,7 @@ def _judged(error: PrunedLoRAError, place: Path, adapter: Path) -> str:
     text = str(error)
     if "\n" in text or len(text) > 2000 or not text.isprintable():
         return f"WRONG: a message of several lines or odd letters: {text[:200]!r}"
-    left = [file.name for file in place.iterdir() if file != adapter]
+    left = [file.name for file in place.iterdir() if file.name not in (adapter.name, "initial")]
     if left:
         return f"WRONG: {left} left behind"
     return type(error).__name__

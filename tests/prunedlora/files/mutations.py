@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,9 +17,12 @@ from safetensors.torch import save_file
 from tests.prunedlora.files.oracle import CONFIG, ENDINGS, WEIGHTS
 
 #: Kinds that are PEFT folders; all others are files alone.
-FOLDERS = ("folder", "patterns", "adalora")
-#: Every spelling of a pair, and: PEFT folders, diffusers' header, convolutions in three factors.
-KINDS = (*ENDINGS, *FOLDERS, "header", "mid")
+FOLDERS = ("folder", "patterns", "adalora", "pissa", "loha folder", "lokr folder")
+#: Kinds of other methods, of which LoRA is extracted.
+METHODS = ("loha", "lokr", "loha folder", "lokr folder")
+#: Every spelling of a pair, and: PEFT folders, diffusers' header, convolutions in three factors, an
+#: adapter with the one that it began as, LoHa and LoKr.
+KINDS = (*ENDINGS, *dict.fromkeys((*FOLDERS, "header", "mid", *METHODS)))
 #: The spelling in which a kind that is not itself one is written.
 _WRITTEN = {
     "header": "peft",
@@ -26,6 +30,7 @@ _WRITTEN = {
     "folder": "peft",
     "patterns": "peft",
     "adalora": "mochi",
+    "pissa": "peft",
 }
 #: Values that a setting or an alpha should not have, and some that it may.
 VALUES = (
@@ -52,7 +57,12 @@ _ODD = (
 
 
 def make(kind: str, place: Path, random_: random.Random) -> Path:
-    """An adapter of two to four modules; a folder for kinds of PEFT's, else a file."""
+    """An adapter of two to four modules; a folder for kinds of PEFT's, else a file.
+
+    Of the kind ``"pissa"`` the adapter that it began as lies beside it, in ``initial``.
+    """
+    if kind in METHODS:
+        return _of_method(kind, place, random_)
     generator = torch.Generator().manual_seed(random_.randrange(2**31))
     dtype = random_.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16])
     names = [f"layers.{i}.{part}" for i in range(random_.randint(1, 2)) for part in "qv"]
@@ -93,17 +103,61 @@ def make(kind: str, place: Path, random_: random.Random) -> Path:
         file = place / "adapter.safetensors"
         save_file(tensors, file, metadata)
         return file
-    place = place / "adapter"
-    place.mkdir()
-    save_file(tensors, place / WEIGHTS, metadata)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["q", "v"]}
-    if kind == "patterns":
+    if kind in ("patterns", "pissa"):
         alphas = {"q": 3}
         config |= {"rank_pattern": patterns, "alpha_pattern": alphas, "use_rslora": bool(one_rank)}
     if kind == "adalora":
         config |= {"peft_type": "ADALORA", "init_r": 4, "target_r": 2}
-    (place / CONFIG).write_text(json.dumps(config))
-    return place
+    if kind == "pissa":
+        starts = {key: torch.randn(t.shape, generator=generator) for key, t in tensors.items()}
+        _write_folder(place / "initial", starts, metadata, config)
+        config["init_lora_weights"] = random_.choice(["pissa", "olora", "corda", "pissa_niter_4"])
+    return _write_folder(place / "adapter", tensors, metadata, config)
+
+
+def _write_folder(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    config: dict[str, Any],
+) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / WEIGHTS, metadata)
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def _of_method(kind: str, place: Path, random_: random.Random) -> Path:
+    """LoHa or LoKr, in a file or in a PEFT folder; Kronecker products with and without factors."""
+    generator = torch.Generator().manual_seed(random_.randrange(2**31))
+    folder = kind.endswith("folder")
+    tensors: dict[str, torch.Tensor] = {}
+    for name in [f"layers.{i}.{part}" for i in range(random_.randint(1, 2)) for part in "qv"]:
+        stem = ("base_model.model." if folder else "") + name
+        p, q, r, s = (random_.randint(1, 4) for _ in range(4))
+        if kind.startswith("loha"):
+            shapes = {"hada_w1_a": (3 * p, 2), "hada_w1_b": (2, 3 * q)}
+            shapes |= {"hada_w2_a": (3 * p, 2), "hada_w2_b": (2, 3 * q)}
+        else:
+            first = {"lokr_w1": (p, q)}
+            second = {"lokr_w2": (r, s)}
+            if random_.random() < 0.5:
+                first = {"lokr_w1_a": (p, 2), "lokr_w1_b": (2, q)}
+            if random_.random() < 0.5:
+                second = {"lokr_w2_a": (r, 2), "lokr_w2_b": (2, s)}
+            shapes = first | second
+        for end, shape in shapes.items():
+            tensors[f"{stem}.{end}"] = torch.randn(shape, generator=generator)
+        if not folder and random_.random() < 0.5:
+            tensors[f"{stem}.alpha"] = torch.tensor(float(random_.randint(1, 8)))
+    if random_.random() < 0.3:
+        tensors[("base_model.model." if folder else "") + "norm.weight"] = torch.ones(5)
+    if not folder:
+        save_file(tensors, place / "adapter.safetensors")
+        return place / "adapter.safetensors"
+    config = {"peft_type": kind[:4].upper(), "r": 2, "alpha": 3, "alpha_pattern": {"q": 5}}
+    return _write_folder(place / "adapter", tensors, {}, config)
 
 
 def mutate(adapter: Path, random_: random.Random) -> tuple[str, str]:
@@ -366,7 +420,7 @@ def _config(file: Path, random_: random.Random) -> tuple[str, str]:
         "task_type",
         "layers_pattern",
     ]
-    keys += ["fan_in_fan_out", "base_model_name_or_path", "x"]
+    keys += ["fan_in_fan_out", "base_model_name_or_path", "alpha", "x"]
     way = random_.choice(["value", "value", "value", "drop", "text", "bytes"])
     if way == "drop":
         key = random_.choice(list(config))

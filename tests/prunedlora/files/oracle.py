@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,69 @@ def products(adapter: Path) -> tuple[dict[str, Product], dict[str, Stored]]:
     return found, {key: tensor for key, tensor in tensors.items() if key not in used}
 
 
+def products_of_methods(adapter: Path) -> tuple[dict[str, Product], dict[str, Stored]]:
+    """The change of every module of a LoHa or LoKr adapter, and all other tensors."""
+    tensors, _ = read(adapter / WEIGHTS if adapter.is_dir() else adapter)
+    config = json.loads((adapter / CONFIG).read_text()) if adapter.is_dir() else None
+    found: dict[str, Product] = {}
+    stems = {
+        k.rpartition(".")[0]
+        for k in tensors
+        if re.search(r"\.(hada_w[12]_[ab]|lokr_w[12](_[ab])?)$", k)
+    }
+    for stem in stems:
+        own = {
+            k.removeprefix(stem + "."): t
+            for k, t in tensors.items()
+            if k.rpartition(".")[0] == stem
+        }
+        ends = [end for end in own if re.fullmatch(r"hada_w[12]_[ab]|lokr_w[12](_[ab])?", end)]
+        numbers = {end: own[end].numbers() for end in ends}
+        rank = None
+        if "hada_w1_a" in own:
+            rank = own["hada_w1_b"].shape[0]
+            first, second = (numbers[f"hada_{w}_a"] @ numbers[f"hada_{w}_b"] for w in ("w1", "w2"))
+            change = first * second
+        else:
+            sides = []
+            for side in ("lokr_w1", "lokr_w2"):
+                if side in own:
+                    sides.append(numbers[side])
+                else:
+                    sides.append(numbers[side + "_a"] @ numbers[side + "_b"])
+                    rank = own[side + "_b"].shape[0]
+            change = np.kron(*sides)
+        name = stem.removeprefix("base_model.model.")
+        used = [f"{stem}.{end}" for end in ends]
+        scaling = 1.0
+        if config is not None:
+            plain = {**config, "lora_alpha": config.get("alpha", 8), "use_rslora": False}
+            scaling = peft_scaling(plain, name)
+        elif "alpha" in own:
+            used.append(f"{stem}.alpha")
+            scaling = own["alpha"].numbers().item() / rank if rank is not None else 1.0
+        size = abs(scaling) * math.prod(float(np.linalg.norm(t)) for t in numbers.values())
+        found[name] = Product(
+            scaling * change, min(change.shape), tuple(used), size, ("F32", "F32")
+        )
+    used_keys = {key for product in found.values() for key in product.keys}
+    return found, {key: tensor for key, tensor in tensors.items() if key not in used_keys}
+
+
+def products_of_training(
+    adapter: Path, initial: Path
+) -> tuple[dict[str, Product], dict[str, Stored]]:
+    """What training added to every module of an adapter, and the trained one's other tensors."""
+    after, carried = products(adapter)
+    before, _ = products(initial)
+    found = {}
+    for name, new in after.items():
+        old = before[name]
+        change = new.matrix - old.matrix
+        found[name] = Product(change, 2 * new.rank, new.keys, new.size + old.size, new.dtypes)
+    return found, carried
+
+
 def _product(
     name: str,
     tensors: Mapping[str, Stored],
@@ -163,7 +226,13 @@ def peft_scaling(config: Mapping[str, Any], name: str) -> float:
 
 
 def what_is_wrong(
-    adapter: Path, out: Path, ranks: Mapping[str, int], excluded: list[str], bare: bool
+    adapter: Path,
+    out: Path,
+    ranks: Mapping[str, int],
+    excluded: list[str],
+    bare: bool,
+    *,
+    of: Callable[[Path], tuple[dict[str, Product], dict[str, Stored]]] = products,
 ) -> str | None:
     """What is not as it must be in a compressed file, in words; None if all is.
 
@@ -173,8 +242,9 @@ def what_is_wrong(
         ranks: rank that each module should have.
         excluded: names of modules that should not be there, as they add nothing.
         bare: whether pairs that were not lowered may be carried over, as those of bare parameters are.
+        of: what reads the products of the adapter.
     """
-    before, carried = products(adapter)
+    before, carried = of(adapter)
     after, rest = products(out)
     for name in before.keys() - ranks.keys() - set(excluded):
         if not bare:

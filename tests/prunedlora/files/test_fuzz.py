@@ -25,8 +25,9 @@ def test_a_damaged_file_is_refused_or_lowered_right(tmp_path, kind, start):
 def test_every_kind_is_lowered_right_before_it_is_damaged(tmp_path, kind):
     adapter = make(kind, tmp_path, random.Random(3))
     out = tmp_path / ("out" if adapter.is_dir() else "out.safetensors")
-    report = compress_adapter(adapter, out, CompressConfig(rank=2))
-    assert what_is_wrong(adapter, out, report.ranks, report.excluded, bare=False) is None
+    report, reads = fuzz._compressed(kind, adapter, out, CompressConfig(rank=2))
+    wrong = what_is_wrong(adapter, out, report.ranks, report.excluded, bare=False, of=reads)
+    assert wrong is None
 
 
 def test_damaging_is_the_same_each_time(tmp_path):
