@@ -33,7 +33,7 @@ def main() -> None:
                 print(f"step {number}: loss {loss.item():.3f}")
 
     print(pruner.report())
-    export_adapter(model, args.out)
+    export_adapter(model, args.out, record=pruner.record())
 
 
 if __name__ == "__main__":

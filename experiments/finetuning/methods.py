@@ -1,10 +1,11 @@
 """The ways to fine-tune: which parameters a run trains, and what it must do at every step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 
 from experiments.finetuning.controls import register_controls
 from experiments.finetuning.models import classifies, matches
@@ -18,12 +19,25 @@ ADALORA_WARMUP = 0.1
 ADALORA_FINAL = 0.3
 
 
-def prepare(model: torch.nn.Module, config: RunConfig) -> torch.nn.Module:
-    """The model ready to train by the method of a run; new parameters are float32, drawn from the seed."""
+def prepare(
+    model: torch.nn.Module, config: RunConfig, source: Path | None = None
+) -> torch.nn.Module:
+    """The model ready to train by the method of a run; new parameters are float32, drawn from the seed.
+
+    Args:
+        model: the base model.
+        config: the run.
+        source: folder of the adapter whose ranks the new one gets.
+    """
     torch.manual_seed(config.seed)
     if config.method == "full":
         return model.requires_grad_(True)
-    return get_peft_model(model, _adalora(config) if config.method == "adalora" else _lora(config))
+    adapter = _adalora(config) if config.method == "adalora" else _lora(config)
+    if source is not None:
+        pruned = PeftConfig.from_pretrained(str(source))
+        for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern"):
+            setattr(adapter, name, getattr(pruned, name))
+    return get_peft_model(model, adapter)
 
 
 def pruner(

@@ -35,7 +35,7 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
     Args:
         config: the run.
         folder: where the trained weights go.
-        source: folder of the adapter, or of the weights, that is truncated.
+        source: folder of what the run starts from: an adapter or weights to truncate, or an adapter of the ranks.
 
     Returns:
         Scores, losses, pruning events, times in seconds and sizes; None in all but the first of several processes,
@@ -57,7 +57,7 @@ def run(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str
         assert source is not None
         model = truncated(base, tokenizer, config, source)
     elif config.method != "untuned":
-        model = prepare(base, config)
+        model = prepare(base, config, source)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         start = time.perf_counter()
         losses, events = train(model, tokenizer, config, together)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.folders import RESULTS
-from experiments.reporting.forest import COLOURS
+from experiments.reporting.forest import COLOURS, OPEN
 from experiments.reporting.seeds import SeedDifference, difference_over_seeds, verdicts
 
 FOLDER = RESULTS / "cpu"
@@ -85,13 +85,19 @@ def differences(
     if not set(seeds) <= set(own.columns):
         raise ValueError(f"{table} has the seeds {', '.join(map(str, own.columns))}")
     chosen = own[list(seeds or own.columns)]
-    margin = float(pd.read_csv(FOLDER / f"{table}_differences.csv")["margin"].max())
+    written = pd.read_csv(FOLDER / f"{table}_differences.csv")
+    margin = float(written["margin"].max())
+    # Where rank does not matter, nothing is said, whatever rows are chosen.
+    judged = not (written.loc[written["column"] == column, "verdict"] == "not judged").any()
     found: dict[str, SeedDifference] = {}
     for name in known:
         one, other = chosen.loc[name].dropna(), chosen.loc[against].dropna()
         both = one.index.intersection(other.index)
         found[name] = difference_over_seeds(
-            one[both].to_numpy(dtype=float), other[both].to_numpy(dtype=float), margin
+            one[both].to_numpy(dtype=float),
+            other[both].to_numpy(dtype=float),
+            margin,
+            judged=judged,
         )
     said = verdicts(found)
     lines = [
@@ -129,7 +135,7 @@ def picture(
     for y, (_, d) in enumerate(frame.iterrows()):
         colour = COLOURS[d["verdict"]]
         half = 0.0 if np.isnan(d["low"]) else d["high"] - d["mean"]
-        face = "white" if d["verdict"] == "not decided" else colour
+        face = "white" if d["verdict"] in OPEN else colour
         mark = "s" if d["verdict"] == "level" else "o"
         axes.errorbar(d["mean"], y, xerr=half, fmt=mark, color=colour, mfc=face, capsize=2)
         if abs(d["mean"]) > reach:

@@ -26,14 +26,18 @@ COLOURS: dict[Verdict, str] = {
     "higher": "#c04a00",
     "level": "#222222",
     "not decided": "#767676",
+    "not judged": "#767676",
 }
+#: Of these the dot is hollow.
+OPEN: tuple[Verdict, ...] = ("not decided", "not judged")
 #: The axis goes so much further than this share of all means; what lies beyond has an arrow.
 REACH = 1.5
 MOST = 0.9
 LEGEND = (
     "Dot and bar: mean and 95 % interval over seeds of the first row's loss less that of the row it is compared with. "
-    "Filled blue: lower; filled orange: higher; square: level; hollow and grey: not decided. The band is the margin "
-    "within which rows are level; an arrow goes on beyond the panel, with the mean in figures if that lies there."
+    "Filled blue: lower; filled orange: higher; square: level; hollow and grey: not decided, or not judged. The band "
+    "is the margin within which rows are level; an arrow goes on beyond the panel, with the mean in figures if that "
+    "lies there."
 )
 
 
@@ -148,7 +152,7 @@ def _mark(d: pd.Series, y: float, x: Callable[[float], float], reach: float) -> 
     elif d["verdict"] == "level":
         parts.append(f'<rect x="{at - 3.5:.1f}" y="{y - 3.5}" width="7" height="7"/>')
     else:
-        hollow = ' class="hollow"' if d["verdict"] == "not decided" else ""
+        hollow = ' class="hollow"' if d["verdict"] in OPEN else ""
         parts.append(f'<circle{hollow} cx="{at:.1f}" cy="{y}" r="3.2"/>')
     return "".join([*parts, f"<title>{html.escape(said)}, {d['verdict']}</title></g>"])
 

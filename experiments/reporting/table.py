@@ -41,7 +41,7 @@ class Table:
         compare: labels of rows, the first compared with the second in every column that both have.
         note: what a reader must know.
         margin: losses of two rows that differ by less are level, in the unit of the loss.
-        gate: two rows, of which the first must be behind the second for anything to be compared in a column.
+        gate: two rows, of which the first must be behind the second for anything to be judged in a column.
     """
 
     name: str

@@ -30,7 +30,7 @@ PLAIN = ("accuracy", "low", "high", "loss", "spread", "seeds")
 #: One row against another in a column.
 Pair = tuple[str, Label, Label]
 #: Of a verdict that is none, in a table of differences.
-UNSAID: dict[Verdict, str] = {"not decided": ""}
+UNSAID: dict[Verdict, str] = {"not decided": "", "not judged": ""}
 
 
 def write(table: Table, results: Results, folder: Path, heading: str) -> list[Path]:
@@ -54,8 +54,7 @@ def write(table: Table, results: Results, folder: Path, heading: str) -> list[Pa
     ]
     if differences:
         written = difference_frame(differences).to_markdown(index=False, disable_numparse=True)
-        judged = _how_it_is_judged(len(differences), table.margin)
-        parts += [DIFFERENCES, judged, written]
+        parts += [DIFFERENCES, _how_it_is_judged(differences, table.margin), written]
     write_atomically(files[0], "\n\n".join(parts) + "\n")
     plain = [
         {"method": label, "column": column}
@@ -78,13 +77,17 @@ def _judged(differences: Mapping[Pair, SeedDifference], margin: float) -> pd.Dat
             "column": column,
             "method": one,
             "against": other,
-            **asdict(d),
+            **_numbers_of(d),
             "margin": margin,
             "verdict": said[pair],
         }
         for pair, d in differences.items()
         for column, one, other in [pair]
     )
+
+
+def _numbers_of(difference: SeedDifference) -> dict[str, float]:
+    return {name: value for name, value in asdict(difference).items() if name != "judged"}
 
 
 def first_table(file: Path) -> str:
@@ -177,18 +180,19 @@ def _difference(d: SeedDifference, said: Verdict) -> str:
 def compared(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> dict[Pair, SeedDifference]:
     """The differences of all rows that a table compares, in every column that both have, of the same seeds."""
     differences = {}
-    for column in _judged_columns(table, numbers):
+    judged = _judged_columns(table, numbers)
+    for column in table.columns:
         for one, other in table.compare:
             a, b = numbers.get((one, column)), numbers.get((other, column))
             if a is not None and b is not None and b.seeds in (a.seeds, 1):
                 differences[column, one, other] = difference_over_seeds(
-                    a.by_seed, b.by_seed, table.margin
+                    a.by_seed, b.by_seed, table.margin, judged=column in judged
                 )
     return differences
 
 
 def _judged_columns(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> list[str]:
-    """The columns in which the gate of the table lets anything be compared."""
+    """The columns in which the gate of the table lets anything be judged."""
     return [
         column
         for column in table.columns
@@ -209,8 +213,8 @@ def _of_gate(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> list[st
         return []
     judged = _judged_columns(table, numbers)
     parts = [
-        f"{column}: {_behind(table.gate, column, numbers):.1f}"
-        + ("" if column in judged else " (nothing is compared)")
+        f"{column}: {_in_words(_behind(table.gate, column, numbers))}"
+        + ("" if column in judged else " (nothing is judged)")
         for column in table.columns
     ]
     worse, better = table.gate
@@ -220,11 +224,18 @@ def _of_gate(table: Table, numbers: Mapping[tuple[Label, str], Cell]) -> list[st
     ]
 
 
-def _how_it_is_judged(count: int, margin: float) -> str:
+def _in_words(deviations: float) -> str:
+    return "not known from one seed" if np.isnan(deviations) else f"{deviations:.1f}"
+
+
+def _how_it_is_judged(differences: Mapping[Pair, SeedDifference], margin: float) -> str:
+    count = sum(difference.judged for difference in differences.values())
+    if not count:
+        return "Differences of losses and their 95 % t-intervals over seeds; none is judged."
     return (
         "Differences of losses and their 95 % t-intervals over seeds. **Lower** or **higher** is said where a paired "
         f"t-test over seeds tells it from 0 at 5 %, **level** where two one-sided tests tell it from ±{margin:g}, each "
-        f"corrected by Holm's method for all {count} comparisons of this table; where no word stands, nothing is "
+        f"corrected by Holm's method for all {count} comparisons that are judged; where no word stands, nothing is "
         "decided."
     )
 

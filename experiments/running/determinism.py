@@ -50,12 +50,12 @@ def check(file: Path) -> list[str]:
     """Repeat the run of a result file; returns in what the results differ.
 
     Raises:
-        SystemExit: the run truncates what another run trained, which is not kept.
+        SystemExit: the run starts from what another run trained, which is not kept.
     """
     record = json.loads(file.read_text())
     config = validated(RunConfig, record["config"], file.name)
-    if config.method.startswith("truncate"):
-        raise SystemExit(f"{file}: truncates what another run trained; check that one")
+    if config.source is not None:
+        raise SystemExit(f"{file}: starts from what another run trained; check that one")
     threads = torch.get_num_threads()
     torch.set_num_threads(record["environment"]["threads"])
     try:

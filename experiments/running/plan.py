@@ -39,8 +39,8 @@ def text(preset: Preset, only: Sequence[str], runner: Runner) -> str:
             else pieces.expected_runs(preset, name, runner.known)
         )
         asked |= {run.key: run for run in runs}
-    train, truncate = runner.to_do(list(asked.values()))
-    todo = [*train, *truncate]
+    train, start = runner.to_do(list(asked.values()))
+    todo = [*train, *start]
     runner.expect(todo)
     measurements = _measurements(preset, only, runner)
     if not todo and not measurements:

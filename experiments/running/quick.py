@@ -137,8 +137,8 @@ def _committed(folder: Path, run: RunConfig) -> dict[str, Any]:
 
 def plan(selection: Selection, what: Asked, runner: Runner) -> str:
     """What will be done and for how long, in a few lines."""
-    train, truncate = runner.to_do(list(what.runs))
-    todo = [*train, *truncate]
+    train, start = runner.to_do(list(what.runs))
+    todo = [*train, *start]
     waiting = list(_one_shot_to_do(RESULTS / selection.of, what, runner))
     verifies = what.theory and runner.is_missing(_statements(runner))
     seconds = sum(runner.durations.of(run) or 0.0 for run in todo) / runner.workers

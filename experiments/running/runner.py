@@ -32,7 +32,7 @@ MOST_ON_GPU = 8
 #: Share of a GPU's free memory that runs may take together.
 GPU_SHARE = 0.95
 #: Methods whose adapters are ordinary LoRA, written by `prunedlora.export_adapter`.
-EXPORTED = ("lora", "prune", "truncate")
+EXPORTED = ("lora", "prune", "lora_at_ranks", "truncate")
 
 
 class Runner:
@@ -108,29 +108,29 @@ class Runner:
         self._progress.expect({self.file(run).stem: self.durations.of(run) for run in runs})
 
     def to_do(self, runs: list[RunConfig]) -> tuple[list[RunConfig], list[RunConfig]]:
-        """What is trained and then what is truncated, for these runs to have results.
+        """What is trained and then what starts from it, for these runs to have results.
 
         A source whose adapter is not here is trained again, which on another machine gives another adapter: then all
-        truncations of it that are asked for are done again too.
+        runs that start from it and are asked for are done again too.
         """
         missing = [run for run in runs if self.is_missing(self.file(run))]
-        truncations = [run for run in runs if _truncates(run)]
-        # A truncation starts from a trained adapter: from that of its source, asked for or not.
+        starting = [(run, run.source) for run in runs if run.source is not None]
+        # The adapter of a source must be there, whether its run was asked for or not.
         sources = {
-            run.source.key: run.source
-            for run in truncations
-            if run in missing or self.is_missing(self.file(run.source))
+            source.key: source
+            for run, source in starting
+            if run in missing or self.is_missing(self.file(source))
         }
         retrain = {
             key: source
             for key, source in sources.items()
             if self.is_missing(self.file(source)) or self._is_lost(source)
         }
-        # Truncations of another adapter than before would stand beside results of the old one.
-        outdated = [run for run in truncations if run.source.key in retrain]
-        truncate = {run.key: run for run in (*missing, *outdated) if _truncates(run)}
-        train = retrain | {run.key: run for run in missing if not _truncates(run)}
-        return list(train.values()), list(truncate.values())
+        # What starts from another adapter than before would stand beside results of the old one.
+        outdated = [run for run, source in starting if source.key in retrain]
+        start = {run.key: run for run in (*missing, *outdated) if run.source is not None}
+        train = retrain | {run.key: run for run in missing if run.source is None}
+        return list(train.values()), list(start.values())
 
     def file(self, run: RunConfig) -> Path:
         """Where the result of a run lies, or will."""
@@ -204,7 +204,7 @@ class Runner:
         """Do a run; one that makes an ordinary adapter counts once another process has opened it and got the same."""
         folder = self.artifacts / run.key
         result = self.folder / file_of(run)
-        source = [self.artifacts / run.source.key] if _truncates(run) else []
+        source = [] if run.source is None else [self.artifacts / run.source.key]
         exported = run.method in EXPORTED
         record = self.artifacts / f"{result.stem}.unchecked.json" if exported else result
         with self._admission.beside_others(_memory_kind(run)):
@@ -292,7 +292,7 @@ def free_memory() -> int:
 
 def _memory_kind(run: RunConfig) -> str:
     """What the memory of a run depends on most: runs for which it is the same are expected to take as much."""
-    work = run.criterion if _truncates(run) else run.method == "full"
+    work = run.method == "full" if run.trains else run.criterion
     sizes = (run.batch_size, run.eval_batch_size, run.max_length, run.dtype)
     return " ".join(map(str, (run.model, run.task, run.trains, work, *sizes)))
 
@@ -308,7 +308,3 @@ def _stop_at_failure(outcome: Outcome, config: Path) -> None:
             f"{outcome.error.rstrip()}\nthe run of {config} failed; see above. Finished runs are kept: run again to "
             "go on."
         )
-
-
-def _truncates(run: RunConfig) -> bool:
-    return run.method in ("truncate", "truncate_full")

@@ -15,7 +15,17 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from experiments.settings.validation import STRICT, validated
 from prunedlora.choices import Moments, Scope
 
-Method = Literal["untuned", "full", "lora", "dora", "adalora", "truncate", "truncate_full", "prune"]
+Method = Literal[
+    "untuned",
+    "full",
+    "lora",
+    "lora_at_ranks",
+    "dora",
+    "adalora",
+    "truncate",
+    "truncate_full",
+    "prune",
+]
 CompressionMethod = Literal[
     "dense", "random", "magnitude", "sparsegpt", "wanda", "gradient", "gradient_squared"
 ]
@@ -66,11 +76,12 @@ class RunConfig:
         model: ``smollm2``, ``tiny``, a local folder, or ``organisation/name@revision`` on the hub.
         task: see `experiments.tasks.TASKS`.
         method: the untuned model; full fine-tuning; LoRA, DoRA or AdaLoRA as PEFT has them; pruning during training;
-            or, without further training, a trained adapter reduced by a criterion (``truncate``) or the change that
-            full fine-tuning made, reduced by SVD (``truncate_full``).
+            LoRA from the start at the ranks to which pruning came (``lora_at_ranks``); or, without further training,
+            a trained adapter reduced by a criterion (``truncate``) or the change that full fine-tuning made, reduced by
+            SVD (``truncate_full``).
         initial_rank: rank in training; 0 for the untuned model and for full fine-tuning.
         target_rank: rank at the end; equal to the initial rank where nothing is pruned.
-        criterion: pruning rule, for ``prune`` and ``truncate``.
+        criterion: pruning rule, for ``prune``, ``lora_at_ranks`` and ``truncate``.
         options: options of the rule; see `rule_options`.
         scope: ``module`` or ``global`` budget of ``prune``; empty for the rule's own.
         moments: what becomes of the optimiser's state at events, see `prunedlora.PruneConfig`.
@@ -139,8 +150,12 @@ class RunConfig:
         return self.method not in ("untuned", "truncate", "truncate_full")
 
     @property
-    def source(self) -> "RunConfig":
-        """For the two ways to truncate: the run that trained what is truncated."""
+    def source(self) -> "RunConfig | None":
+        """The run without whose adapter this one cannot be done: what is truncated, or has the ranks; else None."""
+        if self.method == "lora_at_ranks":
+            return replace(self, method="prune")
+        if not self.method.startswith("truncate"):
+            return None
         plain: dict[str, Any] = {
             f.name: f.default
             for f in fields(self)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from experiments.reporting.table import Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Finetuning
-from experiments.tables.labels import UNTUNED
+from experiments.tables.labels import LORA, SKYLINE, UNTUNED
 from experiments.tables.rows import comparisons, finetuning_rows, schedule_note
 from experiments.tables.tuning import Tune
 
@@ -34,6 +34,7 @@ def table(settings: Finetuning, tune: Tune) -> Table:
         "Accuracy is pass@1 of the greedy answer; the cross-entropy is that of HumanEval's own solutions, per token. "
         "Version 1 of the paper had this table, version 2 dropped it; its numbers are not known. "
         f"{schedule_note(settings, run)}",
+        gate=(LORA, SKYLINE),
     )
 
 

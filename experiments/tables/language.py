@@ -5,6 +5,7 @@ from dataclasses import replace
 from experiments.reporting.table import Table
 from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Language
+from experiments.tables.labels import LORA, SKYLINE
 from experiments.tables.rows import comparisons, finetuning_rows, schedule_note
 from experiments.tables.tuning import Tune
 
@@ -24,4 +25,5 @@ def table(settings: Language, tune: Tune) -> Table:
         finetuning_rows(settings, columns, tune, paper={}),
         comparisons(settings),
         f"The paper has an encoder-decoder only, see Table 3. {schedule_note(settings, run)}",
+        gate=(LORA, SKYLINE),
     )

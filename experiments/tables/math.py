@@ -12,6 +12,7 @@ from experiments.tables.labels import (
     FULL,
     LORA,
     PRUNED_BY_OURS,
+    SKYLINE,
     UNTUNED,
     pruned_by,
 )
@@ -56,7 +57,7 @@ def low_rank(settings: Finetuning, tune: Tune) -> Table:
     title = f"{settings.run.task}, rank {settings.target_rank} from every initial rank"
     columns = _columns(settings, sorted(settings.initial_ranks))
     rows = finetuning_rows(settings, columns, tune, paper={})
-    return Table("low_rank", title, rows, comparisons(settings))
+    return Table("low_rank", title, rows, comparisons(settings), gate=(LORA, SKYLINE))
 
 
 def figure2(settings: Finetuning, tune: Tune) -> Table:
@@ -86,6 +87,7 @@ def _table(name: str, title: str, settings: Finetuning, tune: Tune, ranks: Itera
         "Paper: Llama-3-8B on GSM8K, ranks 128, 256 and 512 to 64; another model and other data."
         + (f" {SQUEEZE_NOTE}" if "cont_squeeze" in settings.baselines else "")
         + f" {schedule_note(settings, next(iter(columns.values())))}",
+        gate=(LORA, SKYLINE),
     )
 
 

@@ -12,8 +12,10 @@ from experiments.tables.rules import (
     HALF_ONE_BUDGET,
     KFAC,
     KFAC_ONE_BUDGET,
+    LORA_AT_RANKS,
     PARA,
     SVD,
+    at_ranks_of,
     pruned_by_rule,
 )
 from experiments.tables.runs import at_target_rank, each_seed, unpruned
@@ -38,6 +40,7 @@ def table(settings: Verdict, tune: Tune) -> Table:
         row(LORA, at_target_rank),
         row(SKYLINE, unpruned),
         row(ADALORA, lambda run: replace(at_target_rank(run), method="adalora")),
+        row(LORA_AT_RANKS, at_ranks_of(HALF_ONE_BUDGET)),
         *(row(rule, pruned_by_rule(rule)) for pair in PAIRS for rule in pair),
     ]
     return Table(
@@ -47,6 +50,8 @@ def table(settings: Verdict, tune: Tune) -> Table:
         (
             *((shared, own) for own, shared in PAIRS),
             *((shared, LORA) for _, shared in PAIRS),
+            (HALF_ONE_BUDGET, LORA_AT_RANKS),
+            (LORA_AT_RANKS, LORA),
             (HALF_ONE_BUDGET, ADALORA),
             (HALF_ONE_BUDGET, SVD),
             (HALF_ONE_BUDGET, PARA),
@@ -54,7 +59,8 @@ def table(settings: Verdict, tune: Tune) -> Table:
         ),
         f"{PARA} is svd with one budget. All modules are of one size, so that with one budget the mean of their ranks "
         "is the target rank. AdaLoRA starts at one and a half times the target and shares out what is left by its own "
-        "score. Every row has its own learning rate in every column.",
+        "score. LoRA at found ranks is trained from the start at the ranks that the same seed and learning rate lead "
+        "to. Every row has its own learning rate in every column.",
         settings.margin,
         gate=(LORA, SKYLINE),
     )

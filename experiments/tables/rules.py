@@ -39,6 +39,8 @@ FISHER_HALF: Final = Label("fisher, half of both")
 HALF_ONE_BUDGET: Final = one_budget(HALF)
 PRINTED_ONE_BUDGET: Final = one_budget(PRINTED)
 KFAC_ONE_BUDGET: Final = one_budget(KFAC)
+#: LoRA from the start, with the ranks that the modules were left with.
+LORA_AT_RANKS: Final = Label("LoRA at the ranks that prunedlora2025's one budget finds")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ def pruned_by_rule(label: Label) -> Callable[[RunConfig], RunConfig]:
         options=dict(rule.options),
         scope=rule.scope,
     )
+
+
+def at_ranks_of(label: Label) -> Callable[[RunConfig], RunConfig]:
+    """From a run to LoRA at the ranks that the rule of that row finds at the same learning rate, with the same seed."""
+    pruned = pruned_by_rule(label)
+    return lambda run: replace(pruned(run), method="lora_at_ranks")
 
 
 def truncated_by_rule(label: Label, run: RunConfig) -> RunConfig:

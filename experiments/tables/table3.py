@@ -92,6 +92,7 @@ def table(settings: Understanding, tune: Tune) -> Table:
         "Paper: average accuracy of T5-base over five GLUE tasks, another model and other data. "
         f"{TRUNCATED_BY_SVD} is Post-Squeeze, {SVD} is In-Squeeze on the schedule of all rules, "
         f"{truncated_by('para2026')} is PARA. {_schedule_note(settings)}",
+        gate=(LORA, SKYLINE),
     )
 
 

@@ -130,7 +130,8 @@ class Tuning:
     def _deciding(self, run: RunConfig) -> RunConfig:
         """The run on the first seed, and on the task, whose losses choose the rate of this one."""
         run = replace(run, seed=self.seeds[0], task=self.task or run.task)
-        return run.source if run.method.startswith("truncate") else run
+        # A truncation has the rate of the adapter that it truncates; whatever trains has its own.
+        return run if run.trains or run.source is None else run.source
 
 
 def _best(losses: dict[float, dict[int, float]]) -> float:

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prunedlora.compress.card import CARD, model_card
+from prunedlora.compress.card import model_card
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.modules import CompressedModule
 from prunedlora.compress.report import CompressReport
 from prunedlora.errors import ConfigurationError, OutputError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import CONFIG, WEIGHTS, AdapterFile, open_adapter
+from prunedlora.files.card import CARD, RECORD
 from prunedlora.files.header import TensorEntry
 from prunedlora.files.layouts import alpha_of, as_stored, padded, settings
 from prunedlora.files.metadata import HASHES, Change, rewritten, with_hashes
@@ -34,7 +35,6 @@ from prunedlora.files.writing import (
 )
 
 logger = logging.getLogger(__name__)
-REPORT = "pruning_report.json"
 
 
 def check_output(source: AdapterFile, out: Path) -> None:
@@ -75,7 +75,7 @@ def _check_report(file: Path) -> None:
 
 def report_of(out: Path) -> Path:
     """Where the report of an output lies."""
-    return out.with_suffix("." + REPORT) if out.suffix == ".safetensors" else out / REPORT
+    return out.with_suffix("." + RECORD) if out.suffix == ".safetensors" else out / RECORD
 
 
 def write_output(
@@ -129,7 +129,7 @@ def write_output(
             (part / CONFIG).write_text(text, encoding="utf-8")
             (part / CARD).write_text(model_card(source, report), encoding="utf-8")
         _check_written(part if source.config is not None else weights, modules, config.reader)
-        (part / REPORT).write_text(report.to_json(), encoding="utf-8")
+        (part / RECORD).write_text(report.to_json(), encoding="utf-8")
         _publish(part, weights, out)
     for warning in report.warnings:
         logger.warning("%s", warning)
@@ -271,7 +271,7 @@ def _publish(part: Path, weights: Path, out: Path) -> None:
         return
     with alone_in(out.parent):
         check_free(out)
-        publish_file(part / REPORT, report_of(out))
+        publish_file(part / RECORD, report_of(out))
         try:
             publish_file(weights, out)
         except BaseException:

@@ -21,15 +21,21 @@ from prunedlora.choices import Layout
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import CONFIG, WEIGHTS
+from prunedlora.files.card import CARD, RECORD, card, head, plain, span
 from prunedlora.files.layouts import as_stored, lay_out, settings
 from prunedlora.files.tensor_names import PREFIX
 from prunedlora.files.writing import check_free, publish_folder, scratch_beside, write_tensors
 
 
 def export_adapter(
-    model: nn.Module, folder: str | Path, adapter: str = "default", *, layout: Layout | None = None
+    model: nn.Module,
+    folder: str | Path,
+    adapter: str = "default",
+    *,
+    layout: Layout | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the model's adapter as an ordinary one, which ``PeftModel.from_pretrained`` reads.
+    """Write the model's adapter as an ordinary one, which ``PeftModel.from_pretrained`` reads, with a model card.
 
     The folder appears whole or not at all: files are written beside it, read back, compared with
     memory, and then renamed.
@@ -40,6 +46,8 @@ def export_adapter(
         adapter: name of the adapter in the model.
         layout: how ranks and scalings are laid out, see `prunedlora.files.layouts`.  By default as
             in memory: PEFT's patterns where modules differ, which other readers may ignore.
+        record: what was done, from `LoraRankPruner.record`; written beside the weights as
+            ``pruning_report.json``, and in short into the card.
 
     Returns:
         The folder.
@@ -55,7 +63,7 @@ def export_adapter(
     >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(8, 8)), config)
     >>> with tempfile.TemporaryDirectory() as scratch:
     ...     sorted(file.name for file in export_adapter(model, Path(scratch) / "adapter").iterdir())
-    ['adapter_config.json', 'adapter_model.safetensors']
+    ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
     """
     folder = Path(folder)
     check_free(folder)
@@ -80,8 +88,32 @@ def export_adapter(
         written = json.loads((part / CONFIG).read_text())
         (part / CONFIG).write_text(json.dumps(written | changes, indent=2, sort_keys=True))
         write_tensors(tensors, part / WEIGHTS, {"format": "pt"})
+        text = _card(config.base_model_name_or_path, folder.name, modules, record)
+        (part / CARD).write_text(text, encoding="utf-8")
+        if record is not None:
+            (part / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         publish_folder(part, folder)
     return folder
+
+
+def _card(
+    base: object, title: str, modules: list[LoraModule], record: Mapping[str, Any] | None
+) -> str:
+    """The text of the model card."""
+    scalings = ", ".join(f"{scaling:g}" for scaling in sorted({m.scaling for m in modules}))
+    facts = [
+        f"rank: {span([module.rank for module in modules])}, in {len(modules)} modules",
+        f"scaling of what the factors add: {scalings}",
+    ]
+    sentence = "Written by prunedlora."
+    if record is not None:
+        sentence = f"Pruned in training, by prunedlora; everything else is in `{RECORD}`."
+        facts.append(f"rank before: {span(record['ranks_before'].values())}")
+        facts.append(
+            f"criterion: `{plain(record['config']['criterion'])}`, in {len(record['events'])} events over "
+            f"{record['total_steps']} steps"
+        )
+    return card(head(base, title), "Adapter", sentence, facts)
 
 
 def _laid_out(

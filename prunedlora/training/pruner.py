@@ -46,7 +46,7 @@ from prunedlora.training.optimizers import (
 )
 from prunedlora.training.rotation import check_rotatable
 from prunedlora.training.schedule import PruneEvent
-from prunedlora.training.summary import describe_plan, numbers, report
+from prunedlora.training.summary import describe_plan, numbers, record, report
 from prunedlora.training.trial import state_of_trial
 
 logger = logging.getLogger(__name__)
@@ -176,6 +176,15 @@ class LoraRankPruner:
     def report(self) -> str:
         """A table of the events so far: ranks, removed components, cost and time."""
         return report(self._initial, self.events, len(self._plan))
+
+    def record(self) -> dict[str, Any]:
+        """What was done so far, for JSON: settings, ranks before and now, and every event without its components.
+
+        :func:`prunedlora.export_adapter` writes it beside the adapter.
+        """
+        return record(
+            self.config.to_json(), self._initial, self.ranks, self.events, self.total_steps
+        )
 
     def numbers(self) -> dict[str, float]:
         """For a log: mean rank, number of events, cost of the last one, share of the learning rate after the last."""

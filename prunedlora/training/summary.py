@@ -1,7 +1,12 @@
-"""What a pruner will do, and what it has done, as text and as numbers for a log."""
+"""What a pruner will do, and what it has done, as text, as numbers for a log, and as a record beside the adapter."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
+from prunedlora.adapters.peft import name_in_base
+from prunedlora.optional import installed_version
 from prunedlora.training.schedule import PruneEvent
 
 #: For each event its step and the rank of every module after it.
@@ -58,6 +63,41 @@ def numbers(
     if left is not None:
         entries["pruning/learning_rate_left"] = left
     return entries
+
+
+def record(
+    config: str,
+    initial: Mapping[str, int],
+    ranks: Mapping[str, int],
+    events: Sequence[PruneEvent],
+    total_steps: int,
+) -> dict[str, Any]:
+    """What was done, for JSON; modules have the names that they have in the base model.
+
+    Args:
+        config: settings, as JSON.
+        initial: ranks before the first event.
+        ranks: ranks now.
+        events: those that have taken place.
+        total_steps: optimiser steps of the training.
+    """
+    return {
+        "version": installed_version(),
+        "config": json.loads(config),
+        "total_steps": total_steps,
+        "ranks_before": _in_base(initial),
+        "ranks": _in_base(ranks),
+        "events": [
+            asdict(event)
+            | {"ranks": _in_base(event.ranks)}
+            | {"removed": {name_in_base(n): len(gone) for n, gone in event.removed.items()}}
+            for event in events
+        ],
+    }
+
+
+def _in_base(ranks: Mapping[str, int]) -> dict[str, int]:
+    return {name_in_base(name): rank for name, rank in ranks.items()}
 
 
 def _span(ranks: Mapping[str, int]) -> str:

@@ -72,6 +72,7 @@ def spectra(rows: Rows) -> dict[str, Any]:
         "condition_C_z",
         "effective_rank_C_z",
         "S7_price_of_one",
+        "S15_price_of_one",
     )
     out: dict[str, Any] = {
         name: [float(f([row[name] for row in rows])) for f in (np.median, np.min, np.max)]

@@ -84,7 +84,9 @@ def of_spectra(s: dict[str, Any]) -> str:
         f"damping median {short(s['kappa_damped'][0])}; effective rank of D on the range of B "
         f"{short(s['effective_rank_D'][0])} in the median. So S7 allows a high price. For the removal of one component "
         f"the model says {short(s['S7_price_of_one'][0])} in the median and {short(s['S7_price_of_one'][2])} at most: "
-        f"far from κ. S10's bound, under noise of 1 % on B: {s['S10_violated']} violations."
+        f"far from κ. S15 would expect {short(s['S15_price_of_one'][0])} in the median and "
+        f"{short(s['S15_price_of_one'][2])} at most, were a layer's costs and its d independent of each other. "
+        f"S10's bound, under noise of 1 % on B: {s['S10_violated']} violations."
     )
 
 

@@ -57,7 +57,7 @@ def test_numbers_and_differences_follow_the_results(made, tmp_path):
     markdown, csv, differences = write(table, results, tmp_path, "Somewhere.")
     assert "| good     | 80.5 [74.8, 85.8] 0.400 ± 0.000 |" in markdown.read_text()
     assert "Seeds: 2. In the cells: accuracy in %" in markdown.read_text()
-    assert "for all 1 comparisons" in markdown.read_text()
+    assert "for all 1 comparisons that are judged" in markdown.read_text()
     assert "| good      | bad            | -0.2000 ± 0.0000 **lower** |" in markdown.read_text()
     written = pd.read_csv(csv)
     assert written["seeds"].tolist() == [2, 2]
@@ -131,15 +131,16 @@ def test_a_learning_rate_is_shown_where_rows_differ_in_it(made):
     assert frame(replace(table, rows=rows), results)["learning rate"].tolist()[1] == "0.5"
 
 
-def test_nothing_is_compared_in_a_column_that_does_not_pass_the_gate(made):
+def test_nothing_is_judged_in_a_column_that_does_not_pass_the_gate(made):
     table, results = made
     gated = replace(table, gate=("bad", "good"))
     text = sentences(gated, results)
     assert text[0].startswith("Does rank matter? bad is behind good by so many")
     assert said_of(gated, results).endswith("**lower**")
     shut = replace(table, gate=("good", "bad"))
-    assert "(nothing is compared)" in sentences(shut, results)[0]
-    assert not compared(shut, cells(shut, results))
+    assert "(nothing is judged)" in sentences(shut, results)[0]
+    # The numbers stand there all the same, without a word.
+    assert said_of(shut, results) == said_of(gated, results).removesuffix(" **lower**")
 
 
 def test_the_first_table_of_a_file_is_found_and_none_is_an_error(tmp_path):

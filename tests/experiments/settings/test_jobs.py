@@ -94,7 +94,7 @@ def test_the_key_depends_on_every_setting_and_survives_json():
         replace(run, seed=1),
         replace(run, steps=101),
         replace(run, criterion="random"),
-        run.source,
+        replace(run, method="lora_at_ranks"),
     ]
     assert len({r.key for r in [run, *others]}) == 5
     assert len({Runner(load_preset("smoke"), False, 1).file(r) for r in [run, *others]}) == 5
@@ -106,6 +106,17 @@ def test_what_is_truncated_is_the_skyline_whatever_it_is_calibrated_on():
     assert cut.source.key == skyline.key
     assert replace(cut, calibration_examples=32).key != cut.key
     assert replace(cut, calibration_examples=32).source.key == skyline.key
+
+
+def test_ranks_come_from_pruning_with_the_same_settings_and_nothing_else_has_a_source():
+    pruned = replace(BASE, method="prune", criterion="magnitude", initial_rank=8, target_rank=4)
+    again = replace(pruned, method="lora_at_ranks")
+    assert again.source == pruned
+    assert again.trains
+    assert all(
+        replace(pruned, method=method).source is None
+        for method in ("untuned", "full", "lora", "dora", "adalora", "prune")
+    )
 
 
 def test_settings_that_came_later_leave_the_names_of_older_results_as_they_are():

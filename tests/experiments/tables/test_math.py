@@ -89,7 +89,8 @@ def test_the_text_follows_the_numbers(tmp_path):
     table = math_tables.table1(SMOKE, unchanged)
     found = results(table)
     text = sentences(table, found)
-    assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[0]
+    assert "from rank 6: not known from one seed (nothing is judged)" in text[0]
+    assert "highest accuracy pruned by prunedlora2025 (90.0 %)" in text[1]
     differences = difference_frame(compared(table, cells(table, found)))
     pair = (pruned_by("prunedlora2025"), truncated_by("svd"))
     line = differences.set_index(["loss of", "less that of"]).loc[pair]

@@ -13,6 +13,11 @@ def test_the_card_of_the_adapter_is_kept_and_says_what_was_done(tmp_path):
     assert card.startswith("---\nlicense: mit\n---\n\n# Mine\n\n## Compression\n")
     assert "- rank: 8 before, 2 now, in 6 modules" in card
     assert f"{report.bytes_after} now" in card
+    # Once more: how it is loaded is said once.
+    compress_adapter(tmp_path / "b", tmp_path / "c", CompressConfig(rank=1))
+    again = (tmp_path / "c" / "README.md").read_text()
+    assert again.count("## Compression") == 2
+    assert again.count("PeftModel.from_pretrained") == 1
 
 
 @pytest.mark.parametrize("base", ["org/model", 'a: "b" #\n- c', "", None, 5])

@@ -12,6 +12,7 @@ from prunedlora import (
     LoraRankPruner,
     PruneConfig,
     export_adapter,
+    find_lora_modules,
     reduce_adapter,
     truncate_adapter,
 )
@@ -31,14 +32,16 @@ with torch.no_grad():
 """
 
 
-def pruned(model):
+def pruned(model, pruners=None):
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
     config = PruneConfig(
         target_rank=2, criterion="prunedlora2025", interval=1, per_event=2, warmup_steps=2
     )
-    with LoraRankPruner(model, optimizer, config, total_steps=10):
+    with LoraRankPruner(model, optimizer, config, total_steps=10) as pruner:
         for _ in range(10):
             step(model, optimizer)
+    if pruners is not None:
+        pruners.append(pruner)
     return model.eval()
 
 
@@ -214,3 +217,32 @@ def test_an_adapter_that_changed_the_base_model_is_refused_before_anything_chang
             call()
     assert not (tmp_path / "a").exists()
     assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
+
+
+def test_the_card_says_what_the_adapter_is_and_how_it_is_loaded(lora, tmp_path):
+    model = lora(lora_alpha=16)
+    folder = export_adapter(model, tmp_path / "mine")
+    card = (folder / "README.md").read_text()
+    assert "\n# mine\n" in card
+    count = len(find_lora_modules(model))
+    assert f"- rank: 8, in {count} modules\n- scaling of what the factors add: 2\n" in card
+    assert "PeftModel.from_pretrained(base_model" in card
+    assert not (folder / "pruning_report.json").exists()
+
+
+def test_the_record_of_pruning_goes_beside_the_adapter_and_into_its_card(lora, tmp_path):
+    pruners = []
+    model = pruned(lora(zero_B=True), pruners)
+    folder = export_adapter(model, tmp_path / "out", record=pruners[0].record())
+    record = json.loads((folder / "pruning_report.json").read_text())
+    assert record["config"]["criterion"] == "prunedlora2025"
+    assert set(record["ranks_before"].values()) == {8}
+    assert set(record["ranks"].values()) == {2}
+    assert [event["step"] for event in record["events"]] == [3, 4, 5]
+    assert {count for event in record["events"] for count in event["removed"].values()} == {2}
+    # Names as the file has them, not as the wrapper around the model does.
+    stored = load_file(folder / "adapter_model.safetensors")
+    assert {f"base_model.model.{name}.lora_A.weight" for name in record["ranks"]} <= set(stored)
+    card = (folder / "README.md").read_text()
+    assert "- rank: 2, in" in card
+    assert "- rank before: 8\n- criterion: `prunedlora2025`, in 3 events over 10 steps\n" in card
