@@ -29,7 +29,7 @@ from prunedlora.files.adapter_file import (
     open_adapter,
 )
 from prunedlora.files.header import Header, TensorEntry, opened, read_header
-from prunedlora.files.scalings import check_rank, scaling_of
+from prunedlora.files.scalings import DIFFUSERS, check_rank, scaling_of
 from prunedlora.files.spellings import KOHYA, PEFT, SPELLINGS, Spelling
 from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others
 
@@ -139,6 +139,8 @@ def _of_methods(file: Path) -> ExtractedFile:
         spelling.match(key) and not spelling.alone for spelling in SPELLINGS for key in rest.tensors
     ):
         lora = open_adapter(file)
+    else:
+        header = _without_ranks(header)
     others = find_others(rest, [], file) if lora is None else lora.others
     reading: dict[str, Callable[[], Factors]] = {}
     modules = []
@@ -170,7 +172,7 @@ def _of_methods(file: Path) -> ExtractedFile:
 def _of_folder(source: str | Path, file: Path, config_file: Path) -> ExtractedFile:
     """A PEFT folder of LoHa or LoKr, with what else it holds."""
     config = of_lycoris(read_entries(config_file), str(config_file))
-    header = read_header(file)
+    header = _without_ranks(read_header(file))
     parts = _stems(header)
     if not parts:
         raise AdapterFileError(f"{file} holds no LoHa or LoKr, but {config_file.name} says so")
@@ -197,6 +199,12 @@ def _of_folder(source: str | Path, file: Path, config_file: Path) -> ExtractedFi
         reading[name] = read
     modules.sort(key=lambda module: module.name)
     return ExtractedFile(str(source), file, header, config, tuple(modules), others, reading=reading)
+
+
+def _without_ranks(header: Header) -> Header:
+    """A header that says no ranks and scalings of LoRA, where there is none in the file."""
+    metadata = {key: text for key, text in header.metadata.items() if key != DIFFUSERS}
+    return replace(header, metadata=metadata)
 
 
 def _stems(header: Header) -> dict[str, tuple[str, ...]]:

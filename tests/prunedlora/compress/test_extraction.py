@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from prunedlora import CompressConfig, compress_adapter, extract_adapter
 from prunedlora.errors import AdapterFileError, PrunedLoRAError, UnsupportedAdapterError
+from prunedlora.files.header import read_header
 from tests.adapters_on_disk import best, kohya, logits, loha, products, tuned_folder
 from tests.models import llama
 
@@ -69,6 +70,15 @@ def test_a_change_becomes_the_best_lora_of_that_rank(tmp_path, case, rank):
     assert load_file(out).keys() == others.keys() | {"m.lora_up.weight", "m.lora_down.weight"} | (
         {"m.alpha"} if "m.alpha" in load_file(out) else set()
     )
+
+
+@pytest.mark.parametrize("text", ["[", '{"r": 4, "lora_alpha": 2}'])
+def test_ranks_that_the_header_says_of_lora_are_left_out_where_there_was_none(tmp_path, text):
+    file = loha(tmp_path / "a.safetensors")
+    save_file(load_file(file), file, metadata={"lora_adapter_metadata": text, "mine": "kept"})
+    extract_adapter(file, tmp_path / "b.safetensors", CompressConfig(rank=2))
+    assert "lora_adapter_metadata" not in read_header(tmp_path / "b.safetensors").metadata
+    assert read_header(tmp_path / "b.safetensors").metadata["mine"] == "kept"
 
 
 def test_lora_beside_another_method_is_kept(tmp_path):
