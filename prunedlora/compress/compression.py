@@ -88,7 +88,7 @@ def compress_adapter(
         return compress_opened(open_adapter(adapter), Path(out), config)
     if config.data is not None:
         raise ConfigurationError(
-            "with an initial adapter there is no use of data; compress the result with data"
+            "data go with one adapter; leave them out, and compress the result with data"
         )
     source = difference(adapter, initial)
     for part, _ in source.parts:

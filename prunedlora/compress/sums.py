@@ -87,7 +87,9 @@ def difference(adapter: str | Path, initial: str | Path) -> MergedFile:
         raise ConfigurationError(
             f"{min(starts)} is in {first.source} only; name the adapter as it was before its training"
         )
-    return _summed(files, [1.0, -1.0])
+    source = _summed(files, [1.0, -1.0], trained.source)
+    # What there was before, for a report of sizes, is the trained one.
+    return replace(source, header=replace(source.header, file_size=trained.header.file_size))
 
 
 def merged(adapters: Sequence[str | Path], weights: Sequence[float]) -> MergedFile:
@@ -99,7 +101,8 @@ def merged(adapters: Sequence[str | Path], weights: Sequence[float]) -> MergedFi
     files = [open_adapter(adapter) for adapter in adapters]
     _check_alike(files)
     _check_carried(files)
-    return _summed(files, weights)
+    told = " + ".join(f"{w:g} * {file.source}" for w, file in zip(weights, files, strict=True))
+    return _summed(files, weights, told)
 
 
 def _weighted(part: AdapterFile, weight: float) -> Iterator[tuple[str, Factors]]:
@@ -108,7 +111,7 @@ def _weighted(part: AdapterFile, weight: float) -> Iterator[tuple[str, Factors]]
         yield module.name, Factors(B, factors.A.double())
 
 
-def _summed(files: list[AdapterFile], weights: Sequence[float]) -> MergedFile:
+def _summed(files: list[AdapterFile], weights: Sequence[float], source: str) -> MergedFile:
     first = files[0]
     names = sorted({module.name for file in files for module in file.modules})
     modules = tuple(_module(name, files) for name in names)
@@ -117,9 +120,8 @@ def _summed(files: list[AdapterFile], weights: Sequence[float]) -> MergedFile:
         first.header.metadata,
         sum(file.header.file_size for file in files),
     )
-    told = " + ".join(f"{w:g} * {file.source}" for w, file in zip(weights, files, strict=True))
     return MergedFile(
-        told,
+        source,
         first.file,
         header,
         _config(files, names),

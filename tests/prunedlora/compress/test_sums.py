@@ -59,6 +59,8 @@ def test_twice_the_rank_predicts_what_the_trained_model_does(tmp_path, init, set
     config = CompressConfig(rank=8, layout="ragged", dtype="fp64")
     report = compress_adapter(adapter, out, config, initial=initial)
     assert report.relative_error < 1e-12
+    assert report.adapter == str(adapter)
+    assert report.bytes_before == (adapter / "adapter_model.safetensors").stat().st_size
     torch.testing.assert_close(logits(loaded(out)), logits(model), rtol=0, atol=1e-4)
     assert (logits(llama().eval()) - logits(model)).abs().max() > 0.01
     assert json.loads((out / "adapter_config.json").read_text())["init_lora_weights"] is True
@@ -119,7 +121,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
         (adapter, alone, config, ConfigurationError, "one format"),
         (loftq, adapter, config, UnsupportedAdapterError, "loftq"),
         (gaussian, adapter, config, UnsupportedAdapterError, "leave the initial adapter out"),
-        (adapter, saved(tmp_path / "d"), data, ConfigurationError, "no use of data"),
+        (adapter, saved(tmp_path / "d"), data, ConfigurationError, "compress the result with data"),
         (adapter, tmp_path / "none", config, AdapterFileError, "no such folder"),
         (adapter, saved(tmp_path / "f"), CompressConfig(rank=17), ConfigurationError, "above 16"),
     ):  # fmt: skip
