@@ -1,6 +1,5 @@
 """Adapters of other methods, and whole differences of weights, as LoRA."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from prunedlora.compress.compression import compress_opened
 from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.model_weights import model_weights, read_weight
 from prunedlora.compress.report import CompressReport
 from prunedlora.errors import AdapterFileError, ConfigurationError, UnsupportedAdapterError
 from prunedlora.factors import Factors
@@ -33,8 +33,6 @@ from prunedlora.files.scalings import DIFFUSERS, check_rank, scaling_of
 from prunedlora.files.spellings import KOHYA, PEFT, SPELLINGS, Spelling
 from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others
 
-_MODEL = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 #: The tensors of LoHa and LoKr; those in brackets in LyCORIS' documents are not always there.
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _LOHA_ALL = (*_LOHA, "hada_t1", "hada_t2")
@@ -353,7 +351,7 @@ def _module(
 
 def _of_models(tuned: str, base: str) -> ExtractedFile:
     """The difference of two models' weights, those of linear layers."""
-    new, old = _weights(Path(tuned)), _weights(Path(base))
+    new, old = model_weights(tuned), model_weights(base)
     reading: dict[str, Callable[[], Factors]] = {}
     modules = []
     left_out = []
@@ -405,39 +403,11 @@ def _of_models(tuned: str, base: str) -> ExtractedFile:
     )
 
 
-def _weights(place: Path) -> dict[str, tuple[Path, TensorEntry]]:
-    """Every tensor of a model: the file that holds it and what the header says of it."""
-    files = [place]
-    if place.is_dir():
-        files = [place / _MODEL] if (place / _MODEL).exists() else _shards(place)
-    return {
-        key: (file, entry) for file in files for key, entry in read_header(file).tensors.items()
-    }
-
-
-def _shards(folder: Path) -> list[Path]:
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        names = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AdapterFileError(f"{folder} holds neither {_MODEL} nor a valid {_INDEX}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise AdapterFileError(f"{folder}: {_INDEX} names files outside of the folder")
-    return [folder / name for name in names]
-
-
-def _read(file: Path, key: str) -> Tensor:
-    with opened(file) as tensors:
-        tensor: Tensor = tensors.get_tensor(key)
-    return tensor
-
-
 def _equal(one: Path, other: Path, key: str) -> bool:
-    a, b = _read(one, key), _read(other, key)
+    a, b = read_weight(one, key), read_weight(other, key)
     return torch.equal(a, b.to(a.dtype))
 
 
 def _difference(tuned: Path, base: Path, key: str) -> Factors:
-    new, old = (finite(_read(file, key), key).double() for file in (tuned, base))
+    new, old = (finite(read_weight(file, key), key).double() for file in (tuned, base))
     return _whole(new - old)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.devices import chosen_device
+from prunedlora.compress.model_weights import weight_norms
 from prunedlora.errors import NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors, Scaled, squared_distance
 from prunedlora.files.adapter_file import AdapterFile, AdapterModule
@@ -60,7 +61,12 @@ def score_all(
 
     Raises:
         NonFiniteError, SingularCurvatureError: the message names the module.
+        AdapterFileError, ConfigurationError: of a base model that scores are relative to; see
+            `prunedlora.compress.model_weights.weight_norms`.
     """
+    norms: dict[str, float] = {}
+    if config.relative_to is not None:
+        norms = weight_norms(config.relative_to, source.modules)
     scored = {}
     for module, factors in source.factors():
         scores = torch.zeros(module.rank, dtype=torch.float64)
@@ -68,7 +74,9 @@ def score_all(
             with naming_module(module.name):
                 item = _on_device(factors, _statistics(module, config, measured), config)
                 scores = config.rule.score(*item, **config.options).cpu()
-        scored[module.name] = Scored(scores.double(), module.scaling, module.size)
+        # What is added to a weight is smaller, relative to it, by its norm.
+        scaling = module.scaling / norms.get(module.name, 1.0)
+        scored[module.name] = Scored(scores.double(), scaling, module.size)
     return scored
 
 
