@@ -36,6 +36,9 @@ PARTS: dict[str, Callable[[MeasuredModel], Any]] = {
     "noise": noise.choices_under_noise,
     "magnitudes": noise.magnitudes_under_noise,
 }
+#: Measured once more at every magnitude.
+SCALED = "scaled_prices"
+EVERY = (*PARTS, SCALED)
 
 
 @dataclass
@@ -44,12 +47,13 @@ class Arguments:
 
     Attributes:
         model: smollm2 (Llama, sums of two-digit numbers) or minilm (BERT, sentiment of movie reviews).
-        parts: only these parts; all by default.  A part that has been measured is not measured again.
+        parts: only these parts; all by default.  A part that has been measured is not measured again.  The result
+            is written once every part is there.
         fresh: measure again.
     """
 
     model: tuple[Literal["smollm2", "minilm"], ...] = ("minilm", "smollm2")
-    parts: tuple[str, ...] = (*PARTS, "scaled_prices")
+    parts: tuple[str, ...] = EVERY
     fresh: bool = False
 
 
@@ -61,6 +65,9 @@ def main(arguments: Arguments) -> None:
         if not adapter.exists():
             run(settings.run, adapter)
         results = measure(settings, adapter, FOLDER, arguments.parts, fresh=arguments.fresh)
+        if left := [part for part in EVERY if not _files_of(part) <= set(results)]:
+            print(f"{name}: still to be measured: {', '.join(left)}")
+            continue
         record = {
             "settings": asdict(settings),
             "environment": provenance(),
@@ -80,14 +87,14 @@ def measure(
     *,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Every part, measured or read from a file of before.
+    """Every part that is asked for or has a file of before, by the name of its file.
 
     Args:
         settings: what is measured.
         adapter: folder of the trained adapter.
         artifacts: where the file of each part lies.
-        parts: names of those asked for.
-        fresh: measure what has a file too.
+        parts: names of those that are measured where they have no file.
+        fresh: measure those even so.
     """
     torch.manual_seed(settings.seed)
     folder = artifacts / f"measured_{digest(asdict(settings))}"
@@ -107,16 +114,22 @@ def measure(
         return lambda: scaled_prices(measured(magnitude), magnitude)
 
     jobs: dict[str, Callable[[], Any]] = {"loss": lambda: losses(measured())}
-    jobs |= {name: whole(part) for name, part in PARTS.items() if name in parts}
-    if "scaled_prices" in parts:
-        jobs |= {f"scaled_prices_{m:g}": scaled(m) for m in MAGNITUDES}
+    jobs |= {name: whole(part) for name, part in PARTS.items()}
+    jobs |= {f"scaled_prices_{m:g}": scaled(m) for m in MAGNITUDES}
+    asked = {"loss"}.union(*map(_files_of, parts))
     results = {}
     for name, job in tqdm(jobs.items(), desc=settings.run.model):
         file = folder / f"{name}.json"
-        if fresh or not file.exists():
+        if name in asked and (fresh or not file.exists()):
             write_atomically(file, to_json(job()))
-        results[name] = from_json(file.read_text())
+        if file.exists():
+            results[name] = from_json(file.read_text())
     return results
+
+
+def _files_of(part: str) -> set[str]:
+    """Names of the files of a part."""
+    return {f"{part}_{m:g}" for m in MAGNITUDES} if part == SCALED else {part}
 
 
 def losses(measured: MeasuredModel) -> dict[str, Any]:
