@@ -139,7 +139,7 @@ class AdapterFile:
                     A = _folded(A, finite(tensors.get_tensor(keys.mid), keys.mid))
                 if keys.diagonal is not None:
                     diagonal = finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
-                    A = A.double() * diagonal.double()
+                    A = A.flatten(1).double() * diagonal.double()
                 # Numbers of two dtypes are multiplied in the wider one.
                 wide = torch.promote_types(B.dtype, A.dtype)
                 factors = Factors(B.flatten(1).to(wide), A.flatten(1).to(wide))

@@ -138,7 +138,7 @@ def products_of_methods(adapter: Path) -> tuple[dict[str, Product], dict[str, St
             if k.rpartition(".")[0] == stem
         }
         ends = [end for end in own if re.fullmatch(r"hada_w[12]_[ab]|lokr_w[12](_[ab])?", end)]
-        numbers = {end: own[end].numbers() for end in ends}
+        numbers = {end: _matrix(own[end].numbers()) for end in ends}
         rank = None
         if "hada_w1_a" in own:
             rank = own["hada_w1_b"].shape[0]
@@ -191,8 +191,7 @@ def _product(
     config: dict[str, Any] | None,
     header: dict[str, Any] | None,
 ) -> Product:
-    B, A = (tensors[names[half]].numbers() for half in "BA")
-    B, A = B.reshape(B.shape[0], -1), A.reshape(A.shape[0], -1)
+    B, A = (_matrix(tensors[names[half]].numbers()) for half in "BA")
     rank = A.shape[0]
     used = [names["A"], names["B"]]
     if config is not None:
@@ -209,9 +208,18 @@ def _product(
         middle = tensors[names["mid"]].numbers().reshape(rank, rank, -1)
         A = np.einsum("jix,ic->jcx", middle, A).reshape(rank, -1)
         used.append(names["mid"])
-    size = abs(scaling) * float(np.linalg.norm(B)) * float(np.linalg.norm(A))
+    size = (
+        abs(scaling) * float(np.linalg.norm(B)) * float(np.linalg.norm(A))
+        if B.any() and A.any()
+        else 0.0
+    )
     dtypes = (tensors[names["B"]].dtype, tensors[names["A"]].dtype)
     return Product(scaling * B @ A, rank, tuple(used), size, dtypes)
+
+
+def _matrix(tensor: Array) -> Array:
+    """With kernels flattened, which come last."""
+    return tensor.reshape(tensor.shape[0], -1)
 
 
 def peft_scaling(config: Mapping[str, Any], name: str) -> float:
