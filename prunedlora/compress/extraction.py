@@ -306,10 +306,8 @@ def _check(fits: bool) -> None:
         raise ValueError("the tensors do not fit each other")
 
 
-def _tucker(
-    core: Float[Tensor, "i j ..."], left: Float[Tensor, "i p"], right: Float[Tensor, "j r"]
-) -> Float[Tensor, "p r ..."]:
-    """A kernel in three factors."""
+def _tucker(core: Tensor, left: Tensor, right: Tensor) -> Float[Tensor, "p r ..."]:
+    """A kernel in three factors, (i, j, ...), (i, p) and (j, r); whatever else does not fit."""
     _check(core.shape[:2] == (left.shape[0], right.shape[0]) and left.dim() == right.dim() == 2)
     return torch.einsum("ij...,jr,ip->pr...", core, right, left)
 

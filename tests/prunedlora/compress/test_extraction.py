@@ -72,6 +72,46 @@ def test_a_change_becomes_the_best_lora_of_that_rank(tmp_path, case, rank):
     )
 
 
+LOKR = {"lokr_w1": (2, 3), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 5)}
+LOHA = {"hada_w1_a": (8, 2), "hada_w1_b": (2, 9), "hada_w2_a": (8, 2), "hada_w2_b": (2, 9)}
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        LOKR | {"lokr_w1": (0, 3)},
+        LOKR | {"lokr_w2_a": (4, 3)},
+        LOKR | {"lokr_w1": (2, 3, 1)},
+        LOKR | {"lokr_w2": (4, 5)},  # one too many
+        LOKR | {"lokr_t2": (1, 1, 3, 3)},
+        LOKR | {"hada_w1_a": (8, 2)},
+        LOHA | {"hada_w1_a": (1, 2)},  # torch would repeat it
+        LOHA | {"hada_w2_b": (2, 1)},
+        LOHA | {"hada_w2_a": (8, 3), "hada_w2_b": (3, 9)},
+        LOHA | {"hada_w1_a": (8, 3), "hada_w2_a": (8, 3)},
+        LOHA | {"hada_t1": (2, 2, 3, 3)},
+        LOHA | {"lokr_w1": (2, 2)},
+    ],
+)
+def test_tensors_that_do_not_fit_each_other_are_refused(tmp_path, shapes):
+    tensors = {f"x.{end}": torch.ones(shape) for end, shape in shapes.items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterFileError, match="do not fit each other"):
+        extract_adapter(
+            tmp_path / "a.safetensors", tmp_path / "b.safetensors", CompressConfig(rank=1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("alpha", "message"), [(torch.ones(2), "single number"), (torch.tensor(0.0), "is 0")]
+)
+def test_an_alpha_that_is_not_one_number_is_refused(tmp_path, alpha, message):
+    file = loha(tmp_path / "a.safetensors")
+    save_file(load_file(file) | {"x.alpha": alpha}, file)
+    with pytest.raises(AdapterFileError, match=message):
+        extract_adapter(file, tmp_path / "b.safetensors", CompressConfig(rank=1))
+
+
 @pytest.mark.parametrize("text", ["[", '{"r": 4, "lora_alpha": 2}'])
 def test_ranks_that_the_header_says_of_lora_are_left_out_where_there_was_none(tmp_path, text):
     file = loha(tmp_path / "a.safetensors")
