@@ -126,7 +126,12 @@ def test_every_name_of_the_package_that_a_text_mentions_exists():
             found = prunedlora
             for part in mention.split(".")[1:]:
                 if hasattr(found, "__path__") and util.find_spec(f"{found.__name__}.{part}"):
-                    import_module(f"{found.__name__}.{part}")
+                    try:
+                        import_module(f"{found.__name__}.{part}")
+                    except ModuleNotFoundError as error:
+                        # A plugin of a program that is not installed has a test of its own.
+                        assert error.name == "axolotl"
+                        break
                 assert hasattr(found, part), f"{file.name}: there is no {mention}"
                 found = getattr(found, part)
 
