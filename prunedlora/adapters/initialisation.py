@@ -31,7 +31,7 @@ def refuse_init(init: Any, where: str) -> None:
     """
     if init in _SAFE:
         return
-    changes = f"{where}: init_lora_weights={init!r} changes the base model's weights"
+    changes = f"{where}: init_lora_weights={_shown(init)} changes the base model's weights"
     if not _is_from_base(init):
         raise UnsupportedAdapterError(
             f"{changes} by more than the adapter tells; use it as it is, or train plain LoRA"
@@ -61,10 +61,14 @@ def as_plain(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     # True is what PEFT wants the initial adapter to be saved with, and may be left standing.
     if init is not True and not _is_from_base(init):
         raise UnsupportedAdapterError(
-            f"{where}: init_lora_weights={init!r} is not an initialisation that took its start from the "
+            f"{where}: init_lora_weights={_shown(init)} is not an initialisation that took its start from the "
             f"base model ({', '.join(_FROM_BASE)}); leave the initial adapter out"
         )
     return {k: v for k, v in raw.items() if k not in _HOW} | {"init_lora_weights": True}
+
+
+def _shown(init: Any) -> str:
+    return repr(str(init)[:80])
 
 
 def _is_from_base(init: Any) -> bool:

@@ -228,13 +228,20 @@ def _of_method(
     """
     with opened(file) as tensors:
         names = set(tensors.keys())
-        own = {end: finite(tensors.get_tensor(f"{stem}.{end}"), stem).double() for end in ends}
+        kept = {end: tensors.get_tensor(f"{stem}.{end}") for end in ends}
+        own = {end: finite(tensor, stem).double() for end, tensor in kept.items()}
         alpha = None
         if told is None and f"{stem}.alpha" in names:
             stored = finite(tensors.get_tensor(f"{stem}.alpha"), stem)
             if stored.numel() != 1:
                 raise AdapterFileError(f"{file}: {stem}.alpha must be a single number")
             alpha = float(stored)
+    integers = [end for end, tensor in kept.items() if not tensor.is_floating_point()]
+    if integers:
+        raise AdapterFileError(
+            f"{file}: {stem}.{integers[0]} is stored as {kept[integers[0]].dtype}; store it as one of "
+            f"{', '.join(DTYPES)}"
+        )
     try:
         if 0 in [size for tensor in own.values() for size in tensor.shape]:
             raise ValueError("empty")

@@ -164,7 +164,8 @@ def _tensors(
             tensors[key] = tensor
         told = source.config is not None or module.component is not None
         if module.keys.alpha is not None or not (told or guessed):
-            old = source.header.tensors.get(module.keys.alpha or "")
+            known = module.keys.alpha is not None
+            old = source.header.tensors.get(module.keys.alpha_name) if known else None
             tensors[module.keys.alpha_name] = _alpha(factors, B.dtype, old)
     return tensors
 

@@ -102,6 +102,15 @@ def test_tensors_that_do_not_fit_each_other_are_refused(tmp_path, shapes):
         )
 
 
+def test_integers_are_refused(tmp_path):
+    tensors = {f"x.{end}": torch.ones(shape, dtype=torch.int32) for end, shape in LOKR.items()}
+    save_file(tensors | {"x.lokr_w1": torch.ones(2, 3)}, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterFileError, match="stored as torch"):
+        extract_adapter(
+            tmp_path / "a.safetensors", tmp_path / "b.safetensors", CompressConfig(rank=1)
+        )
+
+
 @pytest.mark.parametrize(
     ("alpha", "message"), [(torch.ones(2), "single number"), (torch.tensor(0.0), "is 0")]
 )

@@ -111,7 +111,11 @@ def products(adapter: Path) -> tuple[dict[str, Product], dict[str, Stored]]:
     for A_end, B_end, alpha_end in ENDINGS.values():
         for key in [k for k in tensors if k.endswith(A_end)]:
             stem = key.removesuffix(A_end)
-            if stem and stem + B_end in tensors:
+            fits = (
+                stem + B_end in tensors
+                and tensors[stem + B_end].shape[1:2] == tensors[key].shape[:1]
+            )
+            if stem and fits:
                 names = {"A": key, "B": stem + B_end, "alpha": stem + alpha_end}
                 names |= {"mid": stem + ".lora_mid.weight", "E": stem + ".lora_E"}
                 part = re.search(r"(\d)\.", A_end)  # where a module has several pairs
