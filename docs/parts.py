@@ -22,6 +22,7 @@ import pandas as pd
 
 import prunedlora
 import theory.statements
+from docs import support as ways_to_train
 from experiments.folders import FIGURES, RESULTS, ROOT
 from experiments.reporting import benchmarks as all_benchmarks
 from experiments.reporting import claims as the_claims
@@ -645,6 +646,11 @@ def for_page(text: str, page: Path) -> str:
     return _LINK.sub(link, text)
 
 
+def support() -> str:
+    """A line for each way to train, from the tests that try it."""
+    return table(ways_to_train.rows())
+
+
 PARTS: Mapping[str, Callable[..., str]] = {
     "benchmarks": benchmarks,
     "benchmarks_gpu": benchmarks_gpu,
@@ -665,6 +671,7 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "statements": statements,
     "statistics": statistics,
     "studies": studies,
+    "support": support,
     "tables": tables,
     "verdicts": verdicts,
     "words": words,

@@ -21,7 +21,7 @@ from experiments.settings.jobs import RunConfig
 from experiments.settings.preset import Preset, Table2, Table8, load_preset, one_shot_runs
 from experiments.settings.selection import NAME as QUICK
 from experiments.settings.selection import load_selection, reduced_preset
-from experiments.tables import one_shot, table2, table8
+from experiments.tables import one_shot, refined, table2, table8
 from experiments.tables.labels import CONT_SQUEEZE
 from experiments.tables.studies import studies
 from experiments.tables.study import Study
@@ -251,7 +251,13 @@ def do_one_shot(preset: Preset, kind: str, runner: Runner, figures: Path) -> lis
     run = one_shot_runs(preset, kind)[0]
     records = [record["result"] for record in runner.one_shot(kind)]
     files = one_shot.write(preset.name, kind, preset.one_shot[kind], run, records, runner.folder)
-    return [*files, *frontier.draw(runner.folder, figures, kind)]
+    files += frontier.draw(runner.folder, figures, kind)
+    if kind in preset.refined:
+        of_refined = [record["result"] for record in runner.refined(kind)]
+        files += refined.write(
+            preset.name, kind, preset.refined[kind], run, of_refined, runner.folder
+        )
+    return files
 
 
 def do_table8(preset: str, settings: Table8, runner: Runner) -> list[Path]:

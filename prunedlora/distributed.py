@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prunedlora.errors import InconsistentProcessesError
+from prunedlora.errors import InconsistentProcessesError, OutputError
 
 #: Relative difference between the weights of two processes that rounding on different devices may make.
 TOLERANCE = 1e-3
@@ -82,8 +82,8 @@ _DIFFERENT = (
 )
 
 
-def true_everywhere(condition: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
-    """Whether a condition is true in all processes, left on its device."""
+def true_everywhere(condition: Bool[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Whether a condition is true in all processes, entry by entry, left on its device."""
     if not several():
         return condition
     flag = condition.to(torch.uint8)
@@ -124,6 +124,27 @@ def share_of_this_process(samples: Float[Tensor, "n *rest"]) -> Float[Tensor, "s
 def is_first() -> bool:
     """Whether this is the only process, or the first of several."""
     return not several() or dist.get_rank() == 0
+
+
+def by_the_first(act: Callable[[], None]) -> None:
+    """Do something in the first process, and go on in all when it is done; to be called in every process.
+
+    Raises:
+        OutputError: it failed in the first process, which raises its own error.
+    """
+    failure: Exception | None = None
+    if is_first():
+        try:
+            act()
+        except Exception as error:
+            failure = error
+    said = [None if failure is None else str(failure)]
+    if several():
+        dist.broadcast_object_list(said)
+    if failure is not None:
+        raise failure
+    if said[0] is not None:
+        raise OutputError(f"the first process failed: {said[0]}")
 
 
 def several() -> bool:

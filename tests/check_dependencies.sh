@@ -15,16 +15,18 @@ python3 -m venv "$folder/venv"
 python=$folder/venv/bin/python
 python3 tests/dependency_versions.py "$which" cli,trainer >"$folder/wanted.txt"
 if [ -n "${TORCH_OF:-}" ]; then
-    # Behind its own packages in the search path: only what it does not have itself comes from there.
-    "$TORCH_OF" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])' \
-        >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_of.pth"
+    # torch alone: of nothing else may there be another version.
+    there=$("$TORCH_OF" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])')
+    here=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    ln -s "$there"/torch "$there"/torchgen "$there"/functorch "$there"/torch-*.dist-info "$here"
     "$TORCH_OF" -c 'import torch; print("torch is not checked: it is", torch.__version__)'
     grep -v '^torch[=>]' "$folder/wanted.txt" >"$folder/rest.txt"
     grep -vE '^(accelerate|peft)[=>]' "$folder/rest.txt" >"$folder/plain.txt"
     # These two ask for torch, which pip would download.
     grep -E '^(accelerate|peft)[=>]' "$folder/rest.txt" >"$folder/bare.txt"
     "$python" -m pip install --quiet --upgrade --no-deps -r "$folder/bare.txt"
-    "$python" -m pip install --quiet --upgrade -r "$folder/plain.txt" psutil pyyaml packaging tqdm
+    "$python" -m pip install --quiet --upgrade -r "$folder/plain.txt" psutil pyyaml packaging tqdm \
+        filelock typing-extensions sympy networkx jinja2 fsspec
 else
     "$python" -m pip install --quiet --upgrade -r "$folder/wanted.txt"
 fi

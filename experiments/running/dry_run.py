@@ -1,6 +1,7 @@
 """Is a preset sound, and what will it take?  Nothing is loaded, downloaded or trained."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from experiments.finetuning.controls import register_controls
 from experiments.finetuning.learning_rate import cosine_with_warmup
@@ -8,7 +9,7 @@ from experiments.finetuning.models import classifies, matches
 from experiments.pretrained.pruning import Pattern
 from experiments.running import pieces
 from experiments.running.pieces import seconds
-from experiments.settings.jobs import RunConfig, rule_options
+from experiments.settings.jobs import Refined, RunConfig, rule_options
 from experiments.settings.preset import Estimate, Preset, Table8, one_shot_runs
 from experiments.tables import table2
 from experiments.tables.studies import studies
@@ -34,6 +35,8 @@ def check(preset: Preset, only: Sequence[str] | None = None) -> list[RunConfig]:
     runs: list[RunConfig] = []
     if asked("one_shot"):
         runs += [run for name in preset.one_shot for run in one_shot_runs(preset, name)]
+        for name, refined in preset.refined.items():
+            _check_refined(refined, one_shot_runs(preset, name)[0])
     parts = studies(preset)
     # Whatever rates will be chosen: the whole grid of each study, and its tables at the rates of the preset.
     for study in parts.values():
@@ -104,6 +107,13 @@ def _check_names(run: RunConfig) -> None:
     _check_pinned(run.model)
     if classifies(run.model) and not (TASKS[run.task].labels or matches(run)):
         raise ValueError(f"{run.model} classifies, but {run.task} has no labels")
+
+
+def _check_refined(refined: Refined, run: RunConfig) -> None:
+    for criterion in refined.criteria:
+        _check_names(replace(run, criterion=criterion))
+    if not matches(run):
+        raise ValueError(f"{run.task} is not a planted task; only their adapters are refined here")
 
 
 def _check_compression(table: Table8) -> None:

@@ -21,6 +21,7 @@ JOBS = (
     "experiments.jobs.run",
     "experiments.jobs.reload",
     "experiments.jobs.one_shot",
+    "experiments.jobs.refined",
     "experiments.jobs.step_cost",
     "experiments.jobs.peak_memory",
     "experiments.jobs.pretrained",

@@ -71,15 +71,22 @@ def _seconds(preset: Preset, run: RunConfig, runner: Runner) -> float | None:
 
 def _to_train(preset: Preset, runner: Runner) -> list[RunConfig]:
     """The trainings without whose adapters a missing measurement of one-shot pruning cannot be made."""
-    jobs = (job for kind in preset.one_shot for job in runner.one_shot_jobs(kind))
-    return [training for training, _, file in jobs if runner.is_missing(file)]
+    missing = [
+        training
+        for kind in preset.one_shot
+        for training, _, file in (*runner.one_shot_jobs(kind), *runner.refined_jobs(kind))
+        if runner.is_missing(file)
+    ]
+    return list({run.key: run for run in missing}.values())
 
 
 def _measurements(preset: Preset, only: Sequence[str], runner: Runner) -> int:
     """How many results are missing that are not of runs."""
     files = []
     if "one_shot" in only:
-        files += [file for kind in preset.one_shot for _, _, file in runner.one_shot_jobs(kind)]
+        for kind in preset.one_shot:
+            jobs = (*runner.one_shot_jobs(kind), *runner.refined_jobs(kind))
+            files += [file for _, _, file in jobs]
     if "table2" in only and preset.table2 is not None:
         # Which rates the rows have makes no difference to what they cost.
         table = studies(preset)["math"].tables[preset.table2.of](unchanged)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +144,36 @@ class Runner:
             file = f"one_shot/{name}_seed{training.seed}_{digest(config)}.json"
             yield training, config, self._found(file)
 
+    def refined_jobs(self, name: str) -> Iterator[tuple[RunConfig, dict[str, Any], Path]]:
+        """The same of what is refined of these adapters, for each criterion; nothing where the preset has none."""
+        settings = self._preset.refined.get(name)
+        for training in one_shot_runs(self._preset, name) if settings else ():
+            if settings is None or training.seed not in settings.seeds:
+                continue
+            for criterion in settings.criteria:
+                one = replace(settings, criteria=(criterion,), seeds=(training.seed,))
+                config = {"refined": asdict(one), "run": asdict(training)}
+                file = f"refined/{name}_{criterion}_seed{training.seed}_{digest(config)}.json"
+                yield training, config, self._found(file)
+
     def one_shot(self, name: str) -> list[dict[str, Any]]:
         """The record of what a one-shot experiment measures of each of its adapters."""
+        return self._of_adapters("experiments.jobs.one_shot", self.one_shot_jobs(name))
+
+    def refined(self, name: str) -> list[dict[str, Any]]:
+        """The record of what is refined of each of these adapters."""
+        return self._of_adapters("experiments.jobs.refined", self.refined_jobs(name))
+
+    def _of_adapters(
+        self, module: str, jobs: Iterator[tuple[RunConfig, dict[str, Any], Path]]
+    ) -> list[dict[str, Any]]:
+        """The records of jobs, each on an adapter that is trained where it is needed and not here."""
         records = []
-        for training, config, file in self.one_shot_jobs(name):
+        for training, config, file in jobs:
             if self.is_missing(file):
                 if self._is_lost(training):
                     self._run(training)
-                self._measure(
-                    "experiments.jobs.one_shot", config, file, self.artifacts / training.key
-                )
+                self._measure(module, config, file, self.artifacts / training.key)
             records.append(from_json(file.read_text()))
         return records
 

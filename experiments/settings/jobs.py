@@ -199,6 +199,29 @@ class OneShot:
 
 
 @dataclass(frozen=True)
+class Refined:
+    """Refining the adapters of a one-shot experiment with a planted task, after the cut.
+
+    Attributes:
+        criteria: by which ranks are lowered; the first is what the others are compared with.
+        ranks: to which they are lowered.
+        calibration_examples: training examples from which statistics are collected, and on which is trained.
+        held_out: further ones, which choose the rate and the step.
+        steps: of training.
+        seeds: of the experiment's adapters, those that are refined.
+    """
+
+    __pydantic_config__ = STRICT
+
+    criteria: tuple[str, ...]
+    ranks: tuple[PositiveInt, ...]
+    calibration_examples: PositiveInt
+    held_out: PositiveInt
+    steps: PositiveInt
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True)
 class Compression:
     """One-shot compression of a pretrained model by one method: everything that its result depends on.
 

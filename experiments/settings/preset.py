@@ -10,6 +10,7 @@ from experiments.settings.jobs import (
     Compression,
     CompressionMethod,
     OneShot,
+    Refined,
     RunConfig,
     Seeds,
     changed,
@@ -312,6 +313,7 @@ class Preset:
         math: Tables 1 and 5.
         low_rank: the same from every initial rank to a lower one.
         one_shot: experiments of one-shot pruning, by name.
+        refined: what is refined of their adapters, by the same names.
         understanding: Table 3.
         ablations: tables and figures on one task that vary one thing each.
         language: language understanding with a language model.
@@ -335,6 +337,7 @@ class Preset:
     math: Finetuning = field(kw_only=True)
     low_rank: Finetuning | None = None
     one_shot: dict[str, OneShot] = field(default_factory=dict)
+    refined: dict[str, Refined] = field(default_factory=dict)
     understanding: Understanding | None = None
     ablations: Ablations | None = None
     language: Language | None = None
@@ -389,6 +392,8 @@ def read_preset(name: str, text: str, where: str) -> Preset:
     # What stays a mapping, since it changes settings that come from elsewhere, is checked by doing so.
     for kind in preset.one_shot:
         one_shot_runs(preset, kind, where)
+    for kind, refined in preset.refined.items():
+        _check_refined(preset, kind, refined, f"{where}: refined: {kind}")
     if preset.verdict is not None:
         changed(preset.verdict.run, preset.verdict.control, f"{where}: verdict: control")
     if preset.table2 is not None:
@@ -405,6 +410,19 @@ def _with_run(part: Any, shared: dict[str, Any], **fixed: Any) -> Any:
     if not isinstance(run, dict):
         return part
     return part | {"run": shared | run | fixed}
+
+
+def _check_refined(preset: Preset, kind: str, refined: Refined, where: str) -> None:
+    """Refuse what no adapter is trained for.
+
+    Raises:
+        ValueError: the experiment does not exist, or has no adapter of a seed.
+    """
+    if kind not in preset.one_shot:
+        raise ValueError(f"{where}: there is no one-shot experiment of that name")
+    lacking = sorted(set(refined.seeds) - set(preset.one_shot[kind].seeds))
+    if lacking:
+        raise ValueError(f"{where}: seeds: the experiment has no adapter of {lacking}")
 
 
 def one_shot_runs(preset: Preset, name: str, where: str = "") -> list[RunConfig]:

@@ -6,5 +6,5 @@ and 5, Figure 2), `language`, `code`, and `rows`, which they share.  On several 
 varied in each: `table4`, `table6`, `table7`, `figure1`, `figure3`, `when_to_prune`, and `ablations`, which they share.
 On tasks in which rank matters: `verdict`, `phase`,
 `initial_rank` and `one_budget`.
-Of jobs of their own: `table2`, `table8`, `one_shot`.  For others: `peft_comparison`.
+Of jobs of their own: `table2`, `table8`, `one_shot`, `refined`.  For others: `peft_comparison`.
 """

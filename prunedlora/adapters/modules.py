@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from prunedlora.adapters.initialisation import refuse_init
+from prunedlora.adapters.sharding import (
+    REMEDY,
+    fully_sharded_parts,
+    is_sharded,
+    unsupported_shards,
+    wraps_flat_parameters,
+)
 from prunedlora.errors import ConfigurationError, UnsupportedAdapterError
 
 if TYPE_CHECKING:
@@ -43,22 +49,35 @@ class LoraModule:
         return int(self.A.shape[0])
 
     @property
+    def sharded(self) -> bool:
+        """Whether this process holds a part of the factors only."""
+        return is_sharded(self.B) or is_sharded(self.A)
+
+    @property
     def scaling(self) -> float:
         """The factor s in ``W = W0 + s B A``."""
         return float(self.layer.scaling[self.adapter])
 
 
-def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraModule]:
+def find_lora_modules(
+    model: nn.Module, adapter: str = "default", *, sharded: bool = False
+) -> list[LoraModule]:
     """All modules of `model` that carry LoRA factors of the adapter, in the order of the model.
 
     Adapters of bare parameters (``target_parameters``, as of fused experts) are not among them and stay as they are.
     Works on a `PeftModel`, on a model with injected layers, and on either inside a wrapper such as
     DistributedDataParallel.
 
+    Args:
+        model: the model.
+        adapter: name of the adapter.
+        sharded: whether B and A may be DTensors, as ``fully_shard`` (FSDP2) leaves them; refused otherwise.
+
     Raises:
         UnsupportedAdapterError: no LoRA layer, or one of a kind that cannot be pruned: DoRA and other variants,
-            embeddings, convolutions, nothing but bare parameters, trained LoRA biases, tied factors, sharded tensors,
-            merged weights; an initialisation that changed the base model, such as PiSSA.
+            embeddings, convolutions, nothing but bare parameters, trained LoRA biases, tied factors, merged weights,
+            tensors that are sharded in another way (FSDP1, ZeRO-3, tensor parallelism, CPU offload); an
+            initialisation that changed the base model, such as PiSSA.
         ConfigurationError: LoRA layers, but no adapter of that name.
 
     >>> import peft
@@ -94,8 +113,13 @@ def find_lora_modules(model: nn.Module, adapter: str = "default") -> list[LoraMo
             "the adapter adapts bare parameters only (target_parameters), which stay as they are; adapt modules too"
         )
     # Refuse here what would go wrong later, in the middle of training.
+    if wraps_flat_parameters(model):
+        raise UnsupportedAdapterError(
+            f"FullyShardedDataParallel (FSDP1) hides the factors in flat parameters; {REMEDY}"
+        )
+    fully_sharded = bool(fully_sharded_parts(model))
     for module in modules:
-        reason = _why_unsupported(module)
+        reason = _why_unsupported(module) or _why_shards_unsupported(module, fully_sharded, sharded)
         if reason:
             raise UnsupportedAdapterError(f"cannot prune {module.name}: {reason}")
     _refuse_shared(modules)
@@ -121,9 +145,22 @@ def _why_unsupported(module: LoraModule) -> str | None:
     if adapter in layer.merged_adapters:
         return "the adapter is merged into the weights; call model.unmerge_adapter() first"
     if any(not isinstance(p, nn.Parameter) or p.dim() != 2 for p in (module.A, module.B)):
-        return "a factor is not a matrix (a convolution, or sharded by FSDP or ZeRO-3), which is not yet supported"
-    if isinstance(module.A.data, torch.distributed.tensor.DTensor):
-        return "its factors are sharded over devices, which is not yet supported"
+        if hasattr(module.A, "ds_id"):
+            return f"its factors are sharded by ZeRO-3 (DeepSpeed); {REMEDY}"
+        return f"a factor is not a matrix (a convolution, or sharded by FSDP1 or ZeRO-3: {REMEDY})"
+    return None
+
+
+def _why_shards_unsupported(module: LoraModule, fully_sharded: bool, allowed: bool) -> str | None:
+    """The reason why factors that are sharded cannot be used; None if they are not, or can."""
+    for factor in (module.B, module.A):
+        if reason := unsupported_shards(factor, fully_sharded=fully_sharded):
+            return reason
+    if module.sharded and not allowed:
+        return (
+            "its factors are sharded over processes; only LoraRankPruner and export_adapter work on shards: write the "
+            "adapter by export_adapter, in every process, and go on from the file"
+        )
     return None
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule
+from prunedlora.adapters.sharding import held, is_sharded, local
 from prunedlora.errors import UnsupportedOptimizerError
 
 
@@ -16,12 +17,13 @@ def forget_removed(
 ) -> None:
     """Zero gradient and optimiser state of all removed components, so that nothing moves them."""
     for parameter, dim in ((module.B, 1), (module.A, 0)):
-        mask = removed if dim == 1 else removed.unsqueeze(1)
+        own = removed[held(parameter, dim)]
+        mask = own if dim == 1 else own.unsqueeze(1)
         tensors = [value for _, value in state_like(parameter, optimizer, module.name)]
         if parameter.grad is not None:
             tensors.append(parameter.grad)
         for tensor in tensors:
-            tensor.masked_fill_(mask, 0.0)
+            local(tensor).masked_fill_(mask, 0.0)
 
 
 def forget_all(module: LoraModule, optimizer: torch.optim.Optimizer) -> None:
@@ -44,7 +46,7 @@ def check_state(modules: list[LoraModule], optimizer: torch.optim.Optimizer) -> 
 def state_like(
     parameter: nn.Parameter, optimizer: torch.optim.Optimizer, name: str
 ) -> list[tuple[str, Tensor]]:
-    """The optimiser's state tensors of the parameter's own shape; a step counter is left alone.
+    """The optimiser's state tensors of the parameter's own shape, sharded as it is; a step counter is left alone.
 
     Raises:
         UnsupportedOptimizerError: other state, see `unsupported_state`.
@@ -59,7 +61,7 @@ def state_like(
     return like
 
 
-def unsupported_state(key: str, value: Any, parameter: nn.Parameter) -> str | None:
+def unsupported_state(key: str, value: Any, parameter: Tensor) -> str | None:
     """Why an entry of an optimiser's state cannot be masked and sliced like its parameter; None if it can.
 
     Numbers and tensors of one entry, such as a step counter, need not be.
@@ -72,7 +74,10 @@ def unsupported_state(key: str, value: Any, parameter: nn.Parameter) -> str | No
         return None
     if not isinstance(value, Tensor) or value.numel() <= 1:
         return None
-    if type(value) not in (Tensor, nn.Parameter):
+    if is_sharded(value) and is_sharded(parameter):
+        if (value.device_mesh, value.placements) != (parameter.device_mesh, parameter.placements):
+            return f"keeps {key!r} sharded in another way than its parameter; {remedy}"
+    elif type(value) not in (Tensor, nn.Parameter):
         return f"keeps {key!r} as {type(value).__name__}, which cannot be masked; {remedy}"
     if value.shape != parameter.shape or not value.is_floating_point():
         return (

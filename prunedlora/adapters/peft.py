@@ -20,25 +20,39 @@ def exactly(name: str) -> str:
 
 
 def describe_adapter(model: nn.Module, modules: list[LoraModule]) -> None:
-    """Make the adapter's PEFT configuration say the ranks and scalings that its layers have.
+    """Make the adapter's PEFT configuration say the ranks and scalings that its layers have, see `description`."""
+    config = peft_config(model, modules[0].adapter)
+    sizes = {name_in_base(m.name): (m.rank, m.scaling) for m in modules}
+    for key, value in description(vars(config), sizes).items():
+        setattr(config, key, value)
+
+
+def description(
+    config: Mapping[str, Any], modules: Mapping[str, tuple[int, float]]
+) -> dict[str, Any]:
+    """Entries of a configuration that say ranks and scalings.
 
     One rank becomes `r`; where modules differ, `rank_pattern` and `alpha_pattern` name each by an anchored
     pattern.  rsLoRA is switched off, since the scaling is now written out as alpha / r.
+
+    Args:
+        config: the configuration as it was.
+        modules: rank and scaling by path in the base model.
+
+    >>> description({"r": 8}, {"q_proj": (4, 2.0), "v_proj": (2, 2.0)})["rank_pattern"]
+    {'^v_proj': 2}
     """
-    config = peft_config(model, modules[0].adapter)
-    if getattr(config, "target_parameters", None):
-        own = {name_in_base(m.name): (m.rank, m.scaling) for m in modules}
-        for key, value in beside_parameters(vars(config), own).items():
-            setattr(config, key, value)
-        return
-    ranks = {m.name: m.rank for m in modules}
-    alphas = {m.name: _as_integer(m.scaling * m.rank) for m in modules}
-    config.r = max(ranks.values())
-    config.lora_alpha = alphas[modules[0].name]
-    config.use_rslora = False
-    config.rank_pattern = {exactly(name_in_base(n)): r for n, r in ranks.items() if r != config.r}
-    config.alpha_pattern = {
-        exactly(name_in_base(n)): a for n, a in alphas.items() if a != config.lora_alpha
+    if config.get("target_parameters"):
+        return beside_parameters(config, modules)
+    alphas = {name: _as_integer(scaling * rank) for name, (rank, scaling) in modules.items()}
+    r = max(rank for rank, _ in modules.values())
+    alpha = next(iter(alphas.values()))
+    return {
+        "r": r,
+        "lora_alpha": alpha,
+        "use_rslora": False,
+        "rank_pattern": {exactly(name): rank for name, (rank, _) in modules.items() if rank != r},
+        "alpha_pattern": {exactly(name): a for name, a in alphas.items() if a != alpha},
     }
 
 
@@ -104,8 +118,8 @@ def name_in_base(name: str) -> str:
 
 
 def uncompiled(name: str) -> str:
-    """A name without what torch.compile adds to it."""
-    return name.replace("_orig_mod.", "")
+    """A name without what torch.compile and wrappers for activation checkpointing add to it."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
 def _as_integer(value: float) -> int | float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.optimizer_state import state_like
 from prunedlora.adapters.peft import describe_adapter
+from prunedlora.adapters.sharding import full, held, local, part
 from prunedlora.errors import ConfigurationError
 from prunedlora.linalg.truncation import truncate
 
@@ -35,22 +36,23 @@ def write_stacked(
     """`write_factors` for modules of equal shape, together."""
     left: list[Tensor] = [module.B for module in modules]
     right: list[Tensor] = [module.A for module in modules]
+    rank = modules[0].rank
     with torch.no_grad():
         for written, new, dim in ((left, B, 2), (right, A, 1)):
-            rank = written[0].shape[dim - 1]
             if new.shape[dim] < rank:
                 shape = list(new.shape)
                 shape[dim] = rank
                 index = live.unsqueeze(3 - dim).expand_as(new)
                 new = new.new_zeros(shape).scatter_(dim, index, new)
-            torch._foreach_copy_(written, list(new.unbind(0)))
+            parts = [part(value, t) for t, value in zip(written, new.unbind(0), strict=True)]
+            torch._foreach_copy_([local(t) for t in written], parts)
 
 
 def hold_at_zero(module: LoraModule, removed: Bool[Tensor, " r"]) -> None:
     """Zero the weights of all removed components, whatever a step made of them."""
     with torch.no_grad():
-        module.B.masked_fill_(removed, 0.0)
-        module.A.masked_fill_(removed.unsqueeze(1), 0.0)
+        local(module.B).masked_fill_(removed[held(module.B, 1)], 0.0)
+        local(module.A).masked_fill_(removed[held(module.A, 0)].unsqueeze(1), 0.0)
 
 
 def no_component(module: LoraModule) -> Bool[Tensor, " r"]:
@@ -66,10 +68,12 @@ def check_removed(
 ) -> None:
     """Check that removed components are exactly zero, so that cutting them out changes nothing.
 
+    Of sharded factors in every process, with the same outcome.
+
     Raises:
         ConfigurationError: one is not; the message ends with the hint.
     """
-    if module.B[:, removed].any() or module.A[removed].any():
+    if full(module.B)[:, removed].any() or full(module.A)[removed].any():
         raise ConfigurationError(f"removed components of {module.name} are not zero: {hint}")
 
 

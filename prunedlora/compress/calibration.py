@@ -1,7 +1,8 @@
 """Statistics and losses of a trained adapter on data, for criteria that look at the loss."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from prunedlora.criteria import Criterion
 from prunedlora.errors import ConfigurationError, NonFiniteError
 from prunedlora.factors import Factors, Scaled
 from prunedlora.files.adapter_file import AdapterFile
-from prunedlora.ranks.refinement import Refinement, mean_divergence, refine
+from prunedlora.ranks.refinement import Refinement, distil
 from prunedlora.statistics.data import Statistics
 from prunedlora.statistics.fisher_loss import fisher_loss
 from prunedlora.statistics.measurement import measure_statistics
@@ -80,13 +81,10 @@ class Calibration:
         Raises:
             NonFiniteError: it is NaN or infinite.
         """
-        kept = self._factors()
-        try:
+        with self._put_back():
             for name, module in self.modules.items():
                 self._put(module, modules.get(name))
             return self.loss()
-        finally:
-            self._write(kept)
 
     def refined(
         self, modules: Mapping[str, Scaled], steps: int
@@ -101,29 +99,37 @@ class Calibration:
             The factors of each named module, to the scaling that the adapter has there, and what
             came of it.
         """
-        large = self._factors()
         trained = [m for n, m in self.modules.items() if n in modules and m.scaling != 0]
-
-        def divergence(batch: Batch) -> Tensor:
-            # The adapter itself says what is to be predicted; there is no second model.
-            small = self._factors()
-            self._write(large)
-            with torch.no_grad():
-                aim, labels = self._logits(batch)
-            self._write(small)
-            return mean_divergence(self._logits(batch)[0], aim, labels != IGNORED)
-
         if not trained:
             raise ConfigurationError(
                 "no module of the adapter adds anything; there is nothing to refine"
             )
-        flags = [(p, p.requires_grad) for p in self.model.parameters()]
-        try:
+        large = self._factors()
+
+        def aim(batch: Batch) -> Tensor:
+            # The adapter itself says what is to be predicted; there is no second model.
+            with self._put_back():
+                self._write(large)
+                return self._logits(batch)[0]
+
+        def predict(batch: Batch) -> tuple[Tensor, Tensor]:
+            logits, labels = self._logits(batch)
+            return logits, labels != IGNORED
+
+        with self._put_back():
             for name, module in self.modules.items():
                 self._put(module, modules.get(name))
             # Beyond the new rank both factors are zero, and so are the gradients of both.
             parameters = [p for module in trained for p in (module.B, module.A)]
-            found = refine(parameters, divergence, self._calibration, self.held_out, steps)
+            found = distil(
+                self.model,
+                parameters,
+                aim,
+                predict,
+                self._calibration,
+                self.held_out,
+                steps,
+            )
             new = {
                 name: Factors(
                     self.modules[name].B.detach()[:, : start.rank].cpu().clone(),
@@ -132,10 +138,15 @@ class Calibration:
                 for name, start in modules.items()
             }
             return new, found
+
+    @contextmanager
+    def _put_back(self) -> Iterator[None]:
+        """What the modules hold now, they hold again afterwards."""
+        kept = self._factors()
+        try:
+            yield
         finally:
-            self._write(large)
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+            self._write(kept)
 
     def _factors(self) -> dict[str, Factors]:
         """Copies of what the modules hold."""

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from prunedlora.files.adapter_file import AdapterFile, open_adapter
 from prunedlora.files.readers import get_reader
 from prunedlora.optional import installed_version
 from prunedlora.ranks.spectrum import RULES
-from prunedlora.ranks.targets import by_parameters, by_rank, by_spectrum
+from prunedlora.ranks.targets import by_parameters, by_rank, by_spectrum, by_total
 from prunedlora.statistics.data import Statistics
 
 logger = logging.getLogger(__name__)
@@ -222,29 +222,21 @@ def _within_loss(
     calibration: Calibration,
     limit: float,
 ) -> list[CompressedModule]:
-    """The smallest rank whose held-out loss is within the limit.
+    """The smallest rank whose held-out loss is within the limit, or with global scope the smallest total of ranks.
 
-    Found by bisection, which assumes that the loss falls as the rank grows.
+    Found by bisection, which assumes that the loss falls as ranks grow.
     """
-    scope = _scope(config)
-    least = _least(config)
-    # With a rank for each module by itself, scores would decide nothing.
-    scored = score_all(source, config, measured) if scope == "global" else {}
-    largest = max(module.rank for module in source.modules)
-    low, high = 1, -(-largest // config.round_to)
+    steps, ranks_at = _path(source, config, measured)
+    compressed_at = _computing_once(source, config, measured)
+    low, high = steps[0], steps[-1]
     best = None
     while low <= high:
         middle = (low + high) // 2
-        rank = min(middle * config.round_to, largest)
-        ranks = (
-            by_rank(config.rule, scored, rank, scope, least, config.round_to)
-            if scored
-            else _clipped(source, rank)
-        )
-        ranks = {m.name: min(ranks[m.name], m.full_rank) for m in source.modules}
-        compressed = list(compress_modules(source, config, measured, ranks))
+        ranks = ranks_at(middle)
+        compressed = compressed_at(ranks)
         loss = calibration.loss_with(_factors(compressed))
-        logger.info("rank %d: held-out loss %.5f, limit %.5f", rank, loss, limit)
+        mean = sum(ranks.values()) / len(ranks)
+        logger.info("rank %.5g: held-out loss %.5f, limit %.5f", mean, loss, limit)
         if loss <= limit:
             best = compressed
             high = middle - 1
@@ -255,6 +247,49 @@ def _within_loss(
             "even the full rank exceeds max_loss_increase; raise it, or set dtype='fp32'"
         )
     return best
+
+
+def _path(
+    source: AdapterFile, config: CompressConfig, measured: Mapping[str, Statistics]
+) -> tuple[range, Callable[[int], dict[str, int]]]:
+    """Numbers of steps of rank, of every module or in all, and the ranks of the modules at each."""
+    step = config.round_to
+    full = {module.name: module.full_rank for module in source.modules}
+    if _scope(config) == "module":
+        # With a rank for each module by itself, scores would decide nothing.
+        largest = max(module.rank for module in source.modules)
+        last = -(-largest // step)
+        return range(1, last + 1), lambda steps: {
+            name: min(steps * step, largest, most) for name, most in full.items()
+        }
+    scored = score_all(source, config, measured)
+    least = -(-_least(config) // step) * step
+    first = -(-sum(min(least, module.rank) for module in scored.values()) // step)
+    last = -(-sum(module.rank for module in scored.values()) // step)
+
+    def ranks_at(steps: int) -> dict[str, int]:
+        ranks = by_total(config.rule, scored, steps * step, _least(config), step)
+        # No product has a rank above the smaller of its dimensions, whatever its factors hold.
+        return {name: min(rank, full[name]) for name, rank in ranks.items()}
+
+    return range(max(1, first), last + 1), ranks_at
+
+
+def _computing_once(
+    source: AdapterFile, config: CompressConfig, measured: Mapping[str, Statistics]
+) -> Callable[[Mapping[str, int]], list[CompressedModule]]:
+    """What `compress_modules` gives for ranks, computed once for each module and rank."""
+    done: dict[tuple[str, int], CompressedModule] = {}
+
+    def compressed(ranks: Mapping[str, int]) -> list[CompressedModule]:
+        # A module of rank 0 is left out, and so is here what an earlier call has computed.
+        new = {name: 0 if (name, rank) in done else rank for name, rank in ranks.items()}
+        for item in compress_modules(source, config, measured, new):
+            done[item.module.name, ranks[item.module.name]] = item
+        pairs = [(module.name, ranks[module.name]) for module in source.modules]
+        return [done[pair] for pair in pairs if pair in done]
+
+    return compressed
 
 
 def _refined(

@@ -43,7 +43,10 @@ class Candidate:
 
     @staticmethod
     def of(
-        module: LoraModule, statistics: Statistics, live: Int[Tensor, " k"] | None = None
+        module: LoraModule,
+        statistics: Statistics,
+        live: Int[Tensor, " k"] | None = None,
+        whole: Factors | None = None,
     ) -> "Candidate":
         """A copy of what is alive in a module now.
 
@@ -51,11 +54,13 @@ class Candidate:
             module: the module.
             statistics: of its live components, in their order.
             live: indices of the components that are alive, increasing; all by default.
+            whole: the module's factors, where they are sharded and have been gathered.
         """
         if live is None:
             live = torch.arange(module.rank, device=module.A.device)
         # Indexing by a tensor copies, so that later steps of training leave these factors alone.
-        factors = Factors(module.B.detach()[:, live], module.A.detach()[live])
+        whole = whole or Factors(module.B.detach(), module.A.detach())
+        factors = Factors(whole.B[:, live], whole.A[live])
         return Candidate(module, live, factors, statistics)
 
 

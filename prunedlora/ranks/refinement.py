@@ -18,14 +18,14 @@ from prunedlora.statistics.targets import IGNORED
 
 Batch = TypeVar("Batch")
 #: Learning rates of which the best is taken, after a short try of each.
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 #: One try takes this share of the steps.
 TRY = 0.125
 #: Share of the steps in which the learning rate rises.
 WARMUP = 0.05
 #: Largest norm of the gradient.
 CLIP = 1.0
-#: How often the held-out loss is looked at.
+#: How often the held-out loss is looked at on the way, by a try only at its end.
 LOOKS = 10
 
 
@@ -54,8 +54,6 @@ class Refinement:
         return dict(self.losses)[self.step]
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def refine_adapter(
     model: nn.Module,
     teacher: str,
@@ -111,16 +109,63 @@ def refine_adapter(
     find_lora_modules(model, teacher)
     _check_model(model)
 
-    def divergence(batch: Any) -> Tensor:
-        with _active(model, teacher), torch.no_grad():
-            aim = _logits(model, batch)
-        return mean_divergence(_logits(model, batch), aim, counted_tokens(batch, aim))
+    def aim(batch: Any) -> Tensor:
+        with _active(model, teacher):
+            return _logits(model, batch)
+
+    def predict(batch: Any) -> tuple[Tensor, Tensor]:
+        logits = _logits(model, batch)
+        return logits, counted_tokens(batch, logits)
 
     parameters = [p for module in modules for p in (module.B, module.A)]
-    with _as_it_was(model), _active(model, adapter):
+    with _active(model, adapter):
+        return distil(
+            model, parameters, aim, predict, list(batches), list(held_out), steps, learning_rate
+        )
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def distil(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    aim: Callable[[Batch], Tensor],
+    predict: Callable[[Batch], tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    steps: int,
+    learning_rate: float | None = None,
+    *,
+    divergence: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> Refinement:
+    """Train a model, in evaluation mode, to predict what another or its own former state does; see `refine`.
+
+    Args:
+        model: whose modes and flags stay as they were.
+        parameters: that are trained.
+        aim: the predictions for a batch that are to be reached; no gradient is taken of them.
+        predict: the model's predictions for a batch, and which of them count.
+        batches: see `refine`.
+        held_out: see `refine`.
+        steps: see `refine`.
+        learning_rate: see `refine`.
+        divergence: of predictions from those to be reached, where they count; `mean_divergence` by default.
+
+    Raises:
+        ConfigurationError, NonFiniteError: see `refine`.
+    """
+    between = divergence or mean_divergence
+
+    def loss(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            target = aim(batch)
+        own, counted = predict(batch)
+        return between(own, target, counted)
+
+    with _as_it_was(model):
         # Dropout would make the student learn noise.
         model.eval()
-        return refine(parameters, divergence, list(batches), list(held_out), steps, learning_rate)
+        return refine(parameters, loss, batches, held_out, steps, learning_rate)
 
 
 def refine(
@@ -155,17 +200,23 @@ def refine(
     start = [p.detach().clone() for p in parameters]
     gradients = [p.grad for p in parameters]
 
-    def run(rate: float, steps: int) -> Refinement:
+    def run(rate: float, steps: int, looks: int) -> Refinement:
         _put(parameters, start)
-        return _descend(parameters, loss, batches, held_out, steps, rate)
+        return _descend(parameters, loss, batches, held_out, steps, rate, before, looks)
 
     try:
+        before = _mean(loss, held_out)
+        if not math.isfinite(before):
+            raise NonFiniteError(
+                "the held-out loss is NaN or infinite before anything is refined; check both adapters, and that a "
+                "token of each batch counts"
+            )
         for parameter in parameters:
             parameter.requires_grad_(True)
         if learning_rate is None:
-            tries = [run(rate, max(1, round(TRY * steps))) for rate in RATES]
+            tries = [run(rate, max(1, round(TRY * steps)), 1) for rate in RATES]
             learning_rate = min(tries, key=lambda found: found.after).learning_rate
-        return run(learning_rate, steps)
+        return run(learning_rate, steps, LOOKS)
     except BaseException:
         _put(parameters, start)
         raise
@@ -211,22 +262,19 @@ def _descend(
     held_out: Sequence[Batch],
     steps: int,
     rate: float,
+    before: float,
+    looks: int,
 ) -> Refinement:
-    """One descent from where the parameters stand to the best point on its way."""
+    """One descent from where the parameters stand, with a held-out loss, to the best point on its way."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     warmup = max(1, round(WARMUP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2,
     )
-    losses = [(0, _mean(loss, held_out))]
-    if not math.isfinite(losses[0][1]):
-        raise NonFiniteError(
-            "the held-out loss is NaN or infinite before anything is refined; check both adapters, and that a token of "
-            "each batch counts"
-        )
+    losses = [(0, before)]
     best, kept = losses[0], [p.detach().clone() for p in parameters]
-    every = max(1, steps // LOOKS)
+    every = max(1, steps // looks)
     for step, batch in enumerate(itertools.islice(itertools.cycle(batches), steps), start=1):
         number = loss(batch)
         if not torch.isfinite(number):
@@ -261,14 +309,17 @@ def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
 
 @contextmanager
 def _active(model: Any, adapter: str) -> Iterator[None]:
-    """An adapter of the model in place of those that are active."""
+    """An adapter of the model in place of those that are active; PEFT freezes the others meanwhile."""
     before = list(model.base_model.active_adapters), model.active_adapter
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.set_adapter(adapter)
     try:
         yield
     finally:
         model.base_model.set_adapter(before[0])
         model.active_adapter = before[1]
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 @contextmanager

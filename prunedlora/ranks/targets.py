@@ -59,8 +59,28 @@ def by_rank(
     each = {name: min(rank, module.rank) for name, module in modules.items()}
     if scope == "module":
         return each
+    return by_total(criterion, modules, sum(each.values()), min_rank, round_to)
+
+
+def by_total(
+    criterion: Criterion,
+    modules: Mapping[str, Scored],
+    total: int,
+    min_rank: int = 1,
+    round_to: int = 1,
+) -> dict[str, int]:
+    """The ranks of all modules together, by their scores; without steps, a larger total takes nothing from a module.
+
+    Raises:
+        ConfigurationError: `total` is below what `min_rank` alone takes.
+
+    >>> from prunedlora.criteria import get_criterion
+    >>> modules = {"q": Scored(torch.tensor([9.0, 8.0]), 1.0, 10), "v": Scored(torch.tensor([7.0, 1.0]), 3.0, 10)}
+    >>> by_total(get_criterion("svd"), modules, 3)
+    {'q': 2, 'v': 1}
+    """
     scores = _comparable(criterion, modules)
-    return allocate(scores, sum(each.values()), min_rank=min_rank, round_to=round_to)
+    return allocate(scores, total, min_rank=min_rank, round_to=round_to)
 
 
 def by_spectrum(

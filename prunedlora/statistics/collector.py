@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.peft import name_in_base
+from prunedlora.adapters.sharding import full, write_back
 from prunedlora.choices import FisherPer
 from prunedlora.distributed import is_first
 from prunedlora.errors import ConfigurationError
@@ -129,8 +130,8 @@ class Collector(Hooked):
         if self._wants("gradient_"):
             assert module.B.grad is not None
             assert module.A.grad is not None
-            values["gradient_B"] = module.B.grad
-            values["gradient_A"] = module.A.grad
+            values["gradient_B"] = full(module.B.grad)
+            values["gradient_A"] = full(module.A.grad)
         for kind, source in (("gram", self._grams), ("fisher", self._fisher)):
             if source is not None:
                 of_B, of_A = source.averages[module.name]
@@ -139,7 +140,7 @@ class Collector(Hooked):
         if self._bottleneck is not None:
             values |= self._bottleneck.of(module)
         if self._sensitivity is not None:
-            values |= self._sensitivity.of(module)
+            values |= {kind: full(t) for kind, t in self._sensitivity.of(module).items()}
         if self._wants("noise"):
             values["noise"] = torch.rand(module.rank, generator=self._generator).to(module.A.device)
         return Statistics(
@@ -175,7 +176,7 @@ class Collector(Hooked):
             for key, _, average in self._averages()
             for part, t in average.state().items()
         }
-        state |= dict(self._sensitivities())
+        state |= {key: full(t) for key, t in self._sensitivities()}
         for key, module, bottleneck in self._sampled():
             samples = bottleneck.samples(module)
             if samples is not None:
@@ -205,7 +206,9 @@ class Collector(Hooked):
                 }
             )
         for key, t in self._sensitivities():
-            t.copy_(state[key])
+            whole = full(t)
+            whole.copy_(state[key])
+            write_back(t, whole)
         for key, module, bottleneck in self._sampled():
             if key in state:
                 bottleneck.restore(module, state[key].to(module.A.device))

@@ -5,11 +5,17 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.statistics.average import Average, Pool, gram_of_columns
-from prunedlora.statistics.hooks import Hooked, Record, by_sample, count_samples, watch
+from prunedlora.statistics.hooks import (
+    Hooked,
+    Record,
+    by_sample,
+    count_samples,
+    watch,
+    watch_weight,
+)
 
 
 class MicroBatchFisher(Hooked):
@@ -31,12 +37,9 @@ class MicroBatchFisher(Hooked):
         self.averages = {m.name: (Average(self.pool), Average(self.pool)) for m in modules}
         for module in modules:
             of_B, of_A = self.averages[module.name]
-            self._handles.append(self._watch(module.B, partial(self._record, of_B, False)))
-            self._handles.append(self._watch(module.A, partial(self._record, of_A, True)))
-
-    @staticmethod
-    def _watch(parameter: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
-        return parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+            layers = module.layer.lora_B[module.adapter], module.layer.lora_A[module.adapter]
+            self._handles.append(watch_weight(layers[0], partial(self._record, of_B, False)))
+            self._handles.append(watch_weight(layers[1], partial(self._record, of_A, True)))
 
     @torch.no_grad()
     def _record(self, average: Average, of_rows: bool, G: Tensor) -> None:

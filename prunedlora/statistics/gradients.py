@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
+from prunedlora.adapters.sharding import full, local
 from prunedlora.statistics.average import Average, Pool, gram_of_columns
 
 
@@ -29,8 +30,9 @@ class GradientMoments:
             assert module.B.grad is not None
             assert module.A.grad is not None
             of_B, of_A = self.averages[module.name]
-            of_B.add(gram_of_columns(module.B.grad), 1.0)
-            of_A.add(gram_of_columns(module.A.grad.mT), 1.0)
+            # Gradients are those of all processes already: each process adds the same.
+            of_B.add(gram_of_columns(full(module.B.grad)), 1.0)
+            of_A.add(gram_of_columns(full(module.A.grad).mT), 1.0)
         self.pool.flush()
 
 
@@ -52,17 +54,18 @@ class Sensitivity:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the gradients of the current step."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        now = list(torch._foreach_mul([p.detach() for p in self._parameters], gradients))
+        gradients = [local(p.grad) for p in self._parameters if p.grad is not None]
+        sensitivity = [local(t) for t in self._sensitivity]
+        now = list(torch._foreach_mul([local(p) for p in self._parameters], gradients))
         torch._foreach_abs_(now)
-        now = [t.to(s.dtype) for t, s in zip(now, self._sensitivity, strict=True)]
-        torch._foreach_lerp_(self._sensitivity, now, 1.0 - self._beta)
-        torch._foreach_sub_(now, self._sensitivity)
+        now = [t.to(s.dtype) for t, s in zip(now, sensitivity, strict=True)]
+        torch._foreach_lerp_(sensitivity, now, 1.0 - self._beta)
+        torch._foreach_sub_(now, sensitivity)
         torch._foreach_abs_(now)
-        torch._foreach_lerp_(self._uncertainty, now, 1.0 - self._beta)
+        torch._foreach_lerp_([local(t) for t in self._uncertainty], now, 1.0 - self._beta)
 
     def of(self, module: LoraModule) -> dict[str, Tensor]:
-        """The four averages of a module, under the names that `Statistics` gives them."""
+        """The four averages of a module, under the names that `Statistics` gives them, sharded as its factors are."""
         i = self._index[module.name]
         return {
             "sensitivity_B": self._sensitivity[i],

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunedlora.adapters.sharding import is_sharded
+
 Entered = TypeVar("Entered", bound="Hooked")
 
 
@@ -58,6 +60,25 @@ def watch(
 
     # What it closes over changes from step to step: a compiled graph calls it instead of taking it in.
     return layer.register_forward_hook(torch.compiler.disable(forward))  # type: ignore[no-untyped-call]
+
+
+def watch_weight(layer: nn.Module, record: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call ``record`` with the gradient that each backward pass gives the layer's weight in this process, by itself.
+
+    Of a sharded weight that is the whole gradient of this process's loss, before it is averaged and sharded.
+    """
+    if not is_sharded(layer.weight):
+        return layer.weight.register_hook(record)  # type: ignore[operator]
+    # Passes see a whole tensor in the shard's place, which is there from the first of them on.
+    known: list[Tensor] = []
+
+    def forward(called: nn.Module, args: tuple[Any, ...]) -> None:
+        weight = called.weight
+        if called is layer and isinstance(weight, Tensor) and not any(weight is t for t in known):
+            known.append(weight)
+            weight.register_hook(record)  # type: ignore[no-untyped-call]
+
+    return layer.register_forward_pre_hook(torch.compiler.disable(forward))  # type: ignore[no-untyped-call]
 
 
 def by_sample(t: Tensor) -> Float[Tensor, "n tokens d"]:

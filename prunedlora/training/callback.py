@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prunedlora.adapters.peft import name_in_base, peft_config
+from prunedlora.adapters.peft import description, name_in_base, peft_config
 from prunedlora.errors import ConfigurationError, MissingPackageError, PrunedLoRAError
 from prunedlora.training.checkpoint import (
     STATE_FILE,
@@ -172,8 +172,10 @@ class PruningCallback(TrainerCallback, ExportableState):
         live = {name_in_base(name): index for name, index in self.pruner.live.items()}
         self.pruner.finish()
         if args.should_save and not state.is_hyper_param_search:
-            config = peft_config(self.pruner.model, self.adapter)
-            ranks = {key: getattr(config, key) for key in _RANKS}
+            config = vars(peft_config(self.pruner.model, self.adapter))
+            scalings = {name_in_base(m.name): m.scaling for m in self.pruner.modules}
+            sizes = {name: (index.numel(), scalings[name]) for name, index in live.items()}
+            ranks = {key: config[key] for key in _RANKS} | description(config, sizes)
             shrink_saved(_folder(args, state), live, ranks)
 
     def _prepare(self, args: TrainingArguments, state: TrainerState) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prunedlora.adapters.modules import LoraModule
+from prunedlora.adapters.sharding import REMEDY, local
+from prunedlora.distributed import true_everywhere
 from prunedlora.errors import ConfigurationError, NonFiniteError, UnsupportedOptimizerError
 from prunedlora.linalg.numerics import holds
 
@@ -21,8 +23,10 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
     Raises:
         ConfigurationError: there is none; the pruner needs its step hooks.
-        UnsupportedOptimizerError: a wrapper keeps state of its own, such as Lookahead's slow weights.
+        UnsupportedOptimizerError: a wrapper keeps state of its own, such as Lookahead's slow weights, or shares
+            state out among the processes, as ZeRO-1 and ZeRO-2 do.
     """
+    _refuse_zero(optimizer)
     while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         if not hasattr(optimizer, "optimizer"):
             raise ConfigurationError(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
@@ -34,7 +38,22 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
                 f"{type(inner).__name__}, which a pruning event cannot change; use the latter alone"
             )
         optimizer = inner
+        _refuse_zero(optimizer)
     return optimizer
+
+
+def _refuse_zero(optimizer: Any) -> None:
+    """Refuse an optimiser that keeps the state of each parameter in one process only, out of an event's reach."""
+    kinds = type(optimizer).__mro__
+    if any(
+        kind.__name__ == "ZeroRedundancyOptimizer"
+        or kind.__module__.startswith("deepspeed.runtime.")
+        for kind in kinds
+    ):
+        raise UnsupportedOptimizerError(
+            f"{kinds[0].__name__} shares the optimiser's state out among the processes (ZeRO), where a pruning event "
+            f"cannot change it; with a plain optimiser, {REMEDY}"
+        )
 
 
 def loss_scale_of(optimizer: Any) -> Callable[[], float] | None:
@@ -147,6 +166,8 @@ def check_optimized(modules: list[LoraModule], optimizer: torch.optim.Optimizer)
 def check_gradients(modules: list[LoraModule], step: int) -> Bool[Tensor, ""]:
     """Whether the gradients of a step are finite, left on the device, so that nothing waits for it.
 
+    Of sharded gradients the part of this process is looked at.
+
     Raises:
         ConfigurationError: a factor has none.
     """
@@ -159,22 +180,28 @@ def check_gradients(modules: list[LoraModule], step: int) -> Bool[Tensor, ""]:
         )
     # NaN and infinity pass into the largest entry, which no sum can overflow to.
     dtype = reduce(torch.promote_types, {g.dtype for g in present}, torch.float32)
-    largest = torch._foreach_norm(present, math.inf, dtype)
-    return torch.isfinite(torch.stack([n.to(present[0].device) for n in largest])).all()
+    held = [part for part in map(local, present) if part.numel()]
+    if not held:
+        return torch.ones((), dtype=torch.bool, device=present[0].device)
+    largest = torch._foreach_norm(held, math.inf, dtype)
+    return torch.isfinite(torch.stack([n.to(held[0].device) for n in largest])).all()
 
 
 def refuse_not_finite(finite: Mapping[int, Bool[Tensor, ""]]) -> None:
-    """Refuse gradients from which nothing can be decided.
+    """Refuse gradients from which nothing can be decided, in every process or in none.
 
     Args:
-        finite: what `check_gradients` gave, by step.
+        finite: what `check_gradients` gave, by step; for the same steps in every process.
 
     Raises:
         NonFiniteError: NaN or infinity in those of a step; the message names the first.
     """
-    if not finite or holds(torch.stack(list(finite.values()))):
+    if not finite:
         return
-    step = next(step for step, usual in finite.items() if not usual)
+    usual = true_everywhere(torch.stack(list(finite.values())))
+    if holds(usual):
+        return
+    step = list(finite)[usual.tolist().index(False)]
     raise NonFiniteError(
         f"the gradients at optimiser step {step} hold NaN or infinity; lower the learning rate, or skip "
         "such steps before the optimiser"

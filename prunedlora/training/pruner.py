@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from prunedlora.adapters.modules import LoraModule, find_lora_modules
 from prunedlora.adapters.optimizer_state import check_state
 from prunedlora.adapters.peft import describe_adapter, name_in_base
+from prunedlora.adapters.sharding import full, settle
 from prunedlora.adapters.surgery import check_removed, hold_at_zero, no_component, shrink
-from prunedlora.adapters.unfinished import mark_unfinished, unmark
+from prunedlora.adapters.unfinished import mark_removed, mark_unfinished, removed_of, unmark
 from prunedlora.criteria import get_criterion
 from prunedlora.distributed import (
     assert_same_everywhere,
@@ -25,7 +26,8 @@ from prunedlora.distributed import (
     several,
 )
 from prunedlora.errors import ConfigurationError, NonFiniteError, PruningIncompleteError
-from prunedlora.linalg.numerics import Ways, optimistically
+from prunedlora.factors import Factors
+from prunedlora.linalg.numerics import Ways, is_finite, optimistically
 from prunedlora.ranks.reduction import Candidate, Group, allocate_ranks, reduce_groups
 from prunedlora.statistics.collector import Collector
 from prunedlora.statistics.data import Statistics
@@ -116,7 +118,8 @@ class LoraRankPruner:
         self.config = config
         self.adapter = adapter
         self.optimizer = unwrap_optimizer(optimizer)
-        self.modules = find_lora_modules(model, adapter)
+        settle(model)
+        self.modules = find_lora_modules(model, adapter, sharded=True)
         self.total_steps = total_steps
         self.step = 0
         self.events: list[PruneEvent] = []
@@ -132,6 +135,7 @@ class LoraRankPruner:
         if isinstance(model, nn.DataParallel):
             refuse_data_parallel(config.criterion)
         self._refuse_second()
+        self._refuse_pruned()
         check_optimized(self.modules, self.optimizer)
         self._try_optimizer()
         self._check_state()
@@ -213,6 +217,7 @@ class LoraRankPruner:
         Raises:
             ConfigurationError: nothing has been collected yet.
         """
+        settle(self.model)
         with self._collector.random_numbers_kept():
             return self._collector.measure(module, self._live[module.name])
 
@@ -221,6 +226,9 @@ class LoraRankPruner:
 
         With several processes their gradients are averaged in every backward pass from then on, since a wrapper such
         as DistributedDataParallel knows the old tensors only.
+
+        A model that ``fully_shard`` has sharded keeps its tensors: removed components stay in them, at exactly zero
+        in every further step of the optimiser, and `export_adapter` leaves them out.  To be called in every process.
 
         Raises:
             PruningIncompleteError: fewer events took place than planned; nothing is shrunk.
@@ -236,11 +244,20 @@ class LoraRankPruner:
                 f"{self.step} of {self.total_steps} optimiser steps, the next event was due at step "
                 f"{self._plan[len(self.events)][0]}; train longer, or lower interval or warmup_steps"
             )
+        settle(self.model)
         # Every module is checked before any is shrunk.
         for module in self.modules:
-            if not (torch.isfinite(module.B).all() and torch.isfinite(module.A).all()):
+            if not (is_finite(full(module.B)) and is_finite(full(module.A))):
                 raise NonFiniteError(f"the trained factors of {module.name} hold NaN or infinity")
             check_removed(module, self._removed[module.name])
+        if any(module.sharded for module in self.modules):
+            mark_removed(self.modules, self._removed)
+            self._hooks = [self.optimizer.register_step_post_hook(self._hold)]
+            self._finished = True
+            logger.info(
+                "the factors are sharded and keep their size; export_adapter makes them small"
+            )
+            return
         for module in self.modules:
             shrink(module, self._removed[module.name], self.optimizer)
         self._set_removed({m.name: no_component(m) for m in self.modules})
@@ -268,14 +285,19 @@ class LoraRankPruner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a pruner of the same settings stopped, as if it had not; in as many processes as there are now.
 
-        Load the model's and the optimiser's states first.
+        Load the model's and the optimiser's states first; by ``torch.distributed.checkpoint``, which takes a step of
+        the optimiser for that, before the pruner is made.
 
         Raises:
             ConfigurationError: this pruner has begun already, `state` is of other settings or another adapter, or the
                 model's weights are not those of the checkpoint; nothing is changed.
         """
         if self.step > 0:
-            raise ConfigurationError("this pruner has begun already; load the state into a new one")
+            raise ConfigurationError(
+                "this pruner has begun already; load the state into a new one (made after the optimiser's state was "
+                "loaded: torch.distributed.checkpoint takes a step of the optimiser for that)"
+            )
+        settle(self.model)
         check_same_training(state, self.config, self.modules)
         events, removed = past_events(state["events"], self.modules)
         self._collector.load_state_dict(state["statistics"])
@@ -322,6 +344,15 @@ class LoraRankPruner:
             raise ConfigurationError(
                 f"another LoraRankPruner is attached to the adapter {self.adapter!r}; call finish() or close() on it"
             )
+
+    def _refuse_pruned(self) -> None:
+        """An adapter whose removed components are still in its tensors: they would count as alive."""
+        for module in self.modules:
+            if removed_of(module) is not None:
+                raise ConfigurationError(
+                    f"the adapter {self.adapter!r} was pruned while it was sharded, and still holds removed "
+                    "components; write it by export_adapter, and load that"
+                )
 
     def _rival(self) -> "LoraRankPruner | None":
         mine = {id(module.A) for module in self.modules}
@@ -377,8 +408,11 @@ class LoraRankPruner:
             self._inside = False
             self._count_step()
         if self.events:
-            for module in self.modules:
-                hold_at_zero(module, self._removed[module.name])
+            self._hold()
+
+    def _hold(self, *_: Any) -> None:
+        for module in self.modules:
+            hold_at_zero(module, self._removed[module.name])
 
     def _count_step(self) -> None:
         self.step += 1
@@ -394,11 +428,12 @@ class LoraRankPruner:
         check_optimized(self.modules, self.optimizer)
         self._check_state()
         # Every process must start from the same weights, or they part ways in the middle of the decision.
-        assert_same_factors((module.B, module.A) for module in self.modules)
+        whole = [Factors(full(module.B), full(module.A)) for module in self.modules]
+        assert_same_factors((factors.B, factors.A) for factors in whole)
         # The device is waited for once: for what the record holds, and for all that was assumed on the way.
         rewind = self._collector.rewinding()
         (ranks, groups), values = optimistically(
-            lambda: self._decide(planned, rewind),
+            lambda: self._decide(planned, rewind, whole),
             lambda decided: [
                 t for g in decided[1] for t in (g.gone, g.reduction.cost.double().sum())
             ],
@@ -430,17 +465,18 @@ class LoraRankPruner:
         )
 
     def _decide(
-        self, ranks: dict[str, int], rewind: Callable[[], None]
+        self, ranks: dict[str, int], rewind: Callable[[], None], whole: list[Factors]
     ) -> tuple[dict[str, int], list[Group]]:
         """The rank of every module after the event, and what becomes of it; nothing is changed."""
         rewind()
         refuse_not_finite(self._finite)
         config = self.config
         candidates = []
-        for module in self.modules:
+        for module, factors in zip(self.modules, whole, strict=True):
             live = self._live[module.name]
             part = live if live.numel() < module.rank else None  # stacking copies what is whole
-            candidates.append(Candidate.of(module, self._collector.measure(module, part), live))
+            statistics = self._collector.measure(module, part)
+            candidates.append(Candidate.of(module, statistics, live, factors))
         # One budget for all modules replaces the planned ranks; multiples of round_to at the end only.
         if config.scope == "global":
             last = len(self.events) + 1 == len(self._plan)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunedlora.adapters.modules import LoraModule
 from prunedlora.adapters.optimizer_state import state_like
+from prunedlora.adapters.sharding import full, write_back
 from prunedlora.errors import UnsupportedOptimizerError
 from prunedlora.factors import Factors
 from prunedlora.linalg.qr import least_squares
@@ -73,9 +74,11 @@ def rotate_state(
             tensors += state_like(parameter, optimizer, module.name)
         for key, tensor in tensors:
             map_ = _map(key, right, optimizer)
-            part = tensor.index_select(dim, live).double()
+            whole = full(tensor)
+            part = whole.index_select(dim, live).double()
             moved = part @ map_ if dim == 1 else map_.mT @ part
-            tensor.index_copy_(dim, live, moved.to(tensor.dtype))
+            whole.index_copy_(dim, live, moved.to(whole.dtype))
+            write_back(tensor, whole)
 
 
 def _map(key: str, right: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:

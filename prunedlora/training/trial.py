@@ -50,7 +50,7 @@ def state_of_trial(optimizer: torch.optim.Optimizer, like: nn.Parameter) -> dict
     except Exception:
         return {}
     for key, value in state.items():
-        if reason := unsupported_state(key, value, like):
+        if reason := unsupported_state(key, value, moved):
             raise UnsupportedOptimizerError(f"{name} {reason}")
     # An ordinary step depends on gradients: displaced weights stay displaced.  A second copy draws them back.
     left = (moved - plain).mean() / DISPLACEMENT
@@ -71,7 +71,8 @@ def _train(
     optimizer: torch.optim.Optimizer, like: nn.Parameter, displacement: float
 ) -> tuple[Tensor, dict[str, Any]]:
     """Weights and state after some steps of a copy of the optimiser, on the way of which they are displaced."""
-    weights = nn.Parameter(torch.ones_like(like))
+    # Plain also where the parameter is sharded: what is done to single entries is done to shards alike.
+    weights = nn.Parameter(torch.ones(like.shape, dtype=like.dtype, device=like.device))
     devices = [like.device] if like.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         trial = _copy(optimizer, weights)

@@ -82,16 +82,16 @@ def test_a_dry_run_speaks_of_what_is_asked_for_alone(elsewhere, capsys):
 
 def test_committed_results_are_read_and_tables_go_to_the_users_folder(elsewhere, capsys):
     before = changes()
-    assert main(Arguments(preset="cpu", only=("code",))) == 0
+    assert main(Arguments(preset="cpu", only=("initial_rank",))) == 0
     said = capsys.readouterr().out
     assert "runs are there, nothing is computed" in said
     assert "LoRA at the target rank" in said
     assert not (elsewhere / "cpu" / "runs").exists()
     # From committed results come the committed tables.
-    for name in ("code.md", "code.csv", "code_differences.csv"):
+    for name in ("initial_rank.md", "initial_rank.csv", "initial_rank_differences.csv"):
         committed = ROOT / "experiments" / "results" / "cpu" / name
         assert (elsewhere / "cpu" / name).read_text() == committed.read_text()
-    assert "Code generation" in (elsewhere / "cpu" / "report.html").read_text()
+    assert "From which rank to prune to 8" in (elsewhere / "cpu" / "report.html").read_text()
     assert changes() == before
 
 

@@ -1,6 +1,7 @@
 import os
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 from peft import LoraConfig, get_peft_model
@@ -205,6 +206,9 @@ def measure(part: slice) -> dict[str, torch.Tensor]:
     return {name: getattr(found, name) for name in NEEDS}
 
 
+@pytest.mark.supports("AdamW", "DistributedDataParallel", "own loop", "float32")
+@pytest.mark.supports("SGD", "DistributedDataParallel", "own loop", "float32")
+@pytest.mark.supports("AdamW", "DistributedDataParallel", "Trainer", "float32")
 def test_processes_agree_under_ddp_and_disagreement_is_an_error(tmp_path):
     # Forked from a server that has imported torch, transformers and PEFT once for both.
     mp.get_context("forkserver").set_forkserver_preload([__name__])

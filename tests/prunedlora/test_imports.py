@@ -123,15 +123,13 @@ def test_every_name_of_the_package_that_a_text_mentions_exists():
     texts = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("*.md")]
     for file in texts:
         for mention in re.findall(r"\bprunedlora(?:\.[A-Za-z]\w*)+\b(?!\.py)", file.read_text()):
+            # A plugin of a program that is not installed has a test of its own.
+            if mention.startswith("prunedlora.training.axolotl"):
+                continue
             found = prunedlora
             for part in mention.split(".")[1:]:
                 if hasattr(found, "__path__") and util.find_spec(f"{found.__name__}.{part}"):
-                    try:
-                        import_module(f"{found.__name__}.{part}")
-                    except ModuleNotFoundError as error:
-                        # A plugin of a program that is not installed has a test of its own.
-                        assert error.name == "axolotl"
-                        break
+                    import_module(f"{found.__name__}.{part}")
                 assert hasattr(found, part), f"{file.name}: there is no {mention}"
                 found = getattr(found, part)
 

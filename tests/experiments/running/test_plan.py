@@ -45,16 +45,16 @@ def test_a_measurement_brings_the_training_that_it_needs(runner):
 
 def test_the_committed_preset_has_nothing_to_do():
     cpu = load_preset("cpu")
-    said = plan.text(cpu, ["code", "table8"], Runner(cpu, False, 1))
+    said = plan.text(cpu, ["table3", "table8"], Runner(cpu, False, 1))
     assert "runs are there, nothing is computed" in said
 
 
 def test_time_is_estimated_by_committed_runs_and_shared_among_workers():
     cpu = load_preset("cpu")
     one, two = (Runner(cpu, True, workers) for workers in (1, 2))
-    seconds = sum(one.durations.of(run) for run in expected_runs(cpu, "code"))
+    seconds = sum(one.durations.of(run) for run in expected_runs(cpu, "table3"))
     assert seconds > 3600
-    assert f"about {in_words(seconds)} in all" in plan.text(cpu, ["code"], one)
-    said = plan.text(cpu, ["code"], two)
+    assert f"about {in_words(seconds)} in all" in plan.text(cpu, ["table3"], one)
+    said = plan.text(cpu, ["table3"], two)
     assert f"about {in_words(seconds / 2)} in all" in said
     assert "2 at a time" in said

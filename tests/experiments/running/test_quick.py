@@ -12,7 +12,7 @@ from experiments.running import quick
 from experiments.running.runner import file_of
 from experiments.settings.preset import load_preset
 from experiments.settings.selection import Part, load_selection, reduced_preset
-from experiments.tables import code
+from experiments.tables import one_budget
 from experiments.tables.studies import studies
 from experiments.tables.tuning import unchanged
 from tests.experiments.reporting.test_agreement import NUMBER
@@ -170,7 +170,7 @@ def test_the_adapter_of_the_one_shot_experiment_is_the_committed_one():
 
 
 def test_the_runs_of_a_part_are_those_of_the_whole_table():
-    whole = code.table(CPU.code, unchanged)
+    whole = one_budget.table(CPU.verdict, unchanged)
     part = whole.part(["LoRA at the target rank"], [])
     assert [row.label for row in part.rows] == ["LoRA at the target rank"]
     (row,) = (row for row in whole.rows if row.label == "LoRA at the target rank")

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.folders import RESULTS
 from experiments.running.runner import Runner
-from experiments.settings.jobs import Compression, Cost, OneShot, RunConfig, digest
+from experiments.settings.jobs import Compression, Cost, OneShot, Refined, RunConfig, digest
 from experiments.settings.preset import load_preset
 from experiments.settings.validation import validated
 from tests.experiments.finetuning.runs import BASE
@@ -38,6 +38,14 @@ def test_the_configuration_of_every_committed_one_shot_experiment_has_the_key_of
         assert name.endswith(
             f"_seed{run.seed}_{digest({'one_shot': asdict(one_shot), 'run': asdict(run)})}"
         )
+
+
+def test_the_configuration_of_every_committed_refining_has_the_key_of_its_file():
+    for name, config in records("refined"):
+        settings = validated(Refined, config["refined"], name)
+        run = validated(RunConfig, config["run"], name)
+        key = digest({"refined": asdict(settings), "run": asdict(run)})
+        assert name == f"{run.task}_{settings.criteria[0]}_seed{run.seed}_{key}"
 
 
 def test_the_configuration_of_every_committed_cost_has_the_key_of_its_file():

@@ -72,6 +72,16 @@ def test_the_presets_named_in_the_manual_exist():
             "      initial_rank: none",
             "one_shot: minilm: run: initial_rank: .* not 'none'",
         ),
+        (
+            "    held_out: 128\n    steps: 200\n    seeds: [0]",
+            "    held_out: 128\n    steps: 200\n    seeds: [7]",
+            "cpu: refined: planted_flat: seeds: the experiment has no adapter of .7.",
+        ),
+        (
+            "  planted_flat:\n    criteria",
+            "  planted:\n    criteria",
+            "refined: planted: there is no",
+        ),
         ("    steps: 45", "    stps: 45", "cpu: table2: run: unknown key stps"),
         ('["50%", "4:8"', '["50%", 4:8', "cpu: table8: run: patterns: 1: .*string"),
         (
@@ -79,7 +89,7 @@ def test_the_presets_named_in_the_manual_exist():
             "max_perplexity: 60\n  methods: [obd]",
             "cpu: table8: methods: 0: .* not 'obd'",
         ),
-        ("code:\n  run:", "code:\n  run: 3\n  ran:", "cpu: code: run: .*object, not 3"),
+        ("math:\n  run:", "math:\n  run: 3\n  ran:", "cpu: math: run: .*object, not 3"),
     ],
 )
 def test_a_slip_in_a_preset_is_refused_with_its_place(right, wrong, message):
@@ -140,6 +150,6 @@ def test_parts_complete_the_shared_settings_and_sequences_are_tuples():
     preset = load_preset("cpu")
     assert preset.understanding.run.steps == 150
     assert preset.understanding.run.model == "minilm"
-    assert preset.code.run.model == preset.run.model == "smollm2"
+    assert preset.math.run.model == preset.run.model == "smollm2"
     assert preset.ablations.schedules == ((5, 2), (5, 4), (10, 2), (10, 4))
     assert preset.table8.run.method == "dense"

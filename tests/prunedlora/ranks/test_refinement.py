@@ -104,6 +104,19 @@ def test_the_best_of_several_rates_is_taken():
     assert float(parameter.detach().square()) == pytest.approx(found.after)
 
 
+def test_held_out_batches_are_looked_at_once_a_try_and_ten_times_on_the_way():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    seen = []
+
+    def loss(batch):
+        seen.append(batch)
+        return parameter.square().sum()
+
+    refine([parameter], loss, ["trained"], ["held out"], 80)
+    assert seen.count("held out") == 1 + len(refinement.RATES) + refinement.LOOKS
+    assert seen.count("trained") == 80 + 10 * len(refinement.RATES)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

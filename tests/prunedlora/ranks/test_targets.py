@@ -5,8 +5,12 @@ import torch
 from safetensors.torch import save_file
 
 from prunedlora import CompressConfig, compress_adapter, inspect_adapter
+from prunedlora.compress import compression
+from prunedlora.compress.calibration import Calibration
+from prunedlora.compress.modules import compress_modules, score_all
 from prunedlora.errors import ConfigurationError
 from prunedlora.files.adapter_file import open_adapter
+from prunedlora.ranks.targets import by_total
 from tests.adapters_on_disk import base_folder, examples, products, saved
 
 
@@ -70,6 +74,36 @@ def test_the_loss_may_rise_as_much_as_allowed(tmp_path, scope):
     config = CompressConfig(max_loss_increase=10.0, scope=scope, **settings)
     loose = compress_adapter(source, tmp_path / "c", config)
     assert set(loose.ranks.values()) == {1}
+
+
+def test_with_one_budget_the_smallest_total_within_the_loss_is_met_and_no_rank_computed_twice(
+    tmp_path, monkeypatch
+):
+    """With a loss that rises by a hundredth for each component that is gone, of 24."""
+    base, data = str(base_folder(tmp_path / "base")), examples(tmp_path / "data.jsonl")
+    source = saved(tmp_path / "a", r=4, alpha_pattern={"q_proj": 60})
+    asked = []
+
+    def counted(source, config, measured, ranks):
+        asked.extend((name, rank) for name, rank in ranks.items() if rank)
+        return compress_modules(source, config, measured, ranks)
+
+    def loss_with(self, modules):
+        return 1 + 0.01 * (24 - sum(factors.rank for factors in modules.values()))
+
+    monkeypatch.setattr(compression, "compress_modules", counted)
+    monkeypatch.setattr(Calibration, "loss", lambda self: 1.0)
+    monkeypatch.setattr(Calibration, "loss_with", loss_with)
+    settings = {"criterion": "svd", "base": base, "data": data, "device": "cpu", "samples": 4}
+    config = CompressConfig(max_loss_increase=0.1001, scope="global", **settings)
+    report = compress_adapter(source, tmp_path / "b", config)
+    assert len(report.ranks) == 6
+    assert sum(report.ranks.values()) == 14
+    opened = open_adapter(source)
+    expected = by_total(config.rule, score_all(opened, config, {}), 14)
+    assert report.ranks == expected
+    assert len(set(expected.values())) > 1
+    assert len(asked) == len(set(asked))
 
 
 def spectra(file, **spectra_of):

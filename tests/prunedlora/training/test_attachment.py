@@ -215,6 +215,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace_in_the_statistics(lora, cr
             assert cost == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.supports("AdamW", "torch.compile", "own loop", "float32")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_model_that_was_compiled_and_used_before_gives_the_same_statistics(in_place):
     def costs(compiled: bool):
@@ -265,6 +266,13 @@ def test_a_pruner_says_what_it_will_do_and_what_it_has_done(lora, caplog):
     assert log["pruning/learning_rate_left"] == pytest.approx(15 / 45)
 
 
+@pytest.mark.supports(
+    "AdamW",
+    "DataParallel, if passes are watched",
+    "own loop",
+    "float32",
+    verdict="refused",
+)
 def test_data_parallel_is_refused_where_its_copies_would_hide_the_statistics(lora):
     model = lora()
     parallel, optimizer = nn.DataParallel(model), sgd(model)

@@ -10,6 +10,7 @@ from prunedlora import find_lora_modules
 from prunedlora.errors import ConfigurationError
 from tests.prunedlora.training.test_callback import trainer
 
+pytest.importorskip("pydantic", reason="axolotl brings it")
 PLUGIN = "prunedlora.training.axolotl"
 SETTINGS = {"target_rank": 4, "interval": 1, "per_event": 2, "warmup_steps": 1}
 
@@ -35,6 +36,7 @@ def plugin(monkeypatch):
     sys.modules.pop(PLUGIN, None)
 
 
+@pytest.mark.supports("AdamW", "none", "axolotl's plugin, without axolotl", "float32")
 def test_it_prunes_what_a_trainer_trains(plugin, lora, tmp_path):
     model = lora(zero_B=True)
     around = trainer(model, tmp_path, max_steps=4)

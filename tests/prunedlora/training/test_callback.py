@@ -43,6 +43,8 @@ def trainer(model, folder, *callbacks, data=None, **settings) -> Trainer:
     )
 
 
+@pytest.mark.supports("AdamW", "none", "Trainer", "float32")
+@pytest.mark.supports("AdamW", "none", "Trainer", "bfloat16")
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [({}, 1e-5), ({"gradient_accumulation_steps": 3}, 1e-5), ({"bf16": True}, 1e-2)],

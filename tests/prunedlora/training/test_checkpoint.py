@@ -130,6 +130,7 @@ def test_a_resumed_training_is_the_same_to_the_last_digit(lora, name, stop):
     assert {m.rank for m in find_lora_modules(again)} == {m.rank for m in find_lora_modules(model)}
 
 
+@pytest.mark.supports("AdamW", "none", "accelerate", "float32")
 def test_accelerate_keeps_the_state_of_a_registered_pruner(lora, tmp_path):
     ends, batches = [], [ids() for _ in range(STEPS)]
     for go_on in (False, True):

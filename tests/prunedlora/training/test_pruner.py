@@ -26,6 +26,7 @@ def hooks(optimizer: torch.optim.Optimizer) -> int:
     return len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
 
 
+@pytest.mark.supports("AdamW", "none", "own loop", "float32")
 def test_events_happen_when_and_as_planned(lora):
     model = lora(zero_B=True)
     optimizer = adamw(model)
@@ -261,6 +262,7 @@ def test_weights_written_from_outside_are_noticed(lora):
     assert {m.rank for m in pruner.modules} == {8}
 
 
+@pytest.mark.supports("AdamW", "none", "own loop", "gradient scaler")
 def test_a_step_that_the_gradient_scaler_skips_does_not_count(lora):
     model = lora()
     optimizer = adamw(model)

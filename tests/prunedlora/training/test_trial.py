@@ -130,6 +130,12 @@ def test_optimisers_that_keep_moments_may_train_and_are_left_alone(name):
     assert torch.equal(torch.get_rng_state(), random)
 
 
+@pytest.mark.supports("schedule-free", "none", "own loop", "float32", verdict="refused")
+@pytest.mark.supports("Lookahead", "none", "own loop", "float32", verdict="refused")
+@pytest.mark.supports(
+    "8-bit and other coded state", "none", "own loop", "float32", verdict="refused"
+)
+@pytest.mark.supports("Adafactor", "none", "own loop", "float32", verdict="refused")
 @pytest.mark.parametrize(
     ("kind", "match"),
     [

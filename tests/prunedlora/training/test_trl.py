@@ -86,6 +86,7 @@ def rewards(model, tokenizer, folder, callback):
     )
 
 
+@pytest.mark.supports("AdamW", "none", "TRL: SFT, DPO, GRPO", "float32")
 @pytest.mark.parametrize("make", [supervised, preferences, rewards])
 @pytest.mark.filterwarnings("ignore")  # of TRL, on what it will change
 def test_the_adapter_is_pruned_and_opens_with_plain_peft(lora, tokenizer, tmp_path, make):
