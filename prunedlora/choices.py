@@ -1,6 +1,7 @@
 """The words that settings may be set to, and the check that settings are what their types say."""
 
 from collections.abc import Mapping
+from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -44,11 +45,18 @@ def check_settings(config: Any) -> None:
     Raises:
         ConfigurationError: a field has another value; the message names it and says what it may be.
     """
-    for name, hint in get_type_hints(type(config)).items():
+    kind: Any = type(config)
+    for name, hint in _hints(kind).items():
         value = getattr(config, name)
         plain = checked(name, value, hint)
         if plain is not value:
             object.__setattr__(config, name, plain)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields; to look them up takes longer than to check them all."""
+    return get_type_hints(kind)
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+from functools import cache
 from typing import Any
 
 from prunedlora.errors import MissingPackageError
@@ -35,6 +36,7 @@ def require(name: str, install: str = '"prunedlora[cli]"', *, purpose: str = "th
     return getattr(imported, attribute) if attribute else imported
 
 
+@cache
 def installed_version() -> str:
     """The version of this package; ``"unknown"`` where its source is used without installing it."""
     try:

@@ -68,11 +68,14 @@ class Compress:
             several; last where to write: a new folder, or a new .safetensors file if the adapter is a
             file alone; with several adapters a folder for all of them, each under its own name.
         config: everything else.
+        initial: the adapter as it was before training, where it was initialised by PiSSA, OLoRA, CorDA
+            or LoRA-GA; the result is plain LoRA, exact at twice the rank.
         verbose: also print what became of each module.
     """
 
     paths: Annotated[tuple[str, ...], _ADAPTERS_AND_OUT]
     config: Annotated[Settings, tyro.conf.arg(name="")]
+    initial: str | None = None
     verbose: bool = False
 
     def run(self) -> int:
@@ -83,9 +86,11 @@ class Compress:
 
         adapters, out = _adapters_and_out(self.paths)
         if len(adapters) == 1:
-            report = compress_adapter(adapters[0], out, self.config)
+            report = compress_adapter(adapters[0], out, self.config, initial=self.initial)
             _print_report(report, self.verbose)
             return 0
+        if self.initial is not None:
+            raise ConfigurationError("an initial adapter is that of one adapter; compress it alone")
         failed = 0
         for name, result in compress_adapters(adapters, out, self.config):
             failed += isinstance(result, PrunedLoRAError)
@@ -132,15 +137,15 @@ class Extract:
     Example: prunedlora extract loha.safetensors lora.safetensors --rank 8
 
     Attributes:
-        source: safetensors file with LoHa, LoKr or .diff tensors; with minus a tuned model, a file or
-            a folder.
-        out: where to write; a new .safetensors file, with minus a new PEFT folder.
+        source: safetensors file with LoHa, LoKr or .diff tensors, or PEFT folder of LoHa or LoKr, here
+            or on the hub (organisation/name[@revision]); with minus a tuned model, a file or a folder.
+        out: where to write; a new .safetensors file, of a folder or with minus a new PEFT folder.
         config: everything else.
         minus: the model that was tuned, a file or a folder.
         verbose: also print what became of each module.
     """
 
-    source: Path
+    source: str
     out: Path
     config: Annotated[Settings, tyro.conf.arg(name="")]
     minus: Path | None = None

@@ -21,6 +21,7 @@ from prunedlora.compress.modules import (
 )
 from prunedlora.compress.output import check_output, write_output
 from prunedlora.compress.report import CompressReport
+from prunedlora.compress.sums import difference
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
@@ -38,7 +39,11 @@ _HEADER = 8192
 
 
 def compress_adapter(
-    adapter: str | Path, out: str | Path, config: CompressConfig
+    adapter: str | Path,
+    out: str | Path,
+    config: CompressConfig,
+    *,
+    initial: str | Path | None = None,
 ) -> CompressReport:
     """Write the adapter at a lower rank; the old one is not touched.
 
@@ -51,6 +56,10 @@ def compress_adapter(
         adapter: see `prunedlora.files.adapter_file.open_adapter`.
         out: a new folder for a PEFT adapter, a new ``.safetensors`` file for a file alone.
         config: how far, by what and how.
+        initial: the adapter as it was before training, where its initialisation took its own start
+            from the base model (PiSSA, OLoRA, CorDA, LoRA-GA). Then what is compressed is what
+            training added, see `prunedlora.compress.sums.difference`: plain LoRA for the base model
+            as it was, which twice the rank holds in full.
 
     Returns:
         The report, which is also written beside the weights.
@@ -58,8 +67,9 @@ def compress_adapter(
     Raises:
         AdapterFileError, UnsupportedAdapterError: see
             `prunedlora.files.adapter_file.open_adapter`.
-        ConfigurationError: a rank or a size that cannot be reached, a base model or data that does
-            not fit, or a reader that would not load the result right.
+        ConfigurationError: a rank or a size that cannot be reached, a base model, data or an
+            initial adapter that does not fit, data beside an initial adapter, or a reader that
+            would not load the result right.
         NonFiniteError, SingularCurvatureError: numbers on which no decision can be based; the
             message names the module.
         OutputError: `out` exists, cannot be written, or differs from memory once written.  Nothing
@@ -74,7 +84,16 @@ def compress_adapter(
     ...     compress_adapter(file, small, CompressConfig(rank=1)).ranks
     {'x': 1}
     """
-    return compress_opened(open_adapter(adapter), Path(out), config)
+    if initial is None:
+        return compress_opened(open_adapter(adapter), Path(out), config)
+    if config.data is not None:
+        raise ConfigurationError(
+            "data go with one adapter; leave them out, and compress the result with data"
+        )
+    source = difference(adapter, initial)
+    for part, _ in source.parts:
+        check_output(part, Path(out))
+    return compress_opened(source, Path(out), config)
 
 
 def compress_opened(source: AdapterFile, out: Path, config: CompressConfig) -> CompressReport:
@@ -321,7 +340,7 @@ def _parameters_that_fit(source: AdapterFile, config: CompressConfig) -> int:
     left = config.size - names - metadata - carried - alphas - _HEADER
     if config.dtype:
         return left // TORCH_DTYPES[config.dtype].itemsize
-    return left // max(module.dtype.itemsize for module in source.modules)
+    return left // max(d.itemsize for m in source.modules for d in (m.dtype_B, m.dtype_A))
 
 
 def _report(

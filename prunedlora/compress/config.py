@@ -58,6 +58,9 @@ class CompressConfig:
         refine: after the cut, train so many steps to predict what the adapter predicts, without
             labels; needs data. What does not lower the held-out loss is dropped.
         scope: module, or global for one budget over all modules.
+        relative_to: base model, a safetensors file or a folder of them; with global scope a component
+            then counts by what it adds relative to the weight that it is added to, both in Frobenius
+            norm. Of it only the weights are read, one at a time.
         layout: uniform: one rank, every reader agrees; ragged: a rank for each module, the smallest
             file; padded: ragged with zeros, every reader agrees. By default uniform for a PEFT
             folder, ragged with global scope and for a file alone, whose readers take ranks and
@@ -95,6 +98,7 @@ class CompressConfig:
     samples: int = 256
     refine: int = 0
     scope: Scope | None = None
+    relative_to: str | None = None
     layout: Layout | None = None
     reader: ReaderName | None = None
     dtype: DtypeName | None = None
@@ -209,6 +213,11 @@ class CompressConfig:
             raise ConfigurationError(
                 "scope 'global' gives ranks that differ, layout 'uniform' has one; use 'ragged' or "
                 "'padded'"
+            )
+        if self.relative_to is not None and (scope != "global" or self.rule.unit == "loss"):
+            raise ConfigurationError(
+                "relative_to goes with scope 'global', where modules are compared, and with a criterion "
+                "that does not look at the loss, such as 'svd'"
             )
         object.__setattr__(self, "scope", scope)
         object.__setattr__(self, "layout", layout)

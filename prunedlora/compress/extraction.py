@@ -1,6 +1,5 @@
 """Adapters of other methods, and whole differences of weights, as LoRA."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,24 +12,27 @@ from torch import Tensor
 
 from prunedlora.compress.compression import compress_opened
 from prunedlora.compress.config import CompressConfig
+from prunedlora.compress.model_weights import model_weights, read_weight
 from prunedlora.compress.report import CompressReport
-from prunedlora.errors import AdapterFileError, ConfigurationError
+from prunedlora.errors import AdapterFileError, ConfigurationError, UnsupportedAdapterError
 from prunedlora.factors import Factors
-from prunedlora.files.adapter_config import AdapterConfig
+from prunedlora.files.adapter_config import AdapterConfig, of_lycoris, read_entries
 from prunedlora.files.adapter_file import (
+    CONFIG,
     DTYPES,
+    WEIGHTS,
     AdapterFile,
     AdapterModule,
     check_range,
     finite,
+    locate,
     open_adapter,
 )
 from prunedlora.files.header import Header, TensorEntry, opened, read_header
+from prunedlora.files.scalings import DIFFUSERS, check_rank, scaling_of
 from prunedlora.files.spellings import KOHYA, PEFT, SPELLINGS, Spelling
 from prunedlora.files.tensor_names import PREFIX, KeyPair, find_others
 
-_MODEL = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 #: The tensors of LoHa and LoKr; those in brackets in LyCORIS' documents are not always there.
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _LOHA_ALL = (*_LOHA, "hada_t1", "hada_t2")
@@ -78,14 +80,18 @@ def extract_adapter(
     is; of differences a singular value decomposition is taken in full.
 
     Args:
-        source: a safetensors file with LoHa, LoKr or ``.diff`` tensors, LoRA beside them or not; with
-            `minus` a tuned model, a safetensors file or a folder as transformers writes it.
-        out: a new ``.safetensors`` file, with the names of sd-scripts; with `minus` a new PEFT folder.
+        source: a safetensors file with LoHa, LoKr or ``.diff`` tensors, LoRA beside them or not; a PEFT
+            folder of LoHa or LoKr, of linear layers; either of them here or on the hub, see
+            `prunedlora.files.adapter_file.open_adapter`; with `minus` a tuned model, a safetensors file
+            or a folder as transformers writes it.
+        out: a new ``.safetensors`` file, with the names of sd-scripts; of a folder, or with `minus`, a
+            new PEFT folder.
         config: how far and how; no data.  Modules whose weights do not differ are left out.
         minus: the model that was tuned.
 
     Raises:
         AdapterFileError: nothing to extract, tensors that do not fit each other, or a damaged file.
+        UnsupportedAdapterError: a folder of another method, or of convolutions.
         ConfigurationError: data.
         Whatever else `prunedlora.compress_adapter` raises.
 
@@ -100,7 +106,11 @@ def extract_adapter(
     if config.data is not None:
         raise ConfigurationError("extraction takes no data; compress what was extracted with data")
     if minus is None:
-        opened_source = _of_methods(Path(source))
+        file, config_file = locate(source)
+        if file.name == WEIGHTS and config_file is not None:
+            opened_source = _of_folder(source, file, config_file)
+        else:
+            opened_source = _of_methods(file)
     else:
         opened_source = _of_models(str(source), str(minus))
         config = replace(config, zero_modules="exclude")
@@ -127,6 +137,8 @@ def _of_methods(file: Path) -> ExtractedFile:
         spelling.match(key) and not spelling.alone for spelling in SPELLINGS for key in rest.tensors
     ):
         lora = open_adapter(file)
+    else:
+        header = _without_ranks(header)
     others = find_others(rest, [], file) if lora is None else lora.others
     reading: dict[str, Callable[[], Factors]] = {}
     modules = []
@@ -155,6 +167,44 @@ def _of_methods(file: Path) -> ExtractedFile:
     )
 
 
+def _of_folder(source: str | Path, file: Path, config_file: Path) -> ExtractedFile:
+    """A PEFT folder of LoHa or LoKr, with what else it holds."""
+    config = of_lycoris(read_entries(config_file), str(config_file))
+    header = _without_ranks(read_header(file))
+    parts = _stems(header)
+    if not parts:
+        raise AdapterFileError(f"{file} holds no LoHa or LoKr, but {config_file.name} says so")
+    used = {f"{stem}.{end}" for stem, ends in parts.items() for end in ends}
+    rest = {key: entry for key, entry in header.tensors.items() if key not in used}
+    others = find_others(Header(rest, {}, header.file_size), [], file, peft=True)
+    reading: dict[str, Callable[[], Factors]] = {}
+    modules = []
+    for stem, ends in sorted(parts.items()):
+        name = stem.removeprefix(PREFIX)
+        kernels = [e for e in ends if len(header.tensors[f"{stem}.{e}"].shape) != 2]
+        if "diff" in ends or name == stem:
+            raise AdapterFileError(
+                f"{file}: {stem}.{ends[0]} is not a tensor of PEFT's LoHa or LoKr, whose names start "
+                f"with {PREFIX!r}; save the adapter with PEFT's save_pretrained"
+            )
+        if kernels:
+            raise UnsupportedAdapterError(
+                f"{file}: {stem}.{kernels[0]} is of a convolution, whose kernel the file does not "
+                "tell; use PEFT's convert_to_lora with the base model"
+            )
+        read = partial(_of_method, file, stem, ends, (config.scaling(name), config.rank(name)))
+        modules.append(_module(name, header.tensors[f"{stem}.{ends[0]}"], PEFT, PREFIX, read()))
+        reading[name] = read
+    modules.sort(key=lambda module: module.name)
+    return ExtractedFile(str(source), file, header, config, tuple(modules), others, reading=reading)
+
+
+def _without_ranks(header: Header) -> Header:
+    """A header that says no ranks and scalings of LoRA, where there is none in the file."""
+    metadata = {key: text for key, text in header.metadata.items() if key != DIFFUSERS}
+    return replace(header, metadata=metadata)
+
+
 def _stems(header: Header) -> dict[str, tuple[str, ...]]:
     """The modules that other methods change, with the ends of their tensors' names."""
     found: dict[str, list[str]] = {}
@@ -165,14 +215,36 @@ def _stems(header: Header) -> dict[str, tuple[str, ...]]:
     return {stem: tuple(ends) for stem, ends in found.items()}
 
 
-def _of_method(file: Path, stem: str, ends: tuple[str, ...]) -> Factors:
-    """Factors of a module's change, the scaling in B."""
+def _of_method(
+    file: Path, stem: str, ends: tuple[str, ...], told: tuple[float, int] | None = None
+) -> Factors:
+    """Factors of a module's change, the scaling in B.
+
+    Args:
+        file: that holds it.
+        stem: what its tensors' names begin with.
+        ends: and how they end.
+        told: scaling and rank by the configuration; without one the scaling is that of its alpha.
+    """
     with opened(file) as tensors:
         names = set(tensors.keys())
-        own = {end: finite(tensors.get_tensor(f"{stem}.{end}"), stem).double() for end in ends}
-        has_alpha = f"{stem}.alpha" in names
-        alpha = float(finite(tensors.get_tensor(f"{stem}.alpha"), stem)) if has_alpha else None
+        kept = {end: tensors.get_tensor(f"{stem}.{end}") for end in ends}
+        own = {end: finite(tensor, stem).double() for end, tensor in kept.items()}
+        alpha = None
+        if told is None and f"{stem}.alpha" in names:
+            stored = finite(tensors.get_tensor(f"{stem}.alpha"), stem)
+            if stored.numel() != 1:
+                raise AdapterFileError(f"{file}: {stem}.alpha must be a single number")
+            alpha = float(stored)
+    integers = [end for end, tensor in kept.items() if not tensor.is_floating_point()]
+    if integers:
+        raise AdapterFileError(
+            f"{file}: {stem}.{integers[0]} is stored as {kept[integers[0]].dtype}; store it as one of "
+            f"{', '.join(DTYPES)}"
+        )
     try:
+        if 0 in [size for tensor in own.values() for size in tensor.shape]:
+            raise ValueError("empty")
         if ends == ("diff",):
             return _whole(own["diff"].flatten(1))
         factors, rank = _loha(own) if "hada_w1_a" in own else _lokr(own)
@@ -181,16 +253,28 @@ def _of_method(file: Path, stem: str, ends: tuple[str, ...]) -> Factors:
             f"{file}: the tensors of {stem} ({', '.join(ends)}) do not fit each other or are not all "
             "there"
         ) from error
-    scaling = 1.0 if alpha is None or rank is None else alpha / rank
+    scaling = 1.0
+    if told is not None:
+        scaling = told[0]
+        if rank is not None:
+            check_rank(stem, rank, told[1], CONFIG, str(file))
+    elif rank is not None:
+        scaling = scaling_of(stem, rank, alpha, None, str(file))
     return Factors(scaling * factors.B, factors.A)
 
 
 def _loha(own: Mapping[str, Tensor]) -> tuple[Factors, int]:
     r"""Factors of :math:`(P Q) \odot (R S)`, whose columns are the products of columns, and the rank."""
     P, Q, R, S = (own[end] for end in _LOHA)
-    if "hada_t1" in own or "hada_t2" in own:
+    is_kernel = "hada_t1" in own or "hada_t2" in own
+    _check(own.keys() == set(_LOHA_ALL if is_kernel else _LOHA))
+    # Both products have one shape and one rank; torch would make them fit where one has the size 1.
+    _check(P.shape == R.shape and Q.shape == S.shape)
+    if is_kernel:
         left, right = _tucker(own["hada_t1"], P, Q), _tucker(own["hada_t2"], R, S)
+        _check(left.shape == right.shape)
         return _whole((left * right).flatten(1)), Q.shape[0]
+    _check(P.dim() == Q.dim() == 2 and P.shape[1] == Q.shape[0])
     if Q.shape[0] * S.shape[0] >= min(P.shape[0], Q.shape[1]):
         return _whole((P @ Q) * (R @ S)), Q.shape[0]
     B = torch.einsum("oi,oj->oij", P, R).flatten(1)
@@ -202,24 +286,36 @@ def _lokr(own: Mapping[str, Tensor]) -> tuple[Factors, int | None]:
     """Factors of a Kronecker product, which are those of its factors, and the rank; None without one."""
     rank = None
     sides = []
+    used: set[str] = set()
     for side in ("lokr_w1", "lokr_w2"):
         if side in own:
+            used.add(side)
+            _check(own[side].dim() == 2 or side == "lokr_w2")
             sides.append(_whole(own[side].flatten(1)))
             continue
         left, right = own[f"{side}_a"], own[f"{side}_b"]
+        used |= {f"{side}_a", f"{side}_b"}
         rank = right.shape[0]
         if side == "lokr_w2" and "lokr_t2" in own:
+            used.add("lokr_t2")
             sides.append(_whole(_tucker(own["lokr_t2"], left, right).flatten(1)))
         else:
+            _check(left.dim() == 2 and left.shape[1] == right.shape[0])
+            _check(right.dim() == 2 or side == "lokr_w2")
             sides.append(Factors(left, right.flatten(1)))
+    _check(own.keys() == used)  # what is left over would be lost
     first, second = sides
     return Factors(torch.kron(first.B, second.B), torch.kron(first.A, second.A)), rank
 
 
-def _tucker(
-    core: Float[Tensor, "i j ..."], left: Float[Tensor, "i p"], right: Float[Tensor, "j r"]
-) -> Float[Tensor, "p r ..."]:
-    """A kernel in three factors."""
+def _check(fits: bool) -> None:
+    if not fits:
+        raise ValueError("the tensors do not fit each other")
+
+
+def _tucker(core: Tensor, left: Tensor, right: Tensor) -> Float[Tensor, "p r ..."]:
+    """A kernel in three factors, (i, j, ...), (i, p) and (j, r); whatever else does not fit."""
+    _check(core.shape[:2] == (left.shape[0], right.shape[0]) and left.dim() == right.dim() == 2)
     return torch.einsum("ij...,jr,ip->pr...", core, right, left)
 
 
@@ -253,13 +349,14 @@ def _module(
         (d_out, rank, *(1 for _ in kernel)) if fits else (d_out, rank),
         (rank, *stored.shape[1:]) if fits else (rank, d_in),
         DTYPES[stored.dtype],
+        DTYPES[stored.dtype],
         stored.nbytes,
     )
 
 
 def _of_models(tuned: str, base: str) -> ExtractedFile:
     """The difference of two models' weights, those of linear layers."""
-    new, old = _weights(Path(tuned)), _weights(Path(base))
+    new, old = model_weights(tuned), model_weights(base)
     reading: dict[str, Callable[[], Factors]] = {}
     modules = []
     left_out = []
@@ -311,39 +408,11 @@ def _of_models(tuned: str, base: str) -> ExtractedFile:
     )
 
 
-def _weights(place: Path) -> dict[str, tuple[Path, TensorEntry]]:
-    """Every tensor of a model: the file that holds it and what the header says of it."""
-    files = [place]
-    if place.is_dir():
-        files = [place / _MODEL] if (place / _MODEL).exists() else _shards(place)
-    return {
-        key: (file, entry) for file in files for key, entry in read_header(file).tensors.items()
-    }
-
-
-def _shards(folder: Path) -> list[Path]:
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        names = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AdapterFileError(f"{folder} holds neither {_MODEL} nor a valid {_INDEX}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise AdapterFileError(f"{folder}: {_INDEX} names files outside of the folder")
-    return [folder / name for name in names]
-
-
-def _read(file: Path, key: str) -> Tensor:
-    with opened(file) as tensors:
-        tensor: Tensor = tensors.get_tensor(key)
-    return tensor
-
-
 def _equal(one: Path, other: Path, key: str) -> bool:
-    a, b = _read(one, key), _read(other, key)
+    a, b = read_weight(one, key), read_weight(other, key)
     return torch.equal(a, b.to(a.dtype))
 
 
 def _difference(tuned: Path, base: Path, key: str) -> Factors:
-    new, old = (finite(_read(file, key), key).double() for file in (tuned, base))
+    new, old = (finite(read_weight(file, key), key).double() for file in (tuned, base))
     return _whole(new - old)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.devices import chosen_device
+from prunedlora.compress.model_weights import weight_norms
 from prunedlora.errors import NonFiniteError, SingularCurvatureError
 from prunedlora.factors import Factors, Scaled, squared_distance
 from prunedlora.files.adapter_file import AdapterFile, AdapterModule
@@ -60,7 +61,12 @@ def score_all(
 
     Raises:
         NonFiniteError, SingularCurvatureError: the message names the module.
+        AdapterFileError, ConfigurationError: of a base model that scores are relative to; see
+            `prunedlora.compress.model_weights.weight_norms`.
     """
+    norms: dict[str, float] = {}
+    if config.relative_to is not None:
+        norms = weight_norms(config.relative_to, source.modules)
     scored = {}
     for module, factors in source.factors():
         scores = torch.zeros(module.rank, dtype=torch.float64)
@@ -68,7 +74,9 @@ def score_all(
             with naming_module(module.name):
                 item = _on_device(factors, _statistics(module, config, measured), config)
                 scores = config.rule.score(*item, **config.options).cpu()
-        scored[module.name] = Scored(scores.double(), module.scaling, module.size)
+        # What is added to a weight is smaller, relative to it, by its norm.
+        scaling = module.scaling / norms.get(module.name, 1.0)
+        scored[module.name] = Scored(scores.double(), scaling, module.size)
     return scored
 
 
@@ -205,35 +213,48 @@ def _on_device(
     # Small decompositions in float64 are no work for most GPUs, unless asked for.
     named = "cpu" if config.device == "auto" else config.device
     device = devices[0] if devices else chosen_device(named)
-    return Factors(factors.B.to(device), factors.A.to(device)), statistics
+    # What is written in float64 must not go through float32.
+    wide = torch.float64 if config.dtype == "fp64" and not devices else None
+    return Factors(factors.B.to(device, wide), factors.A.to(device, wide)), statistics
 
 
 def _rounded(
     module: AdapterModule, old: Factors, new: Factors, config: CompressConfig, folder: bool
 ) -> CompressedModule:
     """The new factors as they will be written, with the scaling in B."""
-    dtype = TORCH_DTYPES[config.dtype] if config.dtype else module.dtype
+    own = TORCH_DTYPES[config.dtype] if config.dtype else None
+    dtypes = (own or module.dtype_B, own or module.dtype_A)
     exact = Scaled(module.scaling * new.B.double(), new.A.double())
-    low, high = _FP16_RANGE if dtype == torch.float16 else _RANGE
-    if dtype.itemsize == 1:
+    if any(dtype.itemsize == 1 for dtype in dtypes):
         exact = _into_range(exact, _FP8_SCALING if folder else None)
-    elif not all(low <= float(factor.abs().max()) <= high for factor in (exact.B, exact.A)):
+    elif not (_in_range(exact.B, dtypes[0]) and _in_range(exact.A, dtypes[1])):
         exact = _into_range(exact, 1.0)
-    factors = Scaled(exact.B.to(dtype), exact.A.to(dtype), exact.scaling)
+    factors = Scaled(exact.B.to(dtypes[0]), exact.A.to(dtypes[1]), exact.scaling)
     B, A = factors.scaling * factors.B.double(), factors.A.double()
     if not (is_finite(B) and is_finite(A)):
         raise NonFiniteError(
-            f"the factors of {module.name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
+            f"the factors of {module.name} are too large for {_named(dtypes)}; use dtype 'bf16' "
+            "or 'fp32'"
         )
     changes = ((exact.scaling * exact.B, B), (exact.A, A))
-    allowed = torch.finfo(dtype).eps
-    if any(float((x - y).norm()) > allowed * float(x.norm()) for x, y in changes):
-        raise NonFiniteError(
-            f"the factors of {module.name} are too small for {dtype}, which would make many of "
-            "their entries zero; use dtype 'bf16' or 'fp32'"
-        )
+    for (x, y), dtype in zip(changes, dtypes, strict=True):
+        if float((x - y).norm()) > torch.finfo(dtype).eps * float(x.norm()):
+            raise NonFiniteError(
+                f"the factors of {module.name} are too small for {dtype}, which would make many "
+                "of their entries zero; use dtype 'bf16' or 'fp32'"
+            )
     error, norm = squared_distance(module.scaling * old.B.double(), old.A.double(), B, A)
     return CompressedModule(module, factors, error, norm)
+
+
+def _in_range(factor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the largest entry lies where the dtype has all its digits."""
+    low, high = _FP16_RANGE if dtype == torch.float16 else _RANGE
+    return low <= float(factor.abs().max()) <= high
+
+
+def _named(dtypes: tuple[torch.dtype, ...]) -> str:
+    return " and ".join(dict.fromkeys(map(str, dtypes)))
 
 
 def _into_range(module: Scaled, scaling: float | None) -> Scaled:

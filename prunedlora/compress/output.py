@@ -158,12 +158,14 @@ def _tensors(
     for item in compressed:
         module = item.module
         factors = modules[module.name]
-        B, A = as_stored(factors, module.shape_B, module.shape_A, item.factors.B.dtype, module.name)
+        dtypes = (item.factors.B.dtype, item.factors.A.dtype)
+        B, A = as_stored(factors, module.shape_B, module.shape_A, dtypes, module.name)
         for key, tensor in zip(module.keys.written, (B, A), strict=True):
             tensors[key] = tensor
         told = source.config is not None or module.component is not None
         if module.keys.alpha is not None or not (told or guessed):
-            old = source.header.tensors.get(module.keys.alpha or "")
+            known = module.keys.alpha is not None
+            old = source.header.tensors.get(module.keys.alpha_name) if known else None
             tensors[module.keys.alpha_name] = _alpha(factors, B.dtype, old)
     return tensors
 

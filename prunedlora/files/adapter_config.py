@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import regex
 
-from prunedlora.adapters.initialisation import refuse_init
+from prunedlora.adapters.initialisation import as_plain, refuse_init
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 
 #: Settings that make a layer something other than W + s B A, and what to do about each.
@@ -41,6 +41,12 @@ _ADALORA = (
     *("orth_reg_weight", "total_step"),
 )
 _ADALORA_EPSILON = 1e-5
+#: Methods whose changes are products, and what only their configurations have.
+LYCORIS = ("LOHA", "LOKR")
+_LYCORIS = (
+    *("alpha", "rank_dropout", "module_dropout", "use_effective_conv2d", "init_weights"),
+    *("decompose_both", "decompose_factor", "rank_dropout_scale"),
+)
 _MAX_RANK = 2**31
 #: Entries that are lists of names, and whether an expression may take a list's place.
 _NAMES = {"exclude_modules": True, "modules_to_save": False, "target_parameters": False}
@@ -96,13 +102,28 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def read_config(file: Path) -> AdapterConfig:
+def read_config(file: Path, *, from_base: bool = False) -> AdapterConfig:
     """Read and check an ``adapter_config.json``.
+
+    Args:
+        file: the file.
+        from_base: also accept an initialisation that took the adapter's start from the base model; the
+            result is that of plain LoRA.
 
     Raises:
         AdapterFileError: not a JSON object, too long, or values that are not valid ranks, alphas,
             patterns or lists of names.
         UnsupportedAdapterError: not LoRA, or a variant in which a layer is not W + s B A.
+    """
+    raw = read_entries(file)
+    return parse_config(as_plain(raw, str(file)) if from_base else raw, str(file))
+
+
+def read_entries(file: Path) -> Mapping[str, Any]:
+    """The entries of an ``adapter_config.json``, of whatever method.
+
+    Raises:
+        AdapterFileError: not a JSON object, or too long.
     """
     try:
         with file.open("rb") as stream:
@@ -120,7 +141,7 @@ def read_config(file: Path) -> AdapterConfig:
         raise AdapterFileError(f"{file} is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise AdapterFileError(f"{file} is not a JSON object")
-    return parse_config(raw, str(file))
+    return raw
 
 
 def parse_config(raw: Mapping[str, Any], file: str) -> AdapterConfig:
@@ -164,8 +185,28 @@ def _of_adalora(raw: Mapping[str, Any], file: str) -> AdapterConfig:
     return replace(config, adalora=True)
 
 
+def of_lycoris(raw: Mapping[str, Any], file: str) -> AdapterConfig:
+    """The configuration of a LoHa or LoKr adapter as that of a LoRA of its ranks and scalings.
+
+    Raises:
+        AdapterFileError, UnsupportedAdapterError: as `read_config` does; another method.
+    """
+    if raw.get("peft_type") not in LYCORIS:
+        raise UnsupportedAdapterError(
+            f"{file}: peft_type is {raw.get('peft_type')!r}; of other methods only "
+            f"{' and '.join(LYCORIS)} can become LoRA"
+        )
+    plain = {k: v for k, v in raw.items() if k not in _LYCORIS}
+    plain |= {"peft_type": "LORA", "lora_alpha": raw.get("alpha", 8), "use_rslora": False}
+    return parse_config(plain, file)
+
+
 def _refuse_variants(raw: Mapping[str, Any], file: str) -> None:
     kind = raw.get("peft_type")
+    if kind in LYCORIS:
+        raise UnsupportedAdapterError(
+            f"{file}: peft_type is {kind!r}; `prunedlora extract` makes LoRA of it"
+        )
     if kind != "LORA":
         raise UnsupportedAdapterError(
             f"{file}: peft_type is {kind!r}; only LORA and ADALORA are supported"

@@ -60,7 +60,8 @@ class AdapterModule:
         shape_B: as stored: (d_out, r), with ones behind for a convolution.
         shape_A: (r, d_in), (r, d_in, height, width) for a convolution; with a middle factor, that
             of its product with A.
-        dtype: of both.
+        dtype_B: in which B is stored.
+        dtype_A: in which A is stored.
         nbytes: of all its factors.
         component: what the header says of the part of a pipeline that it belongs to; None where a
             configuration or alpha tensors say the scaling.
@@ -72,7 +73,8 @@ class AdapterModule:
     rank: int
     shape_B: tuple[int, ...]
     shape_A: tuple[int, ...]
-    dtype: torch.dtype
+    dtype_B: torch.dtype
+    dtype_A: torch.dtype
     nbytes: int
     component: Component | None = None
 
@@ -136,8 +138,11 @@ class AdapterFile:
                 if keys.mid is not None:
                     A = _folded(A, finite(tensors.get_tensor(keys.mid), keys.mid))
                 if keys.diagonal is not None:
-                    A = A * finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
-                factors = Factors(B.flatten(1), A.flatten(1))
+                    diagonal = finite(tensors.get_tensor(keys.diagonal), keys.diagonal)
+                    A = A.flatten(1).double() * diagonal.double()
+                # Numbers of two dtypes are multiplied in the wider one.
+                wide = torch.promote_types(B.dtype, A.dtype)
+                factors = Factors(B.flatten(1).to(wide), A.flatten(1).to(wide))
                 check_range(module, factors)
                 yield module, factors
 
@@ -155,7 +160,7 @@ class AdapterFile:
         return carried
 
 
-def open_adapter(source: str | Path) -> AdapterFile:
+def open_adapter(source: str | Path, *, from_base: bool = False) -> AdapterFile:
     """Open an adapter for reading and check everything but the values of its tensors.
 
     Args:
@@ -163,6 +168,8 @@ def open_adapter(source: str | Path) -> AdapterFile:
             names of `prunedlora.files.spellings`, as diffusion tools write them), or one of both on
             the hub, as ``organisation/name[@revision]`` or
             ``organisation/name/file.safetensors[@revision]``.
+        from_base: also accept an initialisation that took the adapter's start from the base model;
+            what the adapter adds to that is only known with the initial adapter.
 
     Raises:
         AdapterFileError: nothing there, or damaged, or dangerous; see
@@ -178,7 +185,7 @@ def open_adapter(source: str | Path) -> AdapterFile:
     ...     [(m.name, m.rank, m.scaling) for m in open_adapter(file).modules]
     [('x', 2, 1.0)]
     """
-    file, config_file = _locate(source)
+    file, config_file = locate(source)
     header = read_header(file)
     is_peft = config_file is not None and any(k.startswith(PREFIX) for k in header.tensors)
     if file.name == WEIGHTS and not is_peft:
@@ -191,7 +198,7 @@ def open_adapter(source: str | Path) -> AdapterFile:
     others = find_others(header, pairs, file, peft=is_peft)
     components = read_components(header.metadata, str(file))
     if is_peft and config_file is not None:
-        config = read_config(config_file)
+        config = read_config(config_file, from_base=from_base)
         # Factors of bare parameters are carried over: they are those of several matrices in one.
         kept = _of_parameters(pairs, header, config)
         pairs = [pair for pair in pairs if pair not in kept]
@@ -276,8 +283,15 @@ def _refuse_neighbour(modules: list[AdapterModule], config_file: Path | None, fi
             )
 
 
-def _locate(source: str | Path) -> tuple[Path, Path | None]:
-    """The weights and the configuration, if there is one."""
+def locate(source: str | Path) -> tuple[Path, Path | None]:
+    """The weights of an adapter, and its configuration if there is one beside them.
+
+    Args:
+        source: see `open_adapter`.
+
+    Raises:
+        AdapterFileError: there is no such adapter, or it lies outside of its folder.
+    """
     try:
         return _located(source)
     except AdapterFileError:
@@ -402,20 +416,19 @@ def _module(pair: KeyPair, header: Header, scaling: float, file: Path) -> Adapte
     _check_shapes(pair, B, A, mid, file)
     shape_A = A.shape if mid is None else (mid.shape[0], *A.shape[1:2], *mid.shape[2:])
     nbytes = A.nbytes + B.nbytes + (mid.nbytes if mid is not None else 0)
-    return AdapterModule(
-        pair.name, pair, scaling, A.shape[0], B.shape, shape_A, DTYPES[A.dtype], nbytes
-    )
+    dtypes = (DTYPES[B.dtype], DTYPES[A.dtype])
+    return AdapterModule(pair.name, pair, scaling, A.shape[0], B.shape, shape_A, *dtypes, nbytes)
 
 
 def _check_shapes(
     pair: KeyPair, B: TensorEntry, A: TensorEntry, mid: TensorEntry | None, file: Path
 ) -> None:
     where = f"{file}: {pair.name}"
-    dtypes = {entry.dtype for entry in (B, A, mid) if entry is not None}
-    if A.dtype not in DTYPES or len(dtypes) > 1:
+    unknown = {entry.dtype for entry in (B, A, mid) if entry is not None} - DTYPES.keys()
+    if unknown:
         raise AdapterFileError(
-            f"{where} has factors of dtypes {', '.join(sorted(dtypes))}; all must have the same, "
-            f"one of {', '.join(DTYPES)}"
+            f"{where} has factors of dtype {', '.join(sorted(unknown))}; store them as one of "
+            f"{', '.join(DTYPES)}"
         )
     fit = len(A.shape) >= 2 <= len(B.shape) and B.shape[1] == A.shape[0] and set(B.shape[2:]) <= {1}
     if not fit or 0 in (*A.shape, *B.shape):
@@ -431,7 +444,7 @@ def _check_shapes(
 
 def _folded(A: Float[Tensor, "..."], mid: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """A convolution's 1x1 factor and the kernel behind it as one factor, (r, d_in, height, width)."""
-    return torch.einsum("ji...,ic->jc...", mid.double(), A.flatten(1).double()).to(A.dtype)
+    return torch.einsum("ji...,ic->jc...", mid.double(), A.flatten(1).double())
 
 
 def check_range(module: AdapterModule, factors: Factors) -> None:

@@ -157,9 +157,8 @@ def _laid_out(
     tensors: dict[str, Tensor] = {}
     for name, factors in out.items():
         before = modules[name]
-        B, A = as_stored(
-            factors, tuple(before.B.shape), tuple(before.A.shape), before.B.dtype, name
-        )
+        shapes = (tuple(before.B.shape), tuple(before.A.shape))
+        B, A = as_stored(factors, *shapes, (before.B.dtype, before.A.dtype), name)
         tensors |= _named(name, B, A)
     return tensors, settings(out, config)
 

@@ -22,6 +22,8 @@ from prunedlora.errors import AdapterFileError
 MAX_HEADER = 2**25
 #: Longest name of a tensor allowed; those of the deepest models have about 200 characters.
 MAX_NAME = 1024
+#: A dimension that torch cannot count.
+_MAX_SIZE = 2**63
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
@@ -86,7 +88,10 @@ def read_header(file: Path) -> Header:
     checked = {}
     for key, stored in slices.items():
         begin, end = entries[key]["data_offsets"]
-        checked[key] = TensorEntry(stored.get_dtype(), tuple(stored.get_shape()), end - begin)
+        shape = tuple(stored.get_shape())
+        if max(shape, default=0) >= _MAX_SIZE:  # beside a zero it needs no bytes
+            raise AdapterFileError(f"{file}: {key!r} has a shape that no tensor can have, {shape}")
+        checked[key] = TensorEntry(stored.get_dtype(), shape, end - begin)
     return Header(checked, metadata, size)
 
 

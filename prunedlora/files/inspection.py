@@ -98,7 +98,7 @@ def inspect_adapter(adapter: str | Path) -> Inspection:
                 scaling=module.scaling,
                 d_out=factors.B.shape[0],
                 d_in=factors.A.shape[1],
-                dtype=str(module.dtype).removeprefix("torch."),
+                dtype="/".join(dict.fromkeys(_named(d) for d in (module.dtype_B, module.dtype_A))),
                 nbytes=module.nbytes,
                 singular_values=values.tolist(),
                 effective_rank=effective_rank(values),
@@ -108,6 +108,10 @@ def inspect_adapter(adapter: str | Path) -> Inspection:
             )
         )
     return Inspection(source.source, source.header.file_size, tuple(modules))
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def effective_rank(values: Float[Tensor, " r"]) -> float:

@@ -102,28 +102,30 @@ def as_stored(
     module: Scaled,
     shape_B: tuple[int, ...],
     shape_A: tuple[int, ...],
-    dtype: torch.dtype,
+    dtypes: tuple[torch.dtype, torch.dtype],
     name: str,
 ) -> tuple[Tensor, Tensor]:
-    """B and A in the dtype and the number of dimensions they have in a file.
+    """B and A in the dtypes and the number of dimensions they have in a file.
 
     Args:
         module: the factors.
         shape_B: shape of B in the file before, for its dimensions other than the rank.
         shape_A: the same for A.
-        dtype: to round to.
+        dtypes: to round B and A to.
         name: of the module, for the error.
 
     Raises:
-        NonFiniteError: a number is too large for the dtype.
+        NonFiniteError: a number is too large for its dtype.
     """
     k = module.rank
-    B = module.B.to(dtype).reshape(shape_B[0], k, *shape_B[2:]).contiguous()
-    A = module.A.to(dtype).reshape(k, *shape_A[1:]).contiguous()
-    if not (is_finite(B.double()) and is_finite(A.double())):
-        raise NonFiniteError(
-            f"the factors of {name} are too large for {dtype}; use dtype 'bf16' or 'fp32'"
-        )
+    B = module.B.to(dtypes[0]).reshape(shape_B[0], k, *shape_B[2:]).contiguous()
+    A = module.A.to(dtypes[1]).reshape(k, *shape_A[1:]).contiguous()
+    for factor in (B, A):
+        if not is_finite(factor.double()):
+            raise NonFiniteError(
+                f"the factors of {name} are too large for {factor.dtype}; use dtype 'bf16' or "
+                "'fp32'"
+            )
     return B, A
 
 
@@ -132,9 +134,12 @@ def padded(module: Scaled, rank: int) -> Scaled:
     missing = rank - module.rank
     if missing == 0:
         return module
-    # Not every operation knows float8, but zeros and their neighbours are exact in float32.
-    wide = torch.float32 if module.B.itemsize == 1 else module.B.dtype
-    B, A = module.B.to(wide), module.A.to(wide)
-    B = torch.nn.functional.pad(B, (0, missing)).to(module.B.dtype)
-    A = torch.nn.functional.pad(A, (0, 0, 0, missing)).to(module.A.dtype)
+    B = _with_zeros(module.B, (0, missing))
+    A = _with_zeros(module.A, (0, 0, 0, missing))
     return Scaled(B, A, module.scaling)
+
+
+def _with_zeros(factor: Tensor, margins: tuple[int, ...]) -> Tensor:
+    # Not every operation knows float8, but zeros and their neighbours are exact in float32.
+    wide = factor.float() if factor.itemsize == 1 else factor
+    return torch.nn.functional.pad(wide, margins).to(factor.dtype)

@@ -86,7 +86,8 @@ def find_pairs(header: Header, file: Path, *, peft: bool = False) -> list[KeyPai
         if other is not None:
             raise UnsupportedAdapterError(
                 f"{file}: {other} is not LoRA (but LoHa, LoKr, OFT, IA3 or a full difference), and "
-                "there are no LoRA factors beside it; convert it with PEFT's convert_to_lora"
+                "there are no LoRA factors beside it; make LoRA of LoHa, LoKr and differences by "
+                "`prunedlora extract`, of others by PEFT's convert_to_lora"
             )
         raise AdapterFileError(
             f"{file} holds no LoRA factors (such as lora_A and lora_B, or lora_down and lora_up)"

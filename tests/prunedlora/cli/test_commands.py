@@ -17,7 +17,7 @@ from prunedlora.cli.commands import parse
 from prunedlora.cli.entry import main
 from prunedlora.compress.config import CompressConfig
 from prunedlora.optional import installed_version
-from tests.adapters_on_disk import base_folder, kohya, loha, saved, tuned_folder
+from tests.adapters_on_disk import base_folder, configured, kohya, loha, saved, tuned_folder
 from tests.paths import ROOT
 
 COMMANDS = ("compress", "merge", "extract", "inspect", "verify", "bench")
@@ -52,6 +52,8 @@ def test_the_documented_commands_work_as_typed(tmp_path, monkeypatch, capsys):
     assert {line.split()[0] for line in lines} == {*COMMANDS}
     saved(tmp_path / "my-adapter", r=32)
     saved(tmp_path / "other-adapter", r=4, seed=5)
+    configured(tmp_path / "trained", init_lora_weights="pissa")
+    saved(tmp_path / "initial", seed=5)
     loha(tmp_path / "loha.safetensors")
     kohya(tmp_path / "style.safetensors", rank=32)
     kohya(tmp_path / "other.safetensors", rank=8)
@@ -206,9 +208,12 @@ def test_every_setting_can_be_given(tmp_path):
         "seed": ("--seed", "7"),
         "round_to": ("--round-to", "3"),
     }
-    assert given.keys() | {"conv_rank"} == {f.name for f in fields(CompressConfig)}
+    alone = {"conv_rank", "relative_to"}  # they do not go with all others
+    assert given.keys() | alone == {f.name for f in fields(CompressConfig)}
     pair = parse(["compress", "a", "b", "--rank", "4", "--conv-rank", "2"]).config
     assert (pair.rank, pair.conv_rank) == (4, 2)
+    relative = ["--scope", "global", "--relative-to", "my-model"]
+    assert parse(["compress", "a", "b", "--rank", "4", *relative]).config.relative_to == "my-model"
     targets = ("energy", "cumulative", "ratio", "knee", "max_loss_increase", "rank", "size")
     others = [word for name, words in given.items() if name not in targets for word in words]
     values = {"energy": 0.5, "cumulative": 0.5, "ratio": 5.0, "knee": 1.0}
@@ -234,7 +239,8 @@ def test_every_setting_can_be_given(tmp_path):
                 "dtype": "bf16",
                 "device": "cpu",
             },
-            **{"zero_modules": "exclude", "seed": 7, "round_to": 3, "conv_rank": None},
+            **{"zero_modules": "exclude", "seed": 7, "round_to": 3},
+            **dict.fromkeys(alone),
         }
 
 

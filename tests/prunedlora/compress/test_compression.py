@@ -12,7 +12,7 @@ from prunedlora import CompressConfig, available_criteria, compress_adapter
 from prunedlora.criteria import get_criterion
 from prunedlora.errors import NonFiniteError
 from prunedlora.files.adapter_file import AdapterFile, open_adapter
-from tests.adapters_on_disk import best, loaded, logits, products, saved
+from tests.adapters_on_disk import best, edited, loaded, logits, products, saved
 
 
 def digest(folder):
@@ -202,13 +202,60 @@ def test_a_folder_in_float8_has_one_scaling(tmp_path, layout):
     compress_adapter(source, tmp_path / "b", CompressConfig(dtype="fp8", layout=layout, **wish))
     written = open_adapter(tmp_path / "b")
     assert len({module.scaling for module in written.modules}) == 1
-    assert {module.dtype for module in written.modules} == {torch.float8_e4m3fn}
+    assert {d for m in written.modules for d in (m.dtype_B, m.dtype_A)} == {torch.float8_e4m3fn}
     want = products(source)
     compress_adapter(source, tmp_path / "c", CompressConfig(dtype="fp32", layout=layout, **wish))
     for name, product in products(tmp_path / "b").items():
         exact = products(tmp_path / "c")[name]
         assert (product - exact).norm() < 0.06 * want[name].norm()
     assert logits(loaded(tmp_path / "b")).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float8_e4m3fn),
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, "fp32"])
+def test_factors_of_two_dtypes_keep_them_unless_one_is_asked_for(tmp_path, left, right, dtype):
+    torch.manual_seed(0)
+    B, A = torch.randn(12, 4).to(left), torch.randn(4, 16).to(right)
+    names = ("x.lora_up.weight", "x.lora_down.weight")
+    save_file(dict(zip(names, (B, A), strict=True)), tmp_path / "a.safetensors")
+    out = tmp_path / "b.safetensors"
+    config = CompressConfig(rank=2, dtype=dtype, layout="padded")
+    report = compress_adapter(tmp_path / "a.safetensors", out, config)
+    new = load_file(out)
+    wanted = [torch.float32] * 2 if dtype else [left, right]
+    assert [new[name].dtype for name in names] == wanted
+    exact = B.double() @ A.double()
+    rounding = sum(torch.finfo(d).eps for d in wanted)
+    product = products(out)["x"]
+    assert (product - best(exact, 2)).norm() < 1.5 * rounding * exact.norm()
+    error = (product - exact).norm() / exact.norm()
+    assert float(error) == pytest.approx(report.relative_error)
+
+
+def test_a_folder_of_two_dtypes_opens_with_peft(tmp_path):
+    def change(tensors):
+        tensors.update({k: t.bfloat16() for k, t in tensors.items() if "lora_A" in k})
+
+    source = edited(tmp_path / "a", change)
+    compress_adapter(source, tmp_path / "b", CompressConfig(rank=8))
+    before, after = logits(loaded(source)), logits(loaded(tmp_path / "b"))
+    torch.testing.assert_close(after, before, rtol=0, atol=0.02 * float(before.abs().max()))
+
+
+def test_what_is_written_in_float64_has_its_digits(tmp_path):
+    source = saved(tmp_path / "a")
+    compress_adapter(source, tmp_path / "b", CompressConfig(rank=3, dtype="fp64"))
+    new = products(tmp_path / "b")
+    for name, product in products(source).items():
+        assert (new[name] - best(product, 3)).norm() < 1e-13 * product.norm()
 
 
 def test_an_error_near_rounding_is_neither_zero_nor_noise(tmp_path):

@@ -69,7 +69,7 @@ def test_what_has_no_sum_is_refused_and_nothing_is_written(tmp_path):
         ([one, one], {}, [1.0], ConfigurationError, "one finite weight"),
         ([one, one], {}, [1.0, math.nan], ConfigurationError, "one finite weight"),
         ([one, one], {"base": "x", "data": "y"}, None, ConfigurationError, "no data"),
-        ([one, file], {}, None, ConfigurationError, "OUT"),
+        ([one, file], {}, None, ConfigurationError, "one format"),
         ([one, other], {}, None, ConfigurationError, "no module in common"),
         ([first, base], {}, None, ConfigurationError, "other base models"),
         ([one, head], {}, None, UnsupportedAdapterError, "not the same"),

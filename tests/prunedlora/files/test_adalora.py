@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from prunedlora import CompressConfig, compress_adapter, inspect_adapter
 from prunedlora.errors import AdapterFileError, UnsupportedAdapterError
 from prunedlora.files.adapter_file import open_adapter
-from tests.adapters_on_disk import loaded, logits
+from tests.adapters_on_disk import loaded, logits, products
 from tests.models import llama
 
 
@@ -77,3 +77,13 @@ def test_a_diagonal_that_does_not_fit_or_stands_alone_is_refused(tmp_path):
     save_file(tensors, tmp_path / "c.safetensors")
     with pytest.raises(UnsupportedAdapterError, match="without the configuration"):
         open_adapter(tmp_path / "c.safetensors")
+
+
+def test_a_factor_with_a_kernel_of_one_is_the_same(tmp_path):
+    adalora(tmp_path / "a", lowered=False)
+    adalora(tmp_path / "b", lowered=False)
+    file = tmp_path / "b" / "adapter_model.safetensors"
+    tensors = {k: t[:, :, None, None] if "lora_A" in k else t for k, t in load_file(file).items()}
+    save_file(tensors, file)
+    for name, product in products(tmp_path / "a").items():
+        assert torch.equal(products(tmp_path / "b")[name], product)

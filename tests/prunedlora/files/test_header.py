@@ -59,6 +59,9 @@ BAD_FILES = {
         {**GOOD, "y": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, b"\0" * 16
     ),
     "beyond the file": raw({"x": {"dtype": "F32", "shape": [200], "data_offsets": [0, 800]}}),
+    "a size beyond all": raw(
+        {"x": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}, b""
+    ),
     "reversed": raw({"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}),
     "negative": raw({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}),
     "shape against offsets": raw({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}),
