@@ -35,7 +35,7 @@ def prepare(
     adapter = _adalora(config) if config.method == "adalora" else _lora(config)
     if source is not None:
         pruned = PeftConfig.from_pretrained(str(source))
-        for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern"):
+        for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"):
             setattr(adapter, name, getattr(pruned, name))
     return get_peft_model(model, adapter)
 

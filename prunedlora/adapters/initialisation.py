@@ -32,7 +32,7 @@ def refuse_init(init: Any, where: str) -> None:
     if init in _SAFE:
         return
     changes = f"{where}: init_lora_weights={_shown(init)} changes the base model's weights"
-    if not _is_from_base(init):
+    if not is_from_base(init):
         raise UnsupportedAdapterError(
             f"{changes} by more than the adapter tells; use it as it is, or train plain LoRA"
         )
@@ -59,7 +59,7 @@ def as_plain(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     init = raw.get("init_lora_weights", True)
     # True is what PEFT wants the initial adapter to be saved with, and may be left standing.
-    if init is not True and not _is_from_base(init):
+    if init is not True and not is_from_base(init):
         raise UnsupportedAdapterError(
             f"{where}: init_lora_weights={_shown(init)} is not an initialisation that took its start from the "
             f"base model ({', '.join(_FROM_BASE)}); leave the initial adapter out"
@@ -71,6 +71,7 @@ def _shown(init: Any) -> str:
     return repr(str(init)[:80])
 
 
-def _is_from_base(init: Any) -> bool:
+def is_from_base(init: Any) -> bool:
+    """Whether ``init_lora_weights`` is an initialisation that took the adapter's start from the base model."""
     name = init.lower() if isinstance(init, str) else ""
     return name in _FROM_BASE or name.startswith("pissa_niter_")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prunedlora.compress.report import CompressReport
 from prunedlora.files.adapter_file import WEIGHTS, AdapterFile
-from prunedlora.files.card import CARD, RECORD, card, head, plain, span
+from prunedlora.files.card import CARD, EARLIER, RECORD, card, count, head, plain, span
 
 #: Longest card that is carried over, bytes.
 _LONGEST = 2**20
@@ -17,23 +17,36 @@ def model_card(source: AdapterFile, report: CompressReport) -> str:
         source: the adapter as it was; a card beside it is kept, with its licence and data sets.
         report: what was done.
     """
-    sentence = (
-        f"The rank was lowered by prunedlora {report.version}; everything else is in `{RECORD}`."
-    )
-    return card(_old(source), "Compression", sentence, _facts(report))
+    lowered = max(report.ranks.values()) < max(report.ranks_before.values())
+    done = "The rank was lowered" if lowered else "Written anew"
+    sentence = f"{done} by prunedlora {report.version}; everything else is in `{RECORD}`."
+    # What is said of the record beside the old adapter is true of the name that it has beside the new one.
+    return card(_old(source).replace(RECORD, EARLIER), "Compression", sentence, _facts(report))
+
+
+def earlier_record(source: AdapterFile) -> str | None:
+    """The record that lies beside the adapter, as text; None without one."""
+    return _beside(source, RECORD)
+
+
+def _beside(source: AdapterFile, name: str) -> str | None:
+    """A text file of the adapter's folder; None if there is none, or none that can be taken over."""
+    file = source.file.parent / name
+    # What lies beside a model is about the model.
+    home = source.file.parent.resolve()
+    inside = file.is_file() and file.resolve().is_relative_to(home)
+    if source.file.name != WEIGHTS or not inside or file.stat().st_size > _LONGEST:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None  # no text
 
 
 def _old(source: AdapterFile) -> str:
     """The card beside the old adapter, or what stands at the head of PEFT's own."""
-    file = source.file.parent / CARD
-    # What lies beside a model is about the model.
-    home = source.file.parent.resolve()
-    inside = file.is_file() and file.resolve().is_relative_to(home)
-    if source.file.name == WEIGHTS and inside and file.stat().st_size <= _LONGEST:
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            pass  # no text; a new one is written
+    if (text := _beside(source, CARD)) is not None:
+        return text
     base = source.config.raw.get("base_model_name_or_path") if source.config else None
     return head(base, Path(source.source).name)
 
@@ -42,7 +55,7 @@ def _facts(report: CompressReport) -> list[str]:
     before, after = span(report.ranks_before.values()), span(report.ranks.values())
     facts = [
         f"adapter: `{plain(report.adapter)}`",
-        f"rank: {before} before, {after} now, in {len(report.ranks)} modules",
+        f"rank: {before} before, {after} now, in {count(len(report.ranks), 'module')}",
         f"criterion: `{report.settings['criterion']}`, layout: `{report.settings['layout']}`",
         f"relative change of the weights that the adapter adds: {report.relative_error:.4g}",
         f"size of the weights: {report.bytes_before} bytes before, {report.bytes_after} now",

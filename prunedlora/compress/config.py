@@ -44,7 +44,8 @@ class CompressConfig:
         max_loss_increase: largest increase of the held-out loss as a share of it, 0.01 or on the
             command line 1%; needs base and data. The smallest rank within it, with global scope the
             smallest total of ranks, is found by bisection, on the held-out examples that the
-            reported losses are of, before anything is refined.
+            reported losses are of, before anything is refined; it assumes that the loss falls as
+            ranks grow.
         size: largest size of the file of weights: bytes, or on the command line 20MB.
         criterion: what decides; svd without data, svd_fisher with data, or another that is
             registered.

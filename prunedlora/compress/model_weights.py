@@ -13,6 +13,8 @@ from prunedlora.files.adapter_file import AdapterModule, finite
 from prunedlora.files.header import TensorEntry, opened, read_header
 
 _MODEL = "model.safetensors"
+#: Dtypes whose numbers need no scale that is kept elsewhere.
+WHOLE = ("F64", "F32", "F16", "BF16")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -80,6 +82,11 @@ def weight_norms(model: str | Path, modules: Iterable[AdapterModule]) -> dict[st
             raise ConfigurationError(
                 f"{model} holds no weight that is clearly that of {module.name}; name the base model of "
                 "the adapter, a safetensors file or a folder of them"
+            )
+        if entry.dtype not in WHOLE:
+            raise ConfigurationError(
+                f"{key} in {model} is stored as {entry.dtype}, whose scale is kept elsewhere; name the base model "
+                "before its quantisation"
             )
         weight = finite(read_weight(stored[key][0], key), key)
         norms[module.name] = float(torch.linalg.vector_norm(weight, dtype=torch.float64))

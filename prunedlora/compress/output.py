@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prunedlora.compress.card import model_card
+from prunedlora.compress.card import earlier_record, model_card
 from prunedlora.compress.config import CompressConfig
 from prunedlora.compress.modules import CompressedModule
 from prunedlora.compress.report import CompressReport
 from prunedlora.errors import ConfigurationError, OutputError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import CONFIG, WEIGHTS, AdapterFile, open_adapter
-from prunedlora.files.card import CARD, RECORD
+from prunedlora.files.card import CARD, EARLIER, RECORD
 from prunedlora.files.header import TensorEntry
 from prunedlora.files.layouts import alpha_of, as_stored, padded, settings
 from prunedlora.files.metadata import HASHES, Change, rewritten, with_hashes
@@ -128,6 +128,8 @@ def write_output(
             text = json.dumps({**source.config.raw, **changes}, indent=2, sort_keys=True)
             (part / CONFIG).write_text(text, encoding="utf-8")
             (part / CARD).write_text(model_card(source, report), encoding="utf-8")
+            if (earlier := earlier_record(source)) is not None:
+                (part / EARLIER).write_text(earlier, encoding="utf-8")
         _check_written(part if source.config is not None else weights, modules, config.reader)
         (part / RECORD).write_text(report.to_json(), encoding="utf-8")
         _publish(part, weights, out)

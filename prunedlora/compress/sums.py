@@ -1,6 +1,7 @@
 """Weighted sums of adapters, as if they were one adapter whose components are those of all."""
 
 import heapq
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunedlora.adapters.initialisation import is_from_base
 from prunedlora.errors import AdapterFileError, ConfigurationError, UnsupportedAdapterError
 from prunedlora.factors import Factors
 from prunedlora.files.adapter_config import AdapterConfig
-from prunedlora.files.adapter_file import AdapterFile, AdapterModule, open_adapter
+from prunedlora.files.adapter_file import CONFIG, AdapterFile, AdapterModule, open_adapter
 from prunedlora.files.header import Header
 from prunedlora.files.scalings import component_of
 
@@ -61,9 +63,11 @@ def difference(adapter: str | Path, initial: str | Path) -> MergedFile:
         adapter: the trained one, see `prunedlora.files.adapter_file.open_adapter`.
         initial: the same one as it was before training.
 
+    Where neither says that it began in the base model, a remark says so: of two stages of plain LoRA this is what the
+    second added, and no more.
+
     Raises:
-        UnsupportedAdapterError: an initialisation that takes nothing from the base model, or another
-            amount, such as LoftQ.
+        UnsupportedAdapterError: another initialisation, such as LoftQ, which took another amount.
         ConfigurationError: the two are one, or of other formats, base models, modules or scalings.
         AdapterFileError: modules of other shapes.
     """
@@ -88,8 +92,28 @@ def difference(adapter: str | Path, initial: str | Path) -> MergedFile:
             f"{min(starts)} is in {first.source} only; name the adapter as it was before its training"
         )
     source = _summed(files, [1.0, -1.0], trained.source)
-    # What there was before, for a report of sizes, is the trained one.
-    return replace(source, header=replace(source.header, file_size=trained.header.file_size))
+    remarks = [
+        f"this is what training added to {first.source}; ranks before are those of both adapters together"
+    ]
+    if not any(map(_began_in_base, files)):
+        remarks.append(
+            "neither adapter says that it began in the base model (init_lora_weights); if this is plain LoRA, leave "
+            "the initial adapter out"
+        )
+    return replace(
+        source,
+        remarks=(*source.remarks, *remarks),
+        # What there was before, for a report of sizes, is the trained one.
+        header=replace(source.header, file_size=trained.header.file_size),
+    )
+
+
+def _began_in_base(file: AdapterFile) -> bool:
+    """Whether a folder's configuration, as it stands there, says so; a file alone says nothing."""
+    if file.config is None:
+        return False
+    raw = json.loads((file.file.parent / CONFIG).read_text(encoding="utf-8"))
+    return is_from_base(raw.get("init_lora_weights"))
 
 
 def merged(adapters: Sequence[str | Path], weights: Sequence[float]) -> MergedFile:
@@ -141,12 +165,12 @@ def _check_alike(files: list[AdapterFile]) -> None:
     for file in files[1:]:
         if (file.config is None) != (first.config is None):
             raise ConfigurationError(
-                f"{first.source} and {file.source} are a PEFT folder and a file alone; merge adapters "
-                "of one format"
+                f"{first.source} and {file.source} are a PEFT folder and a file alone; take both in "
+                "one format"
             )
         if not own & {module.name for module in file.modules}:
             raise ConfigurationError(
-                f"{first.source} and {file.source} have no module in common; merge adapters of one "
+                f"{first.source} and {file.source} have no module in common; take adapters of one "
                 "base model, in one spelling"
             )
     bases = {
@@ -159,7 +183,7 @@ def _check_alike(files: list[AdapterFile]) -> None:
         )
     if any(file.config and file.config.raw.get("target_parameters") for file in files):
         raise UnsupportedAdapterError(
-            "adapters of bare parameters (target_parameters) cannot be merged here"
+            "adapters of bare parameters (target_parameters) cannot be added up or subtracted here"
         )
 
 

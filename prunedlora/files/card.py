@@ -5,6 +5,8 @@ from collections.abc import Collection
 
 CARD = "README.md"
 RECORD = "pruning_report.json"
+#: The record that lay beside the adapter before.
+EARLIER = "pruning_report.before.json"
 
 _USE = """## Use
 
@@ -61,6 +63,15 @@ def span(ranks: Collection[int]) -> str:
     """
     low, high = min(ranks), max(ranks)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def count(number: int, thing: str) -> str:
+    """So many things.
+
+    >>> count(1, "module"), count(2, "module")
+    ('1 module', '2 modules')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def plain(text: str) -> str:

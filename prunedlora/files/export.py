@@ -25,7 +25,7 @@ from prunedlora.distributed import by_the_first
 from prunedlora.errors import ConfigurationError
 from prunedlora.factors import Scaled
 from prunedlora.files.adapter_file import CONFIG, WEIGHTS
-from prunedlora.files.card import CARD, RECORD, card, head, plain, span
+from prunedlora.files.card import CARD, RECORD, card, count, head, plain, span
 from prunedlora.files.layouts import as_stored, lay_out, settings
 from prunedlora.files.tensor_names import PREFIX
 from prunedlora.files.writing import check_free, publish_folder, scratch_beside, write_tensors
@@ -74,6 +74,8 @@ def export_adapter(
     ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
     """
     folder = Path(folder)
+    if record is not None and (not isinstance(record, Mapping) or not record.get("ranks_before")):
+        raise ConfigurationError("record must be what LoraRankPruner.record() gives")
     settle(model)
     modules = find_lora_modules(model, adapter, sharded=True)
     once: Callable[[Callable[[], None]], None] = _here
@@ -134,7 +136,7 @@ def _card(
     """The text of the model card."""
     scalings = ", ".join(f"{scaling:g}" for scaling in sorted({m.scaling for m in modules}))
     facts = [
-        f"rank: {span([module.rank for module in modules])}, in {len(modules)} modules",
+        f"rank: {span([module.rank for module in modules])}, in {count(len(modules), 'module')}",
         f"scaling of what the factors add: {scalings}",
     ]
     sentence = "Written by prunedlora."
@@ -142,8 +144,8 @@ def _card(
         sentence = f"Pruned in training, by prunedlora; everything else is in `{RECORD}`."
         facts.append(f"rank before: {span(record['ranks_before'].values())}")
         facts.append(
-            f"criterion: `{plain(record['config']['criterion'])}`, in {len(record['events'])} events over "
-            f"{record['total_steps']} steps"
+            f"criterion: `{plain(record['config']['criterion'])}`, in {count(len(record['events']), 'event')} over "
+            f"{count(record['total_steps'], 'step')}"
         )
     return card(head(base, title), "Adapter", sentence, facts)
 

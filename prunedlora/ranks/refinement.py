@@ -195,8 +195,11 @@ def refine(
         raise ConfigurationError("refining needs batches, and others that are held out")
     if steps < 1:
         raise ConfigurationError(f"steps must be at least 1, not {steps}")
-    if learning_rate is not None and not checked("learning_rate", learning_rate, float) > 0:
-        raise ConfigurationError(f"learning_rate must be positive, not {learning_rate}")
+    if (
+        learning_rate is not None
+        and not 0 < checked("learning_rate", learning_rate, float) < math.inf
+    ):
+        raise ConfigurationError(f"learning_rate must be positive and finite, not {learning_rate}")
     start = [p.detach().clone() for p in parameters]
     gradients = [p.grad for p in parameters]
 

@@ -9,14 +9,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from prunedlora import (
+    CompressConfig,
     LoraRankPruner,
     PruneConfig,
+    compress_adapter,
     export_adapter,
     find_lora_modules,
     reduce_adapter,
     truncate_adapter,
 )
-from prunedlora.errors import OutputError, UnsupportedAdapterError
+from prunedlora.errors import ConfigurationError, OutputError, UnsupportedAdapterError
 from tests.models import ids, llama, step, trainable
 from tests.paths import ROOT
 
@@ -230,6 +232,13 @@ def test_the_card_says_what_the_adapter_is_and_how_it_is_loaded(lora, tmp_path):
     assert not (folder / "pruning_report.json").exists()
 
 
+@pytest.mark.parametrize("record", [{}, {"events": []}])
+def test_a_record_of_something_else_is_refused_before_anything_is_written(lora, tmp_path, record):
+    with pytest.raises(ConfigurationError, match=r"LoraRankPruner.record\(\)"):
+        export_adapter(lora(), tmp_path / "out", record=record)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_record_of_pruning_goes_beside_the_adapter_and_into_its_card(lora, tmp_path):
     pruners = []
     model = pruned(lora(zero_B=True), pruners)
@@ -246,3 +255,13 @@ def test_the_record_of_pruning_goes_beside_the_adapter_and_into_its_card(lora, t
     card = (folder / "README.md").read_text()
     assert "- rank: 2, in" in card
     assert "- rank before: 8\n- criterion: `prunedlora2025`, in 3 events over 10 steps\n" in card
+    # Compressed further, what was done before is kept beside what was done then, and the card names both.
+    compress_adapter(folder, tmp_path / "less", CompressConfig(rank=1))
+    assert json.loads((tmp_path / "less" / "pruning_report.before.json").read_text()) == record
+    assert json.loads((tmp_path / "less" / "pruning_report.json").read_text()) != record
+    card = (tmp_path / "less" / "README.md").read_text()
+    assert (
+        "Pruned in training, by prunedlora; everything else is in `pruning_report.before.json`"
+        in card
+    )
+    assert "The rank was lowered by prunedlora" in card
