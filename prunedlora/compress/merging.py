@@ -38,6 +38,7 @@ def merge_adapters(
         Whatever else `prunedlora.compress_adapter` raises.
 
     >>> import tempfile
+    >>> import torch
     >>> from safetensors.torch import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     files = [Path(folder) / "a.safetensors", Path(folder) / "b.safetensors"]

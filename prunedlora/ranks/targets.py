@@ -75,7 +75,7 @@ def by_total(
         ConfigurationError: `total` is below what `min_rank` alone takes.
 
     >>> from prunedlora.criteria import get_criterion
-    >>> modules = {"q": Scored(torch.tensor([9.0, 8.0]), 1.0, 10), "v": Scored(torch.tensor([7.0, 1.0]), 3.0, 10)}
+    >>> modules = {"q": Scored(torch.tensor([9.0, 8.0]), 1.0, 10), "v": Scored(torch.tensor([7.0, 1.0]), 1.0, 10)}
     >>> by_total(get_criterion("svd"), modules, 3)
     {'q': 2, 'v': 1}
     """
